@@ -1,0 +1,184 @@
+/* step: the contract between a replica's scheduler (in its leader's agent) and its engines.
+ *
+ * A step is one forward pass. The scheduler writes step frames into the step ring, the engine answers each with one
+ * results frame in the result ring, in order. Steps are deltas over the engine's row table: the table is only a cache, which
+ * seq_new rebuilds exactly (prompt + emitted tokens), so an engine's death loses nothing. At most STEP_IN_FLIGHT
+ * steps are unanswered. All integers are little-endian; a frame is checked by the reader (step_view/results_view) before use.
+ *
+ * A row's tokens live in the engine's history of that row: seq_new puts prompt + emitted tokens there, sampling
+ * appends. So a step names positions, not tokens, and the next step can be planned before the last one's tokens
+ * are known; a prompt travels once. (SRC_RING: tokens that travel with the step, for drafts.)
+ * Only committed results count. Results of an old generation or row_gen are dropped by the scheduler; steps of another generation are
+ * refused by the engine. Block ops run before KV writes, so that running a step again gives the same state.
+ *
+ * The channel is the shared memory of one agent and its engine: boot parameters, state words, the two rings. */
+#ifndef MPISERVE_STEP_H
+#define MPISERVE_STEP_H
+
+#include "mpiserve/base.h"
+#include "mpiserve/request.h"
+#include <stdatomic.h>
+
+enum { STEP_KV_GROUPS = 4, STEP_IN_FLIGHT = 2, STEP_MAGIC = 0x5045544d };
+
+enum step_kind { STEP_FORWARD = 1, STEP_DUMMY, STEP_CANARY }; /* CANARY: one row on a scratch block, proves progress */
+enum row_src { SRC_HISTORY, SRC_RING };
+enum row_want { WANT_NOTHING, WANT_SAMPLE }; /* NOTHING: a prompt chunk that is not the last */
+
+struct step {
+    u32 magic, bytes; /* of the frame */
+    u64 id, gang_step; /* id rises by 1 within a generation, from 1 */
+    u32 gen;           /* engine generation */
+    u32 numerics;      /* numerics class (hash); must equal the channel's */
+    u32 crc;           /* crc32c of the frame with this field 0 */
+    u8 kind;           /* enum step_kind */
+    u8 pad[3];
+    u32 n_new, n_free, n_rows, n_ops, n_tok; /* n_tok = sum of rows' n_tok */
+    u32 gang_max_tok, bucket;
+    u32 data_len; /* bytes of the data area */
+    u64 need_committed;
+    /* then: seq_free[n_free], seq_new[n_new], block_op[n_ops], row[n_rows], data (each 8-byte aligned); executed in this order */
+};
+struct seq_free {
+    u32 row, row_gen;
+};
+struct seq_new {
+    u32 row, row_gen; /* row < channel max_rows */
+    u64 request;
+    u32 sample;
+    u32 prompt_len; /* of the n_tok tokens, those of the prompt (the rest was emitted before) */
+    u32 n_tok;      /* history now: prompt + emitted */
+    u32 max_len;    /* history never grows beyond this */
+    struct sampling sampling; /* seed is the sample's own */
+    struct span tokens;       /* i32[n_tok], in the data area */
+    struct span bias, allowed, bad_words, eos_ids, stop_ids; /* as in struct request; eos/stop ids are for min_tokens masks */
+};
+struct row {
+    u32 row, row_gen;
+    u32 pos;  /* absolute position of the first token of this step */
+    u16 n_tok, n_draft;
+    u8 src, want, pad[2];
+    u32 tok_off;                             /* SRC_RING: bytes into the data area */
+    i32 mask_slot;                           /* -1: no grammar mask */
+    struct span block_delta[STEP_KV_GROUPS]; /* u32 block numbers appended to the row's table */
+};
+enum block_op_kind { BLOCK_COPY, BLOCK_ZERO, BLOCK_OUT, BLOCK_IN };
+struct block_op {
+    u8 op, group, pad[2];
+    u32 src, dst;
+};
+
+struct results {
+    u32 magic, bytes;
+    u64 step; /* id of the step answered */
+    u32 gen, crc;
+    u8 kind, failed, pad[2]; /* failed: the engine refuses the step (stale generation, malformed): nothing was done */
+    u32 n;                   /* rows with want = SAMPLE, in the step's order */
+    u32 usec;                /* time of the forward pass */
+    u32 data_len;
+    u64 commit;
+    /* then: result[n], data */
+};
+enum result_flags { RESULT_NONFINITE = 1 };
+struct result {
+    u32 row, row_gen;
+    u32 pos0; /* position of the first output token */
+    u8 n_out, n_accepted, flags, pad;
+    struct span tokens;   /* i32[n_out] */
+    struct span logprobs; /* struct token_logprob[n_out][1 + n_logprobs]; len counts entries; 0: none */
+};
+
+/* ---- frames: building and reading ----------------------------------------------------------------------------*/
+/* Where the parts of a checked frame are. Pointers go into the frame. */
+struct step_view {
+    const struct step *head;
+    const struct seq_free *free;
+    const struct seq_new *new;
+    const struct block_op *ops;
+    const struct row *rows;
+    const u8 *data;
+};
+/* Checks everything that can be checked without the row table: magic, sizes, crc, spans inside the data area, enum values. */
+int step_view(struct step_view *v, const void *frame, size_t len, struct error *err);
+struct results_view {
+    const struct results *head;
+    const struct result *rows;
+    const u8 *data;
+};
+int results_view(struct results_view *v, const void *frame, size_t len, struct error *err);
+/* Frames are built in two passes, so that nothing moves: count, then lay out in memory of step_frame_bytes(), fill
+ * through the view's (cast) pointers, then seal (sets bytes and crc). */
+size_t step_frame_bytes(const struct step *head); /* from the n_* and data_len of head */
+void step_frame_layout(void *frame, const struct step *head, struct step_view *v);
+void step_frame_seal(void *frame);
+size_t results_frame_bytes(const struct results *head);
+void results_frame_layout(void *frame, const struct results *head, struct results_view *v);
+void results_frame_seal(void *frame);
+
+/* ---- the channel ---------------------------------------------------------------------------------------------
+ * One memfd made by the agent. boot is written before the engine starts and read-only afterwards. The engine maps
+ * what it is handed and allocates nothing else of size. File descriptors are passed at fixed numbers. */
+enum channel_fd { FD_CHANNEL = 3, FD_TO_ENGINE = 4, FD_TO_AGENT = 5, FD_WEIGHTS = 6, FD_KV = 7 }; /* 4, 5: eventfds */
+
+struct engine_boot { /* the reservation: all an engine may use */
+    char model[PATH_LEN];
+    char compute[16]; /* "f32" or "bf16": resolved, never "auto" */
+    char isa[16];     /* "portable", "avx2", "avx512", "avx512bf16": the job's level */
+    u64 weights_bytes, kv_bytes;
+    u32 gen, numerics;
+    u32 rank, device;                /* for names in messages; GPU index later */
+    u32 agent_pid;                   /* compared with getppid after PR_SET_PDEATHSIG */
+    u32 block_size, n_blocks;        /* of KV group 0; block 0 is the scratch block of canaries and is never handed out */
+    u32 max_rows, max_step_tokens, max_model_len, max_logprobs;
+    u32 threads;
+    u32 spin_us;  /* how long to poll the ring before sleeping; 0 where cores are shared */
+    u8 loader;    /* 1: this engine fills the weights image; 0: it waits for it */
+    u8 log_level, pad[2];
+    u64 cpus[16]; /* cpuset bits; all zero: do not bind */
+};
+enum engine_state { ENGINE_STARTING, ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED };
+struct channel_head {
+    u32 magic, version;
+    u64 ring_off[2], ring_size[2]; /* steps, results */
+    struct engine_boot boot;
+    _Atomic u32 state;        /* enum engine_state, by the engine */
+    _Atomic u64 heartbeat_ns; /* clock_ns() of the engine's last sign of life: every 100 ms at most in long work and when idle >= 1 s */
+    _Atomic u64 loaded_bytes; /* progress of the loader */
+    _Atomic u32 engine_sleeps, agent_sleeps; /* announced before blocking: the other side rings only then */
+    _Atomic u32 error_set;
+    char error[768]; /* why the state is FAILED */
+};
+/* Header of the weights memfd (image follows at 4096): the loader sets ready when all is in place. */
+struct weights_head {
+    _Atomic u32 ready; /* 0 empty, 1 loading, 2 ready */
+    u32 pad;
+    u64 bytes, fingerprint;
+};
+enum { WEIGHTS_IMAGE_OFFSET = 4096 };
+
+struct channel; /* one side's handle */
+/* Agent: makes memfd and eventfds. ring_size: power of two; a frame may be half of it. */
+struct channel *channel_new(size_t ring_size, struct error *err);
+/* Engine: from the fixed descriptors. */
+struct channel *channel_attach(struct error *err);
+void channel_free(struct channel *c);
+struct channel_head *channel_head(struct channel *c);
+int channel_fd(const struct channel *c, enum channel_fd which);
+/* Agent, before each (re)start: empties rings, state STARTING, error cleared, heartbeat now. boot is kept. */
+void channel_reset(struct channel *c);
+/* Agent side. */
+void *channel_step_claim(struct channel *c, size_t len); /* NULL: no room */
+void channel_step_publish(struct channel *c, size_t len); /* rings the engine if it sleeps */
+const void *channel_result_peek(struct channel *c, size_t *len); /* see ring_peek */
+void channel_result_consume(struct channel *c);
+bool channel_agent_prepare_sleep(struct channel *c); /* false: a result is waiting */
+void channel_agent_woke(struct channel *c);          /* empties the eventfd */
+/* Engine side. */
+const void *channel_step_peek(struct channel *c, size_t *len);
+void channel_step_consume(struct channel *c);
+void *channel_result_claim(struct channel *c, size_t len);
+void channel_result_publish(struct channel *c, size_t len);
+void channel_engine_wait(struct channel *c, u64 spin_ns, u64 max_ns); /* returns when a step is there, or after max_ns */
+size_t channel_max_frame(const struct channel *c);
+
+#endif

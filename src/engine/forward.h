@@ -1,0 +1,36 @@
+/* forward: one forward pass of a model over an ops table. Inside the engine room.
+ *
+ * A sequence's logits depend on its tokens and the numerics class alone: not on the batch, the chunking of its
+ * prompt, the threads (batch invariance). Thread rule: one caller; work is spread over the pool it is given. */
+#ifndef MPISERVE_ENGINE_FORWARD_H
+#define MPISERVE_ENGINE_FORWARD_H
+
+#include "engine/weights.h"
+#include "mpiserve/base.h"
+#include "mpiserve/model.h"
+
+struct fwd_seq { /* the part of one sequence that a step computes */
+    const i32 *tokens;  /* [n_tok] */
+    u32 pos, n_tok;     /* absolute position of tokens[0] */
+    const u32 *blocks;  /* block table: position p is in blocks[p / block_size]; covers pos + n_tok - 1 */
+    bool want_logits;   /* of the last token */
+};
+struct forward;
+struct forward_spec {
+    const struct model_config *config;
+    const struct weights *weights;
+    const struct ops *ops;
+    struct pool *pool;
+    void *kv; /* kv_bytes of memory, zeroed or not */
+    u32 block_size, n_blocks, max_step_tokens, max_rows;
+};
+size_t forward_kv_bytes(const struct model_config *c, u32 n_blocks, u32 block_size); /* K and V, all layers */
+struct forward *forward_new(const struct forward_spec *spec, struct error *err);
+void forward_free(struct forward *f);
+/* Computes n sequences (sum of n_tok <= max_step_tokens); rows of logits for those that want them, in order, valid until the
+ * next call: [n_wanted, vocab] f32. */
+const float *forward_run(struct forward *f, const struct fwd_seq *seqs, u32 n);
+/* The same, logits of every position: [sum n_tok, vocab]; for tests and prompt log-probabilities. */
+const float *forward_run_all(struct forward *f, const struct fwd_seq *seqs, u32 n);
+
+#endif
