@@ -92,8 +92,8 @@ void slots_abandon(struct slots *s); /* frees own memory only, no MPI call */
  * --------------------------------------------------------------------------------------------*/
 enum slots_refusal {
     SLOTS_GRANTED,
-    SLOTS_FULL,   /* exact: every word was seen in use */
-    SLOTS_CLOSED, /* exact: every word was seen in use or closed, and at least one closed: the replica leaves
+    SLOTS_FULL,    /* exact: every word was seen in use */
+    SLOTS_LEAVING, /* exact: every word was seen in use or closed, and at least one closed: the replica leaves
                    */
     SLOTS_CONTENDED, /* others were faster, too often in one pass; nothing is known for sure */
     SLOTS_REASONS
