@@ -115,4 +115,11 @@ static inline const void *chunk_at(const struct chunk *c, struct span s)
     return (const u8 *)c + s.off;
 }
 
+/* ---- slot token: names one reservation of a slot (slots.h), valid once; travels in front of a request -----------*/
+struct slot_token {
+    i32 replica; /* -1: none */
+    u16 slot, epoch;
+    u32 seq;
+};
+
 #endif
