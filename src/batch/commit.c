@@ -70,7 +70,7 @@ int batch_commit(struct batch *b, const struct results_view *v, u64 now_ns, stru
 {
     (void)now_ns;
     const struct results *h = v->head;
-    if (!b->engine_up || h->gen != b->gen || h->kind != STEP_FORWARD) return 0;
+    if (!b->engine_up || h->gen != b->gen) return 0;
     if (h->step != b->committed_step + 1 || h->step >= b->next_step)
         return error_set(err, ERR_PEER, "", "results of step %llu, expected %llu",
                          (unsigned long long)h->step, (unsigned long long)b->committed_step + 1);
