@@ -1,4 +1,5 @@
-/* base: the ground all rooms stand on: errors, log, memory, bytes, time, random numbers, queues, rings, threads.
+/* base: the ground all rooms stand on: errors, log, memory, bytes, time, random numbers, queues, rings,
+ * threads.
  *
  * Thread rule: unless a function says otherwise, an object may be used by one thread at a time; functions
  * without an object (clock, log, hash, rng) may be called from any thread.
@@ -20,16 +21,17 @@ typedef int16_t i16;
 typedef int32_t i32;
 typedef int64_t i64;
 
-#define MPISERVE_VERSION "0.1.0"
-#define COUNT_OF(a)      (sizeof(a) / sizeof((a)[0]))
+#define MPISERVE_VERSION  "0.1.0"
+#define COUNT_OF(a)       (sizeof(a) / sizeof((a)[0]))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
-#define MIN_OF(a, b) ((a) < (b) ? (a) : (b))
-#define MAX_OF(a, b) ((a) > (b) ? (a) : (b))
+#define MIN_OF(a, b)      ((a) < (b) ? (a) : (b))
+#define MAX_OF(a, b)      ((a) > (b) ? (a) : (b))
 
 enum { CACHE_LINE = 64, PATH_LEN = 1024 };
 
-/* ---- errors -------------------------------------------------------------------------------------------------
- * A fallible function returns 0 or a negative code (or a pointer or NULL) and fills *err when err is not NULL.
+/* ---- errors
+ * ------------------------------------------------------------------------------------------------- A
+ * fallible function returns 0 or a negative code (or a pointer or NULL) and fills *err when err is not NULL.
  * message: what was wrong and what to do; where: option, file, field, byte (may be empty). */
 enum error_code {
     ERR_INPUT = -1,       /* bad option, file, request: the user can mend it */
@@ -54,14 +56,15 @@ int error_errno(struct error *err, const char *where, const char *fmt, ...) PRIN
 const char *error_text(const struct error *err, char *out, size_t size);
 /* A broken invariant: prints file and line and aborts. Never for input. */
 #define BUG(...) bug_at(__FILE__, __LINE__, __VA_ARGS__)
-#define BUG_ON(cond)                                                                                           \
-    do {                                                                                                       \
-        if (cond) BUG("%s", #cond);                                                                            \
+#define BUG_ON(cond)                                                                                         \
+    do {                                                                                                     \
+        if (cond) BUG("%s", #cond);                                                                          \
     } while (0)
 _Noreturn void bug_at(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
-/* ---- log ----------------------------------------------------------------------------------------------------
- * One line a call to stderr, written with one write(2): "12:34:56.789 I rank 3: text". Any thread. */
+/* ---- log
+ * ---------------------------------------------------------------------------------------------------- One
+ * line a call to stderr, written with one write(2): "12:34:56.789 I rank 3: text". Any thread. */
 enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
 void log_setup(enum log_level level, const char *who); /* who: "rank 3", "engine 3"; copied; "" for none */
 bool log_wants(enum log_level level);
@@ -69,14 +72,15 @@ void log_line(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 #define log_error(...)   log_line(LOG_ERROR, __VA_ARGS__)
 #define log_warning(...) log_line(LOG_WARNING, __VA_ARGS__)
 #define log_info(...)    log_line(LOG_INFO, __VA_ARGS__)
-#define log_debug(...)                                                                                         \
-    do {                                                                                                       \
-        if (log_wants(LOG_DEBUG)) log_line(LOG_DEBUG, __VA_ARGS__);                                            \
+#define log_debug(...)                                                                                       \
+    do {                                                                                                     \
+        if (log_wants(LOG_DEBUG)) log_line(LOG_DEBUG, __VA_ARGS__);                                          \
     } while (0)
 
-/* ---- memory -------------------------------------------------------------------------------------------------
- * mem_*: malloc that ends the process with a message when there is no memory (small, bounded sizes only; sizes
- * that come from input are checked before, or taken with plain malloc and an error). */
+/* ---- memory
+ * ------------------------------------------------------------------------------------------------- mem_*:
+ * malloc that ends the process with a message when there is no memory (small, bounded sizes only; sizes that
+ * come from input are checked before, or taken with plain malloc and an error). */
 void *mem_alloc(size_t size);
 void *mem_zero(size_t count, size_t size);
 void *mem_resize(void *p, size_t size);
@@ -94,8 +98,9 @@ char *arena_text(struct arena *a, const char *s, size_t len); /* adds a NUL */
 void arena_clear(struct arena *a);                            /* keeps one block for reuse */
 void arena_release(struct arena *a);
 
-/* ---- growable bytes -----------------------------------------------------------------------------------------
- * {0} is a valid empty buf. data[len] is always NUL once something was added. */
+/* ---- growable bytes
+ * ----------------------------------------------------------------------------------------- {0} is a valid
+ * empty buf. data[len] is always NUL once something was added. */
 struct buf {
     char *data;
     size_t len, cap;
@@ -108,7 +113,8 @@ void buf_text(struct buf *b, const char *s);
 void buf_char(struct buf *b, char c);
 void buf_printf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* ---- files ---------------------------------------------------------------------------------------------------*/
+/* ---- files
+ * ---------------------------------------------------------------------------------------------------*/
 /* Reads a whole file of at most max bytes into *out (cleared first). Errors name the file and its size. */
 int file_read(const char *path, size_t max, struct buf *out, struct error *err);
 /* Writes path + ".new", syncs, renames: a reader sees the old file or the whole new one. */
@@ -117,32 +123,37 @@ bool file_exists(const char *path);
 /* snprintf into a path; ERR_INPUT when it does not fit. */
 int path_join(char *out, size_t size, struct error *err, const char *fmt, ...) PRINTF_LIKE(4, 5);
 
-/* ---- time ---------------------------------------------------------------------------------------------------*/
-u64 clock_ns(void);  /* CLOCK_MONOTONIC; the same clock for all processes of a host */
+/* ---- time
+ * ---------------------------------------------------------------------------------------------------*/
+u64 clock_ns(void);   /* CLOCK_MONOTONIC; the same clock for all processes of a host */
 i64 clock_unix(void); /* seconds since 1970 */
 #define NS_PER_S  1000000000ull
 #define NS_PER_MS 1000000ull
 #define NS_PER_US 1000ull
 
-/* ---- hashes and random numbers ------------------------------------------------------------------------------*/
-u64 hash_bytes(const void *data, size_t len, u64 seed); /* 64 bits, not cryptographic, the same on every machine */
-u32 crc32c(const void *data, size_t len, u32 crc);      /* Castagnoli; start with 0 */
+/* ---- hashes and random numbers
+ * ------------------------------------------------------------------------------*/
+u64 hash_bytes(const void *data, size_t len,
+               u64 seed);                          /* 64 bits, not cryptographic, the same on every machine */
+u32 crc32c(const void *data, size_t len, u32 crc); /* Castagnoli; start with 0 */
+u32 crc32c_portable(const void *data, size_t len, u32 crc); /* the same value without the CPU's instruction */
 int random_bytes(void *out, size_t len, struct error *err); /* from the kernel */
-/* Counter-based: a pure function of key and counter (Philox 4x32-10: Salmon et al., "Parallel random numbers: as
- * easy as 1, 2, 3", SC11). The same on every machine. */
+/* Counter-based: a pure function of key and counter (Philox 4x32-10: Salmon et al., "Parallel random numbers:
+ * as easy as 1, 2, 3", SC11). The same on every machine. */
 void rng_block(u64 key, u64 counter_lo, u64 counter_hi, u32 out[4]);
-/* Uniform in (0, 1): 24 random bits, centred. */
+/* Uniform in (0, 1), never 0 or 1: 23 random bits, centred (the odd multiples of 2^-24, exact in a float). */
 float rng_unit(u32 bits);
 
-/* ---- queue: many producers, one consumer --------------------------------------------------------------------
- * Intrusive (put a struct queue_node into your struct), unbounded, FIFO. push: any thread, and it writes the eventfd only when
- * the consumer has said that it may sleep. */
+/* ---- queue: many producers, one consumer
+ * -------------------------------------------------------------------- Intrusive (put a struct queue_node
+ * into your struct), unbounded, FIFO. push: any thread, and it writes the eventfd only when the consumer has
+ * said that it may sleep. */
 struct queue_node {
     struct queue_node *next;
 };
 struct queue;
 struct queue *queue_new(struct error *err);
-void queue_free(struct queue *q); /* nodes still inside are the caller's */
+void queue_free(struct queue *q);    /* nodes still inside are the caller's */
 int queue_fd(const struct queue *q); /* readable when something was pushed to a sleeping consumer */
 void queue_push(struct queue *q, struct queue_node *n);
 struct queue_node *queue_take_all(struct queue *q); /* consumer: the whole list, oldest first, or NULL */
@@ -150,30 +161,34 @@ struct queue_node *queue_take_all(struct queue *q); /* consumer: the whole list,
 bool queue_prepare_sleep(struct queue *q);
 void queue_woke(struct queue *q); /* consumer, after it blocked: empties the eventfd */
 
-/* ---- ring: one producer, one consumer, in shared memory ------------------------------------------------------
- * Frames of up to ring_max_frame() bytes, 8-byte aligned, each with its length. The memory may be shared between processes of a host; a
- * peer that died in the middle of a write leaves no half frame visible. Sizes read from shared memory are
- * checked: a corrupt ring gives ERR_PEER, never an access out of bounds.
- * Producer: ring_claim, fill, ring_publish. Consumer: ring_peek, use, ring_consume. */
+/* ---- ring: one producer, one consumer, in shared memory
+ * ------------------------------------------------------ Frames of up to ring_max_frame() bytes, 8-byte
+ * aligned, each with its length. The memory may be shared between processes of a host; a peer that died in
+ * the middle of a write leaves no half frame visible. Sizes read from shared memory are checked: a corrupt
+ * ring gives ERR_PEER, never an access out of bounds. Producer: ring_claim, fill, ring_publish. Consumer:
+ * ring_peek, use, ring_consume. */
 struct ring {
     struct ring_head *head; /* in shared memory */
     u8 *data;
     u64 size; /* bytes of data, a power of two; this side's own copy */
-    u64 claimed;
+    u64 at, claimed;
+    bool open; /* between claim and publish, or peek and consume */
 };
 size_t ring_bytes(size_t data_size); /* memory needed for a ring of data_size (power of two, >= 4096) */
 void ring_format(void *mem, size_t data_size); /* empties; neither side may be active */
 int ring_attach(struct ring *r, void *mem, size_t mem_size, struct error *err);
-size_t ring_max_frame(const struct ring *r); /* half of the size, less the header */
-void *ring_claim(struct ring *r, size_t len); /* NULL: no room now */
+size_t ring_max_frame(const struct ring *r);   /* half of the size, less the header */
+void *ring_claim(struct ring *r, size_t len);  /* NULL: no room now */
 void ring_publish(struct ring *r, size_t len); /* len <= claimed */
-/* The oldest frame, or NULL with *len = 0 when there is none; NULL with *len = SIZE_MAX when the ring is corrupt. */
+/* The oldest frame, or NULL with *len = 0 when there is none; NULL with *len = SIZE_MAX when the ring is
+ * corrupt. */
 const void *ring_peek(struct ring *r, size_t *len);
 void ring_consume(struct ring *r);
 
-/* ---- threads: a fixed pool that runs the same function on every thread ---------------------------------------
- * pool_run returns when all threads (the caller is thread 0) have returned from fn. Threads wait by spinning spin_ns, then
- * by sleeping (0: sleep at once, the right choice when cores are shared). */
+/* ---- threads: a fixed pool that runs the same function on every thread
+ * --------------------------------------- pool_run returns when all threads (the caller is thread 0) have
+ * returned from fn. Threads wait by spinning spin_ns, then by sleeping (0: sleep at once, the right choice
+ * when cores are shared). */
 struct pool;
 struct pool *pool_new(int threads, u64 spin_ns, struct error *err);
 void pool_free(struct pool *p);

@@ -1,0 +1,194 @@
+/* Reading JSON with jansson; nothing else includes it. A struct json is a json_t seen from outside. */
+#include "mpiserve/json.h"
+
+#define json_real jansson_real /* declared there, not used here: the name is this door's */
+#include <jansson.h>
+#undef json_real
+
+#include <string.h>
+
+enum { JSON_LEVELS = 64 };
+
+static json_t *inner(const struct json *v)
+{
+    return (json_t *)(uintptr_t)v;
+}
+
+static const struct json *outer(const json_t *v)
+{
+    return (const struct json *)v;
+}
+
+struct place {
+    size_t line, column, byte;
+};
+
+static int fail_at(struct error *err, const struct place *at, const char *message)
+{
+    char where[128];
+    snprintf(where, sizeof(where), "line %zu, column %zu (byte %zu)", at->line, at->column, at->byte);
+    return error_set(err, ERR_INPUT, where, "%s", message);
+}
+
+/* jansson recurses and allows 2048 levels; what is too deep must not get that far. Only brackets outside of
+ * strings count, so text that is no JSON at all is judged by the parser. */
+static int check_depth(const char *text, size_t len, struct error *err)
+{
+    int depth = 0;
+    bool in_string = false;
+    struct place at = {.line = 1};
+    for (size_t i = 0; i < len; i++) {
+        char c = text[i];
+        at.byte++;
+        at.column += ((u8)c & 0xC0) != 0x80;
+        if (c == '\n') {
+            at.line++;
+            at.column = 0;
+        }
+        if (c == '"') {
+            in_string = !in_string;
+        } else if (in_string) {
+            if (c != '\\' || i + 1 == len || text[i + 1] == '\n') continue;
+            i++; /* the escaped byte may be a quote */
+            at.byte++;
+            at.column += ((u8)text[i] & 0xC0) != 0x80;
+        } else if (c == '[' || c == '{') {
+            if (++depth > JSON_LEVELS) return fail_at(err, &at, "more than 64 levels of arrays and objects");
+        } else if (c == ']' || c == '}') {
+            depth--;
+        }
+    }
+    return 0;
+}
+
+struct json *json_read(const char *text, size_t len, struct error *err)
+{
+    static const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
+    struct place at = {.line = 1};
+    if (!len) {
+        fail_at(err, &at, "the text is empty");
+        return NULL;
+    }
+    if (check_depth(text, len, err) < 0) return NULL;
+    json_error_t bad;
+    json_t *root = json_loadb(text, len, flags, &bad);
+    if (root) return (struct json *)root;
+    at = (struct place){(size_t)MAX_OF(bad.line, 1), (size_t)MAX_OF(bad.column, 0),
+                        (size_t)MAX_OF(bad.position, 0)};
+    fail_at(err, &at, bad.text);
+    return NULL;
+}
+
+struct json *json_read_file(const char *path, size_t max_bytes, struct error *err)
+{
+    struct buf text = {0};
+    struct json *root = NULL;
+    if (file_read(path, max_bytes, &text, err) == 0) {
+        struct error inside;
+        root = json_read(text.data, text.len, &inside);
+        if (!root) {
+            char where[sizeof(inside.where)];
+            if (path_join(where, sizeof(where), NULL, "%s: %s", path, inside.where) < 0)
+                snprintf(where, sizeof(where), "%s", inside.where);
+            error_set(err, inside.code, where, "%s", inside.message);
+        }
+    }
+    buf_release(&text);
+    return root;
+}
+
+void json_drop(struct json *root)
+{
+    json_decref((json_t *)root);
+}
+
+enum json_kind json_kind(const struct json *v)
+{
+    if (!v) return JK_NONE;
+    switch (json_typeof(inner(v))) {
+    case JSON_OBJECT: return JK_OBJECT;
+    case JSON_ARRAY: return JK_ARRAY;
+    case JSON_STRING: return JK_TEXT;
+    case JSON_INTEGER: return JK_INT;
+    case JSON_REAL: return JK_REAL;
+    case JSON_TRUE:
+    case JSON_FALSE: return JK_BOOL;
+    case JSON_NULL: return JK_NULL;
+    }
+    return JK_NONE;
+}
+
+const char *json_kind_name(enum json_kind kind)
+{
+    static const char *const names[] = {
+        [JK_NONE] = "nothing",  [JK_NULL] = "null",     [JK_BOOL] = "a boolean", [JK_INT] = "an integer",
+        [JK_REAL] = "a number", [JK_TEXT] = "a string", [JK_ARRAY] = "an array", [JK_OBJECT] = "an object",
+    };
+    return (unsigned)kind < COUNT_OF(names) ? names[kind] : "nothing";
+}
+
+const struct json *json_get(const struct json *object, const char *key)
+{
+    return outer(json_object_get(inner(object), key));
+}
+
+size_t json_len(const struct json *v)
+{
+    switch (json_kind(v)) {
+    case JK_TEXT: return json_string_length(inner(v));
+    case JK_ARRAY: return json_array_size(inner(v));
+    case JK_OBJECT: return json_object_size(inner(v));
+    default: return 0;
+    }
+}
+
+const struct json *json_item(const struct json *array, size_t i)
+{
+    return outer(json_array_get(inner(array), i));
+}
+
+const char *json_text(const struct json *v)
+{
+    return json_string_value(inner(v));
+}
+
+i64 json_int(const struct json *v, i64 otherwise)
+{
+    return json_kind(v) == JK_INT ? (i64)json_integer_value(inner(v)) : otherwise;
+}
+
+double json_real(const struct json *v, double otherwise)
+{
+    enum json_kind kind = json_kind(v);
+    return kind == JK_INT || kind == JK_REAL ? json_number_value(inner(v)) : otherwise;
+}
+
+bool json_bool(const struct json *v, bool otherwise)
+{
+    return json_kind(v) == JK_BOOL ? json_is_true(inner(v)) : otherwise;
+}
+
+void *json_first(const struct json *object)
+{
+    return json_object_iter(inner(object));
+}
+
+void *json_next(const struct json *object, void *it)
+{
+    return json_object_iter_next(inner(object), it);
+}
+
+const char *json_key(void *it)
+{
+    return json_object_iter_key(it);
+}
+
+size_t json_key_len(void *it)
+{
+    return it ? json_object_iter_key_len(it) : 0;
+}
+
+const struct json *json_value(void *it)
+{
+    return outer(json_object_iter_value(it));
+}
