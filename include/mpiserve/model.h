@@ -10,7 +10,7 @@
 #include "mpiserve/base.h"
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_OTHER }; /* of a stored tensor */
-size_t dtype_bytes(enum dtype t);
+size_t dtype_bytes(enum dtype t); /* DTYPE_OTHER: 0 */
 const char *dtype_name(enum dtype t);
 
 enum { MODEL_MAX_EOS = 16, MODEL_MAX_LAYERS = 256 };
@@ -62,8 +62,9 @@ int model_read_config(const char *dir, struct model_config *out, struct error *e
 
 struct tensor { /* where a tensor's bytes are */
     enum dtype dtype;
+    char stored[16]; /* the type as the file spells it: "BF16" */
     u32 n_dims;
-    u64 dims[4];
+    u64 dims[4]; /* the first four */
     u32 file;
     u64 offset, bytes; /* in that file */
 };
