@@ -60,8 +60,9 @@ static void share_run(const struct cores *c, u32 first, u32 n_cores, u32 n, stru
     }
 }
 
-/* Each engine goes where most cores a head are left: the smallest share becomes as large as it can be. */
-static void deal_to_domains(struct cores *c, u32 n)
+/* Each engine goes where most cores a head are left: the smallest share becomes as large as it can be. False when
+ * a small domain would be left without an engine, its cores idle. */
+static bool deal_to_domains(struct cores *c, u32 n)
 {
     for (u32 i = 0; i < n; i++) {
         struct domain *best = NULL;
@@ -73,6 +74,9 @@ static void deal_to_domains(struct cores *c, u32 n)
         }
         best->engines++; /* cores >= engines: there is room somewhere */
     }
+    for (u32 d = 0; d < c->n_domains; d++)
+        if (!c->domains[d].engines) return false;
+    return true;
 }
 
 bool topo_share(const struct topo *t, const struct cpuset *node, u32 n, struct cpuset *out)
@@ -83,10 +87,9 @@ bool topo_share(const struct topo *t, const struct cpuset *node, u32 n, struct c
     bool shared = c.n < n;
     if (shared) {
         for (u32 i = 0; i < n && c.n; i++) out[i] = c.list[i % c.n].cpus;
-    } else if (n < c.n_domains) {
+    } else if (n < c.n_domains || !deal_to_domains(&c, n)) {
         share_run(&c, 0, c.n, n, out);
     } else {
-        deal_to_domains(&c, n);
         for (u32 d = 0; d < c.n_domains; d++) {
             share_run(&c, c.domains[d].first, c.domains[d].n_cores, c.domains[d].engines, out);
             out += c.domains[d].engines;
