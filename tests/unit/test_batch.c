@@ -178,8 +178,11 @@ static void add_client(struct world *w, u32 i, const u32 r[4])
     c->wants_logprobs = r[3] & 1;
     for (u32 k = 0; k < c->n_prompt; k++) c->prompt[k] = (i32)((r[0] * 31 + k * 7) % VOCAB);
     struct request head = {.id = c->id, .n_samples = c->n_samples, .priority = r[2] % 2};
-    head.sampling = (struct sampling){
-        .seed = c->seed, .max_tokens = c->max_tokens, .n_logprobs = c->wants_logprobs ? 2 : -1};
+    head.sampling = (struct sampling){.top_p = 1,
+                                      .repetition_penalty = 1,
+                                      .seed = c->seed,
+                                      .max_tokens = c->max_tokens,
+                                      .n_logprobs = c->wants_logprobs ? 2 : -1};
     i32 eos = EOS;
     struct request_parts parts = {
         .prompt = c->prompt, .n_prompt = c->n_prompt, .eos_ids = &eos, .n_eos_ids = 1};
@@ -270,8 +273,9 @@ static void run_one(struct world *w)
     if (w->m.gen % 2) collect(w);
 }
 
-static void drive(u64 seed, u32 n_blocks, u32 in_flight, u32 max_step_tokens, u32 death_per_mille,
-                  u32 cancel_per_mille)
+/* Returns the number of preemptions. */
+static u64 drive(u64 seed, u32 n_blocks, u32 in_flight, u32 max_step_tokens, u32 death_per_mille,
+                 u32 cancel_per_mille)
 {
     struct world w;
     world_init(&w, n_blocks, in_flight, max_step_tokens);
@@ -303,6 +307,7 @@ static void drive(u64 seed, u32 n_blocks, u32 in_flight, u32 max_step_tokens, u3
     batch_counts(w.b, &n);
     assert_int_equal(n.free_blocks, n.total_blocks);
     batch_free(w.b);
+    return n.preemptions;
 }
 
 static void every_answer_is_its_own(void **state)
@@ -313,7 +318,9 @@ static void every_answer_is_its_own(void **state)
 static void small_cache_preempts_and_finishes(void **state)
 {
     (void)state;
-    for (u64 s = 1; s <= 10; s++) drive(100 + s, LEN / BLOCK + 2, 1 + s % 2, ROWS + s, 0, 0);
+    u64 preemptions = 0;
+    for (u64 s = 1; s <= 10; s++) preemptions += drive(100 + s, LEN / BLOCK + 2, 1 + s % 2, ROWS + s, 0, 0);
+    assert_true(preemptions > 0);
 }
 static void deaths_change_no_byte(void **state)
 {
