@@ -2,12 +2,12 @@
 #ifndef MPISERVE_AGENT_INTERNAL_H
 #define MPISERVE_AGENT_INTERNAL_H
 
-#include "agent/files.h"
 #include "agent/messages.h"
 #include "agent/watchdog.h"
 #include "mpiserve/agent.h"
 #include "mpiserve/config.h"
 #include "mpiserve/engine.h"
+#include "mpiserve/jobdir.h"
 #include "mpiserve/model.h"
 #include "mpiserve/ops.h"
 #include "mpiserve/place.h"
@@ -31,8 +31,8 @@ struct agent {
     struct cpuset cpus; /* this rank's engine's share */
     u32 cores, node_cores;
     bool cores_shared;
-    char run_dir[PATH_LEN];
-    bool made_run_dir;
+    struct jobdir dir;
+    bool owns_dir;         /* this rank made it: a bare mpirun, rank 0 */
     struct head *head;     /* the ingress side: rank 0 */
     struct leader *leader; /* the replica side: ranks with an engine */
     struct watchdog watchdog;

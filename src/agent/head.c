@@ -47,19 +47,18 @@ static void recount_capacity(struct head *h)
     atomic_store(&h->capacity, slots + (u32)h->agent->config.max_queued_requests);
 }
 
-static void write_endpoint(struct head *h, const char *state)
+static void write_endpoint(struct head *h, enum endpoint_state state)
 {
     const struct agent *a = h->agent;
-    struct endpoint e = {.port = ingress_port(h->ingress),
-                         .state = state,
-                         .model = a->config.served_model_name[0],
-                         .ranks = wire_size(a->wire),
-                         .replicas = h->n_replicas,
-                         .key_file = h->key_file[0] ? h->key_file : NULL};
+    struct endpoint e = {
+        .state = state, .port = ingress_port(h->ingress), .pid = getpid(), .ranks = wire_size(a->wire)};
     snprintf(e.url, sizeof e.url, "%s", h->url);
     snprintf(e.host, sizeof e.host, "%s", a->config.host);
+    snprintf(e.key_file, sizeof e.key_file, "%s", h->key_file);
+    snprintf(e.model, sizeof e.model, "%s", a->config.served_model_name[0]);
+    snprintf(e.job, sizeof e.job, "%s", a->dir.job);
     struct error err;
-    if (files_write_endpoint(a->run_dir, &e, &err)) log_warning("%s: %s", err.where, err.message);
+    if (endpoint_write(&a->dir, &e, &err)) log_warning("%s: %s", err.where, err.message);
 }
 
 static void make_url(struct head *h)
@@ -111,11 +110,10 @@ int head_new(struct agent *a, const char *key, struct error *err)
     if (!h->ingress) return err->code;
     make_url(h);
     if (key) {
-        if (path_join(h->key_file, sizeof h->key_file, err, "%s/key", a->run_dir) ||
-            files_write_key(a->run_dir, key, err))
-            return -1;
+        jobdir_file(&a->dir, "key", h->key_file, sizeof h->key_file);
+        if (jobdir_write_key(&a->dir, key, err)) return err->code;
     }
-    write_endpoint(h, "LOADING");
+    write_endpoint(h, ENDPOINT_LOADING);
     return 0;
 }
 
@@ -123,7 +121,7 @@ void head_free(struct head *h)
 {
     if (!h) return;
     if (h->ingress) {
-        write_endpoint(h, "DOWN");
+        write_endpoint(h, ENDPOINT_DOWN);
         ingress_free(h->ingress);
     }
     for (u32 i = 0; i < FLIGHT_CHAINS; i++)
@@ -243,7 +241,7 @@ static void note_ready(struct head *h)
     }
     if (up == h->n_replicas && !h->all_up && !h->draining) {
         h->all_up = true;
-        write_endpoint(h, "READY");
+        write_endpoint(h, ENDPOINT_READY);
         log_info("ready: %s serves %s with %u replica%s", h->url, h->agent->config.served_model_name[0],
                  h->n_replicas, h->n_replicas == 1 ? "" : "s");
     }
@@ -343,7 +341,7 @@ void head_drain(struct head *h)
     h->drain_started_ns = clock_ns();
     atomic_store(&h->refuse, true);
     ingress_drain(h->ingress);
-    write_endpoint(h, "DRAINING");
+    write_endpoint(h, ENDPOINT_DRAINING);
     log_info("draining: new requests get 503, %u running ones may take up to %g s", h->n_flights,
              h->agent->config.graceful_shutdown_timeout_s);
     send_all(h, MSG_DRAIN);
@@ -355,5 +353,5 @@ void head_abort(struct head *h, const char *why)
     ingress_abort(h->ingress, why);
     for (int ms = 0; ms < ABORT_MS && !ingress_idle(h->ingress); ms += 5)
         nanosleep(&(struct timespec){.tv_nsec = 5 * 1000000}, NULL);
-    write_endpoint(h, "DOWN");
+    write_endpoint(h, ENDPOINT_DOWN);
 }

@@ -1,8 +1,8 @@
 /* From nothing to a rank that can loop, and back. Collective calls come in the same order on every rank; a rank that fails says so to
  * all (together), so that one error is printed and every rank ends in order. */
 #include "agent/agent_internal.h"
-#include <fcntl.h>
-#include <limits.h>
+#include "agent/key.h"
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- before MPI ----------------------------------------------------------------------------------------------*/
@@ -234,30 +235,57 @@ static int share_cores(struct agent *a, struct error *err)
     return rc;
 }
 
-/* ---- files ---------------------------------------------------------------------------------------------------*/
+/* ---- the job's folder ----------------------------------------------------------------------------------------*/
+/* Rank 0 makes it where nobody above has (a bare mpirun), after what dead jobs left is gone. */
+static int make_dir(struct agent *a, struct error *err)
+{
+    int rc = jobdir_attach(&a->dir, err);
+    if (rc != 0) return MIN_OF(rc, 0);
+    jobdir_sweep();
+    rc = jobdir_make(&a->dir, a->config.run_dir, err);
+    a->owns_dir = rc == 0;
+    return rc;
+}
+
+/* Other nodes: a folder of the same name, for the doorbells. */
+static int same_dir_here(const struct agent *a, struct error *err)
+{
+    char parent[PATH_LEN];
+    snprintf(parent, sizeof parent, "%s", a->dir.path);
+    char *slash = strrchr(parent, '/');
+    if (slash && slash != parent) {
+        *slash = 0;
+        mkdir(parent, 0700);
+    }
+    if (mkdir(a->dir.path, 0700) && errno != EEXIST)
+        return error_errno(err, a->dir.path, "cannot make the job's folder on this node");
+    return 0;
+}
+
 static int write_pids(struct agent *a, struct error *err)
 {
-    struct buf lines = {0};
-    for (u32 r = 0; r < wire_size(a->wire); r++)
-        buf_printf(&lines, "%u %d %s\n", r, wire_peers(a->wire)[r].pid, wire_peers(a->wire)[r].host);
-    int rc = files_write_pids(a->run_dir, lines.data, lines.len, err);
-    buf_release(&lines);
+    u32 n = wire_node_size(a->wire);
+    int *ranks = mem_zero(n, sizeof *ranks), *pids = mem_zero(n, sizeof *pids);
+    for (u32 i = 0; i < n; i++) {
+        ranks[i] = (int)wire_node_ranks(a->wire)[i];
+        pids[i] = wire_peers(a->wire)[ranks[i]].pid;
+    }
+    int rc = jobdir_write_pids(&a->dir, ranks, pids, (int)n, err);
+    free(ranks);
+    free(pids);
     return rc;
 }
 
 /* Collective: rank 0 chooses the folder, every node has one of that name. */
 static int make_run_dir(struct agent *a, struct error *err)
 {
-    int rc = agent_rank(a) == 0 ? files_make_dir(&a->config, a->run_dir, sizeof a->run_dir, err) : 0;
+    if (together(a, agent_rank(a) == 0 ? make_dir(a, err) : 0, err)) return 1;
+    int rc = wire_bcast(a->wire, 0, &a->dir, sizeof a->dir, err);
+    bool first = wire_peers(a->wire)[agent_rank(a)].local_rank == 0;
+    if (!rc && first && agent_rank(a) != 0) rc = same_dir_here(a, err);
+    if (!rc && first) rc = write_pids(a, err);
     if (together(a, rc, err)) return 1;
-    a->made_run_dir = !a->config.run_dir[0];
-    rc = wire_bcast(a->wire, 0, a->run_dir, sizeof a->run_dir, err);
-    if (!rc && agent_rank(a) != 0 && wire_peers(a->wire)[agent_rank(a)].local_rank == 0)
-        rc = files_same_dir(a->run_dir, err);
-    if (!rc && agent_rank(a) == 0) rc = write_pids(a, err);
-    if (together(a, rc, err)) return 1;
-    rc = wire_bells(a->wire, a->run_dir, err);
-    return together(a, rc, err);
+    return together(a, wire_bells(a->wire, a->dir.path, err), err);
 }
 
 static int open_slots(struct agent *a, struct error *err)
@@ -297,12 +325,12 @@ static void describe(const struct agent *a)
 
 static int start_rooms(struct agent *a, struct error *err)
 {
-    char key[256];
+    char key[KEY_LEN];
     int rc = 0;
     if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
     if (together(a, rc, err)) return 1;
     if (agent_rank(a) == 0) {
-        rc = files_key(&a->config, key, sizeof key, err);
+        rc = key_find(&a->config, key, err);
         if (!rc) rc = head_new(a, key[0] ? key : NULL, err);
     }
     if (together(a, rc, err)) return 1;
@@ -360,8 +388,7 @@ void agent_finish(struct agent *a)
     head_free(a->head);
     watchdog_stop(&a->watchdog);
     slots_free(a->slots);
-    if (a->run_dir[0] && wire_peers(a->wire)[agent_rank(a)].local_rank == 0)
-        files_remove(a->run_dir, a->made_run_dir);
+    if (a->owns_dir) jobdir_remove(&a->dir);
     place_release(&a->plan);
     if (a->epoll >= 0) close(a->epoll);
     if (a->signals >= 0) close(a->signals);
