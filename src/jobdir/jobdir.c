@@ -180,6 +180,11 @@ void jobdir_remove(const struct jobdir *d)
         remove_own_files(d->path);
     else if (d->path[0])
         remove_tree(d->path);
+    if (d->given || !d->path[0]) return;
+    char parent[PATH_LEN];
+    snprintf(parent, sizeof(parent), "%s", d->path);
+    *strrchr(parent, '/') = 0;
+    rmdir(parent); /* when it was the last */
 }
 
 /* Folders in `parent` whose names start with prefix, if they are ours and their owner is gone. */
