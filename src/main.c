@@ -2,6 +2,7 @@
 #include "mpiserve/base.h"
 #include "mpiserve/cli.h"
 #include "mpiserve/config.h"
+#include "mpiserve/engine.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -25,7 +26,7 @@ static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"up", cli_up},    {"help", help_main},       {"--help", help_main},
+    {"up", cli_up},    {"engine", engine_main},   {"help", help_main},         {"--help", help_main},
     {"-h", help_main}, {"version", version_main}, {"--version", version_main},
 };
 

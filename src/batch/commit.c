@@ -51,8 +51,10 @@ static int commit_row(struct batch *b, const struct results_view *v, const struc
         return error_set(err, ERR_PEER, "", "result for row %u of %u", r->row, b->spec.max_rows);
     struct seq *s = b->rows[r->row].seq;
     if (!s || b->rows[r->row].gen != r->row_gen) return 0; /* it has ended or was preempted meanwhile */
-    if (r->flags & RESULT_NONFINITE) {
-        job_fail(b, s->job, "the model gave numbers that are not finite for this request");
+    if (r->flags) {
+        job_fail(b, s->job,
+                 r->flags & RESULT_NONFINITE ? "the model gave numbers that are not finite for this request"
+                                             : "the request's constraints leave no token to choose");
         return 0;
     }
     i32 wanted = s->job->request->sampling.n_logprobs;
