@@ -55,6 +55,9 @@ bool batch_wants_step(const struct batch *b);
 /* Plans the next step. Returns the frame (valid until the next call on b) and its length, or NULL when there
  * is nothing to do now. The caller must send it, in order. */
 const void *batch_plan(struct batch *b, u64 now_ns, size_t *len);
+/* A step without work that proves that the engine makes progress; send it like a planned one. NULL when the engine is not up or
+ * a step is in flight (which proves as much). */
+const void *batch_canary(struct batch *b, size_t *len);
 u32 batch_steps_in_flight(const struct batch *b);
 /* A results frame of the engine (checked with results_view by the caller). Stale ones are dropped and
  * counted. */

@@ -9,14 +9,14 @@
 
 #include "mpiserve/base.h"
 
-struct kv_pool;
-struct kv_pool *kv_pool_new(u32 n_blocks, struct error *err); /* n_blocks >= 2, block 0 included */
-void kv_pool_free(struct kv_pool *p);
-u32 kv_free_blocks(const struct kv_pool *p);  /* takeable now */
-u32 kv_total_blocks(const struct kv_pool *p); /* without block 0 */
-bool kv_take(struct kv_pool *p, u32 *block);  /* false: none free now */
-void kv_give(struct kv_pool *p, u32 block, u64 after_step);
-void kv_committed(struct kv_pool *p, u64 step); /* this step and all before are done */
-void kv_settle(struct kv_pool *p);              /* no step is in flight any more: everything given is free */
+struct kv_blocks;
+struct kv_blocks *kv_blocks_new(u32 n_blocks, struct error *err); /* n_blocks >= 2, block 0 included */
+void kv_blocks_free(struct kv_blocks *p);
+u32 kv_free_blocks(const struct kv_blocks *p);  /* takeable now */
+u32 kv_total_blocks(const struct kv_blocks *p); /* without block 0 */
+bool kv_take(struct kv_blocks *p, u32 *block);  /* false: none free now */
+void kv_give(struct kv_blocks *p, u32 block, u64 after_step);
+void kv_committed(struct kv_blocks *p, u64 step); /* this step and all before are done */
+void kv_settle(struct kv_blocks *p); /* no step is in flight any more: everything given is free */
 
 #endif

@@ -71,8 +71,7 @@ static inline const void *request_at(const struct request *r, struct span s)
     return (const u8 *)r + s.off;
 }
 
-/* ---- chunks: new tokens of one sample, or its end
- * ------------------------------------------------------------*/
+/* ---- chunks: new tokens of one sample, or its end ------------------------------------------------------------*/
 enum finish {
     FINISH_NONE,   /* more will come */
     FINISH_STOP,   /* EOS, or stop_id >= 0 */

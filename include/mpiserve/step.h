@@ -91,18 +91,20 @@ struct results {
     u64 commit;
     /* then: result[n], data */
 };
-enum result_flags { RESULT_NONFINITE = 1 };
+enum result_flags {
+    RESULT_NONFINITE = 1, /* logits that are not finite */
+    RESULT_NOTHING = 2,   /* bias, allowed, min_tokens and bad words leave no token */
+};
 struct result {
     u32 row, row_gen;
     u32 pos0; /* position of the first output token */
     u8 n_out, n_accepted, flags, pad;
     struct span tokens;   /* i32[n_out] */
     struct span logprobs; /* struct token_logprob[n_out][1 + n_logprobs]; len counts entries; 0: none */
-    /* NONFINITE: n_out = 0; the row is dead until seq_free, its later rows are answered the same way */
+    /* any flag: n_out = 0; the row is dead until seq_free, its later rows are answered the same way */
 };
 
-/* ---- frames: building and reading
- * ----------------------------------------------------------------------------*/
+/* ---- frames: building and reading -------------------------------------------------------------------------------*/
 /* Where the parts of a checked frame are. Pointers go into the frame. */
 struct step_view {
     const struct step *head;
@@ -142,20 +144,18 @@ size_t results_frame_bytes(const struct results *head);
 void results_frame_layout(void *frame, const struct results *head, struct results_view *v);
 void results_frame_seal(void *frame);
 
-/* ---- the channel
- * --------------------------------------------------------------------------------------------- One memfd
- * made by the agent (sealed against resizing, kept out of core dumps). boot is written before the engine
- * starts and read-only afterwards. The engine maps what it is handed and allocates nothing else of size. File
- * descriptors are passed at fixed numbers.
+/* ---- the channel ---------------------------------------------------------------------------------------------
+ * One memfd made by the agent (sealed against resizing, kept out of core dumps). boot is written before the
+ * engine starts and read-only afterwards. The engine maps what it is handed and allocates nothing else of size.
+ * File descriptors are passed at fixed numbers.
  *
- * Life: agent: channel_new; for each engine: no engine alive, channel_reset, write boot, spawn; work; kill
- * and reap;
- * ... channel_free. Engine: channel_attach, work, exit.
- * Trust: the engine may go mad. The agent takes nothing from the shared memory without a check, and reads
- * result frames as a private copy, so that what it has checked stays so. Offsets and sizes are the agent's
- * own. Sleep: a side announces that it will block, looks at its ring once more, then blocks; the other side
- * looks at the announcement after it has published. So no wake-up is lost, and towards a busy peer nothing
- * costs a system call. */
+ * Life: agent: channel_new; for each engine: no engine alive, channel_reset, spawn; work; kill and reap; ...
+ * channel_free. (proc does the middle part.) Engine: channel_attach, work, exit.
+ * Trust: the engine may go mad. The agent takes nothing from the shared memory without a check, and reads results
+ * as a private copy, so that what it has checked stays so. Offsets and sizes are the agent's own.
+ * Sleep: a side announces that it will block, looks at its ring once more, then blocks; the other side looks at
+ * the announcement after it has published. So no wake-up is lost, and towards a busy peer nothing costs a system
+ * call. */
 enum channel_fd {
     FD_CHANNEL = 3,
     FD_TO_ENGINE = 4,

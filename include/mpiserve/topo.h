@@ -45,7 +45,8 @@ struct topo {
     u32 n_cpus, n_cores, n_numa, n_packages; /* of the allowed part */
     struct topo_cpu cpus[CPUSET_BITS];
 };
-/* Only CPUs, cores and NUMA domains are looked at: no PCI, no GPUs, no plug-ins (about a millisecond). */
+/* Only CPUs, cores and NUMA domains are looked at, no I/O (some 4 ms). The result is plain data of fixed size: one rank
+ * of a node may load it and hand it to the others as bytes. */
 struct topo *topo_load(struct error *err);
 /* hwloc's words, e.g. "numa:2 core:4 pu:2". */
 struct topo *topo_synthetic(const char *description, struct error *err);

@@ -19,7 +19,7 @@ struct batch *batch_new(const struct batch_spec *spec, struct error *err)
                   spec->n_blocks, spec->block_size, spec->max_model_len);
         return NULL;
     }
-    struct kv_pool *kv = kv_pool_new(spec->n_blocks, err);
+    struct kv_blocks *kv = kv_blocks_new(spec->n_blocks, err);
     if (!kv) return NULL;
     struct batch *b = mem_zero(1, sizeof *b);
     b->spec = *spec;
@@ -39,7 +39,7 @@ void batch_free(struct batch *b)
     while (b->first) job_drop(b, b->first);
     for (u32 i = 0; i < b->n_out; i++) buf_release(&b->out[i]);
     buf_release(&b->frame);
-    kv_pool_free(b->kv);
+    kv_blocks_free(b->kv);
     free(b->out);
     free(b->rows);
     free(b->free_rows);

@@ -44,7 +44,7 @@ struct row_slot {
 };
 struct batch {
     struct batch_spec spec;
-    struct kv_pool *kv;
+    struct kv_blocks *kv;
     struct job *first, *last;
     struct row_slot *rows;
     u32 *free_rows, n_free_rows;

@@ -254,3 +254,17 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
     b->counts.steps++;
     return frame;
 }
+
+const void *batch_canary(struct batch *b, size_t *len)
+{
+    if (!b->engine_up || batch_steps_in_flight(b) > 0) return NULL;
+    struct step head = {
+        .id = b->next_step++, .gen = b->gen, .numerics = b->spec.numerics, .kind = STEP_CANARY};
+    *len = step_frame_bytes(&head);
+    buf_clear(&b->frame);
+    buf_reserve(&b->frame, *len);
+    struct step_view v;
+    step_frame_layout(b->frame.data, &head, &v);
+    step_frame_seal(b->frame.data);
+    return b->frame.data;
+}

@@ -8,8 +8,8 @@
 
 extern char **environ;
 
-/* Variables that are no options: MPISERVE_HOME says to job scripts where the program is. */
-static const char *const own_variables[] = {"MPISERVE_HOME"};
+/* Variables that are no options: where the program is, for job scripts; the job's name, from `mpiserve up`. */
+static const char *const own_variables[] = {"MPISERVE_HOME", "MPISERVE_JOB"};
 
 static int set_defaults(struct config *c, struct error *err)
 {

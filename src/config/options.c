@@ -114,7 +114,7 @@ const struct option option_table[] = {
 
     {"run-dir", "", OPTION_TEXT, GROUP_OPERATION, OPTION_LOCAL, AT(run_dir), .standard = "",
      .help = "Folder for what belongs to this job: endpoint file, key, sockets, log. Without it: "
-             "mpiserve-UID/JOB under $XDG_RUNTIME_DIR, $TMPDIR or /tmp."},
+             "mpiserve-UID/JOB under $TMPDIR or /tmp."},
     {"log-level", "", OPTION_CHOICE, GROUP_OPERATION, OPTION_LOCAL, AT(log_level),
      .words = "error warning info debug", .standard = "info", .help = "How much is written to the log."},
 

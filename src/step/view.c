@@ -91,9 +91,8 @@ int step_view(struct step_view *v, const void *frame, size_t len, struct error *
 static int check_result(const struct results_view *v, const struct result *r, struct error *err)
 {
     u64 area = v->head->data_len;
-    if (r->flags & ~RESULT_NONFINITE) return refuse(err, "result: flags", r->flags);
-    if (r->tokens.len != r->n_out || r->n_accepted > r->n_out ||
-        ((r->flags & RESULT_NONFINITE) && r->n_out > 0))
+    if (r->flags & ~(RESULT_NONFINITE | RESULT_NOTHING)) return refuse(err, "result: flags", r->flags);
+    if (r->tokens.len != r->n_out || r->n_accepted > r->n_out || (r->flags && r->n_out > 0))
         return refuse(err, "result: n_out", r->n_out);
     if (!span_fits(r->tokens, area, sizeof(i32), 4) ||
         !span_fits(r->logprobs, area, sizeof(struct token_logprob), 4))

@@ -10,14 +10,14 @@ static void too_small_is_refused(void **state)
 {
     (void)state;
     struct error err;
-    assert_null(kv_pool_new(1, &err));
+    assert_null(kv_blocks_new(1, &err));
     assert_int_equal(err.code, ERR_INPUT);
 }
 
 static void scratch_block_is_never_handed_out(void **state)
 {
     (void)state;
-    struct kv_pool *p = kv_pool_new(5, NULL);
+    struct kv_blocks *p = kv_blocks_new(5, NULL);
     bool seen[5] = {false};
     u32 block;
     for (int i = 0; i < 4; i++) {
@@ -27,13 +27,13 @@ static void scratch_block_is_never_handed_out(void **state)
         seen[block] = true;
     }
     assert_false(kv_take(p, &block));
-    kv_pool_free(p);
+    kv_blocks_free(p);
 }
 
 static void given_blocks_wait_for_their_steps(void **state)
 {
     (void)state;
-    struct kv_pool *p = kv_pool_new(3, NULL);
+    struct kv_blocks *p = kv_blocks_new(3, NULL);
     u32 a, b, c;
     assert_true(kv_take(p, &a) && kv_take(p, &b));
     kv_give(p, a, 4);
@@ -46,7 +46,7 @@ static void given_blocks_wait_for_their_steps(void **state)
     assert_int_equal(kv_free_blocks(p), 0);
     kv_settle(p);
     assert_int_equal(kv_free_blocks(p), 1);
-    kv_pool_free(p);
+    kv_blocks_free(p);
 }
 
 /* Random takes and gives against a plain model: no block has two owners, none is lost. */
@@ -54,7 +54,7 @@ static void random_use_keeps_every_block(void **state)
 {
     (void)state;
     enum { N = 40 };
-    struct kv_pool *p = kv_pool_new(N + 1, NULL);
+    struct kv_blocks *p = kv_blocks_new(N + 1, NULL);
     u32 held[N], n_held = 0;
     u64 step = 0, committed = 0;
     for (u32 i = 0; i < 20000; i++) {
@@ -78,7 +78,7 @@ static void random_use_keeps_every_block(void **state)
     }
     kv_settle(p);
     assert_int_equal(kv_free_blocks(p) + n_held, N);
-    kv_pool_free(p);
+    kv_blocks_free(p);
 }
 
 int main(void)

@@ -5,7 +5,7 @@ struct given {
     u32 block;
     u64 after_step;
 };
-struct kv_pool {
+struct kv_blocks {
     u32 total;
     u32 n_free;
     u32 *free;           /* a stack */
@@ -13,13 +13,13 @@ struct kv_pool {
     u32 first, n_given;
 };
 
-struct kv_pool *kv_pool_new(u32 n_blocks, struct error *err)
+struct kv_blocks *kv_blocks_new(u32 n_blocks, struct error *err)
 {
     if (n_blocks < 2) {
         error_set(err, ERR_INPUT, "", "a KV pool needs at least 2 blocks, not %u", n_blocks);
         return NULL;
     }
-    struct kv_pool *p = mem_zero(1, sizeof *p);
+    struct kv_blocks *p = mem_zero(1, sizeof *p);
     p->total = n_blocks - 1;
     p->free = mem_zero(p->total, sizeof *p->free);
     p->given = mem_zero(p->total, sizeof *p->given);
@@ -28,7 +28,7 @@ struct kv_pool *kv_pool_new(u32 n_blocks, struct error *err)
     return p;
 }
 
-void kv_pool_free(struct kv_pool *p)
+void kv_blocks_free(struct kv_blocks *p)
 {
     if (!p) return;
     free(p->free);
@@ -36,30 +36,30 @@ void kv_pool_free(struct kv_pool *p)
     free(p);
 }
 
-u32 kv_free_blocks(const struct kv_pool *p)
+u32 kv_free_blocks(const struct kv_blocks *p)
 {
     return p->n_free;
 }
-u32 kv_total_blocks(const struct kv_pool *p)
+u32 kv_total_blocks(const struct kv_blocks *p)
 {
     return p->total;
 }
 
-bool kv_take(struct kv_pool *p, u32 *block)
+bool kv_take(struct kv_blocks *p, u32 *block)
 {
     if (p->n_free == 0) return false;
     *block = p->free[--p->n_free];
     return true;
 }
 
-void kv_give(struct kv_pool *p, u32 block, u64 after_step)
+void kv_give(struct kv_blocks *p, u32 block, u64 after_step)
 {
     BUG_ON(block == 0 || block > p->total || p->n_free + p->n_given >= p->total);
     p->given[(p->first + p->n_given) % p->total] = (struct given){block, after_step};
     p->n_given++;
 }
 
-void kv_committed(struct kv_pool *p, u64 step)
+void kv_committed(struct kv_blocks *p, u64 step)
 {
     while (p->n_given > 0 && p->given[p->first].after_step <= step) {
         p->free[p->n_free++] = p->given[p->first].block;
@@ -68,7 +68,7 @@ void kv_committed(struct kv_pool *p, u64 step)
     }
 }
 
-void kv_settle(struct kv_pool *p)
+void kv_settle(struct kv_blocks *p)
 {
     kv_committed(p, UINT64_MAX);
 }
