@@ -103,6 +103,7 @@ struct ingress {
     struct chat_template *chat_template; /* NULL: none_why says why */
     char none_why[512];
     struct api_limits limits;
+    size_t longest_token; /* bytes */
     const char *model_name;
     _Atomic int state; /* enum ingress_state */
     char abort_why[256];

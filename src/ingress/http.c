@@ -229,14 +229,20 @@ static int check_state(struct exchange *x)
     return -1;
 }
 
+bool request_id_ok(const char *id)
+{
+    size_t len = id ? strlen(id) : 0;
+    bool ok = len >= 1 && len <= 128;
+    for (size_t i = 0; i < len; i++) ok &= id[i] > ' ' && id[i] < 0x7f;
+    return ok;
+}
+
 static void choose_request_id(struct exchange *x)
 {
     const char *given = exchange_header(x, "X-Request-Id");
-    size_t len = given ? strlen(given) : 0;
-    bool good = len >= 1 && len <= 128;
-    for (size_t i = 0; i < len; i++) good &= given[i] > ' ' && given[i] < 0x7f;
-    if (good) {
-        memcpy(x->request_id, given, len + 1);
+    x->named = request_id_ok(given);
+    if (x->named) {
+        strcpy(x->request_id, given);
         return;
     }
     u8 bytes[16] = {0};
@@ -315,12 +321,12 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
 static void count(const struct exchange *x)
 {
     static const char *const classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
-    if (!x->status || (x->route && (x->route->flags & ROUTE_UNCOUNTED))) return;
+    int status = x->status ? x->status : x->answering ? 499 : 0; /* 499: the client left before its answer */
+    if (!status || (x->route && (x->route->flags & ROUTE_UNCOUNTED))) return;
     const char *handler = x->route ? x->route->path : "none";
     struct ingress_series *s = &x->in->series;
     series_add(
-        metric_series(s->http_requests, (const char *[]){handler, x->method, classes[x->status / 100 - 1]}),
-        1);
+        metric_series(s->http_requests, (const char *[]){handler, x->method, classes[status / 100 - 1]}), 1);
     series_observe(metric_series(s->http_seconds, (const char *[]){handler, x->method}),
                    (double)(clock_ns() - x->started_ns) / NS_PER_S);
 }

@@ -25,6 +25,7 @@ struct exchange {
     struct buf body;
     u64 n_body;             /* bytes that came, kept or not */
     struct api_error error; /* refused: what to say when the body has been read */
+    bool named;             /* request_id is the client's own */
     bool refused, answering, watched, replied;
     u64 started_ns;
     int status;
@@ -36,6 +37,7 @@ int reply_json(struct exchange *x, int status, struct buf *body);
 int reply_text(struct exchange *x, int status, const char *media_type, struct buf *body);
 int reply_error(struct exchange *x, const struct api_error *e);
 int reply_stream(struct exchange *x); /* events of x->call, until it is over */
+bool request_id_ok(const char *id);   /* printable, at most 128 bytes */
 const char *exchange_header(const struct exchange *x, const char *name); /* NULL: absent */
 void exchange_suspend(void *exchange);                                   /* call_sleep calls it */
 void exchange_wake(void *exchange); /* any thread, once for each suspend */
