@@ -129,6 +129,7 @@ static int generate(struct exchange *x, enum api api)
     x->call = c;
     c->http = x;
     c->wake = exchange_wake;
+    c->fd = exchange_fd(x);
     c->created = clock_unix();
     c->started_ns = x->started_ns;
     if (timeout_s > 0) c->deadline_ns = c->started_ns + (u64)(timeout_s * (double)NS_PER_S);

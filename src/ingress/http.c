@@ -129,7 +129,7 @@ const char *exchange_header(const struct exchange *x, const char *name)
 }
 
 /* ---- sleeping ------------------------------------------------------------------------------------------------ */
-static int descriptor_of(const struct exchange *x)
+int exchange_fd(const struct exchange *x)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -138,10 +138,7 @@ static int descriptor_of(const struct exchange *x)
 
 void exchange_suspend(void *exchange)
 {
-    struct exchange *x = exchange;
-    if (!x->watched) watch_add(x->in, descriptor_of(x), x->call->serial);
-    x->watched = true;
-    MHD_suspend_connection(x->connection);
+    MHD_suspend_connection(((struct exchange *)exchange)->connection);
 }
 
 void exchange_wake(void *exchange)
@@ -247,7 +244,8 @@ static void choose_request_id(struct exchange *x)
     }
     u8 bytes[16] = {0};
     (void)random_bytes(bytes, sizeof(bytes), NULL);
-    for (size_t i = 0; i < sizeof(bytes); i++) snprintf(x->request_id + 2 * i, 3, "%02x", bytes[i]);
+    for (size_t i = 0; i < 2 * sizeof(bytes); i++)
+        x->request_id[i] = "0123456789abcdef"[bytes[i / 2] >> (i % 2 ? 0 : 4) & 15];
 }
 
 static const char *known_method(const char *method)
@@ -338,7 +336,6 @@ static void completed(void *cls, struct MHD_Connection *connection, void **con_c
     (void)cls, (void)connection;
     if (!x) return;
     *con_cls = NULL;
-    if (x->watched) watch_remove(x->in, descriptor_of(x));
     log_debug("http: %s %s %d, ended with %d", x->method, x->route ? x->route->path : "none", x->status,
               (int)code);
     count(x);
