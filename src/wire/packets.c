@@ -111,4 +111,5 @@ void packets_release(struct wire *w)
     free(w->recv_memory);
     free(w->sends);
     free(w->send_packets);
+    free(w->sends_done);
 }

@@ -11,6 +11,7 @@ static int post(struct wire *w, struct packet *p, struct error *err)
         w->cap_sends = MAX_OF(32, 2 * w->cap_sends);
         w->sends = mem_resize(w->sends, w->cap_sends * sizeof *w->sends);
         w->send_packets = mem_resize(w->send_packets, w->cap_sends * sizeof *w->send_packets);
+        w->sends_done = mem_resize(w->sends_done, w->cap_sends * sizeof *w->sends_done);
     }
     int bytes = (int)(sizeof p->head + p->head.len);
     int rc = MPI_Isend(&p->head, bytes, MPI_BYTE, (int)p->to, PACKET_TAG, w->comm, &w->sends[w->n_sends]);
@@ -37,17 +38,16 @@ static int post_backlog(struct wire *w, u32 to, struct error *err)
 int wire_finish_sends(struct wire *w, struct error *err)
 {
     if (!w->n_sends) return 0;
-    int n, index[64];
-    u32 window =
-        MIN_OF(w->n_sends, COUNT_OF(index)); /* the oldest first: newer ones move down as these end */
-    int rc = MPI_Testsome((int)window, w->sends, &n, index, MPI_STATUSES_IGNORE);
+    int n;
+    int rc = MPI_Testsome((int)w->n_sends, w->sends, &n, w->sends_done, MPI_STATUSES_IGNORE);
     if (rc) return wire_mpi_error(err, rc, "sending");
     if (n == MPI_UNDEFINED || n == 0) return 0;
     for (int i = 0; i < n; i++) {
-        struct packet *p = w->send_packets[index[i]];
+        u32 k = (u32)w->sends_done[i];
+        struct packet *p = w->send_packets[k];
         w->states[p->to].active--;
         w->states[p->to].pending_bytes -= p->head.len;
-        w->send_packets[index[i]] = NULL;
+        w->send_packets[k] = NULL;
         rc = post_backlog(w, p->to, err);
         packet_give(w, p);
         if (rc) return rc;

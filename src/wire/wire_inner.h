@@ -68,6 +68,7 @@ struct wire {
     MPI_Request recvs[RECEIVES];
     MPI_Request *sends;           /* [size * SENDS_PER_PEER at most] */
     struct packet **send_packets; /* beside sends */
+    int *sends_done;              /* [cap_sends] answer of MPI_Testsome */
     u32 n_sends, cap_sends;
     u64 n_backlog; /* packets */
     u32 n_held, n_assemblies;
