@@ -1,4 +1,5 @@
 /* mpiserve: which of its commands to run. Without one, the process is a rank of a job. */
+#include "mpiserve/agent.h"
 #include "mpiserve/base.h"
 #include "mpiserve/cli.h"
 #include "mpiserve/config.h"
@@ -34,6 +35,5 @@ int main(int argc, char **argv)
 {
     for (size_t i = 0; argc > 1 && i < COUNT_OF(commands); i++)
         if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc, argv);
-    config_help(argv[0]);
-    return 2;
+    return agent_main(argc, argv);
 }

@@ -166,10 +166,7 @@ static int size_engine(struct agent *a, const char *isa, struct error *err)
                          "or lower --max-model-len",
                          a->max_model_len, (unsigned long long)((per_seq + 1) * a->needs.kv_bytes_per_block),
                          (unsigned long long)(room * a->needs.kv_bytes_per_block));
-    const char *class_of[] = {MPISERVE_VERSION, a->needs.isa, a->needs.compute};
-    u64 h = build_hash();
-    for (size_t i = 0; i < COUNT_OF(class_of); i++) h = hash_bytes(class_of[i], strlen(class_of[i]), h);
-    a->numerics = (u32)h;
+    a->numerics = a->needs.numerics;
     return 0;
 }
 

@@ -6,7 +6,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-enum { CANARY_MS = 4500, MIN_RING = 1 << 20 };
+enum { CANARY_MS = 4500 };
 
 /* ---- memory --------------------------------------------------------------------------------------------------*/
 struct shared_fd {
@@ -36,16 +36,6 @@ static int share_weights(struct leader *l, bool *loader, struct error *err)
     *loader = true;
     l->weights_fd = memory_new("mpiserve-weights", a->needs.weights_bytes, true, err);
     return l->weights_fd < 0 ? err->code : 0;
-}
-
-static size_t ring_size(const struct agent *a)
-{
-    size_t frame = sizeof(struct step) +
-                   (size_t)a->max_num_seqs * (sizeof(struct seq_new) + sizeof(struct row)) +
-                   16ull * a->max_model_len + (64 << 10);
-    size_t size = MIN_RING;
-    while (size < 4 * frame) size *= 2; /* two frames in flight, each at most a quarter */
-    return size;
 }
 
 static void fill_boot(struct leader *l, bool loader)
@@ -81,12 +71,15 @@ int supervise_init(struct leader *l, struct error *err)
     fill_boot(l, loader);
     l->kv_fd = memory_new("mpiserve-kv", l->boot.kv_bytes, false, err);
     if (l->kv_fd < 0) return err->code;
-    struct proc_spec spec = {.fault = getenv("MPISERVE_FAULT"),
-                             .boot = l->boot,
-                             .weights_fd = l->weights_fd,
-                             .kv_fd = l->kv_fd,
-                             .ring_size = ring_size(a),
-                             .limits = {.step_ns = (u64)(a->config.step_timeout_s * (double)NS_PER_S)}};
+    struct proc_spec spec = {
+        .fault = getenv("MPISERVE_FAULT"),
+        .boot = l->boot,
+        .weights_fd = l->weights_fd,
+        .kv_fd = l->kv_fd,
+        .ring_size = 2 * engine_ring_size(l->boot.max_rows, l->boot.max_step_tokens, a->max_model_len,
+                                          l->boot.max_logprobs,
+                                          l->boot.block_size), /* a step takes at most a quarter */
+        .limits = {.step_ns = (u64)(a->config.step_timeout_s * (double)NS_PER_S)}};
     if (!(l->proc = proc_new(&spec, err))) return err->code;
     l->channel = proc_channel(l->proc);
     struct batch_spec b = {.max_rows = l->boot.max_rows,
