@@ -32,13 +32,18 @@ static void check_end(struct batch *b, struct seq *s, i32 id)
         seq_end(b, s, FINISH_LENGTH, -1);
 }
 
-static void commit_token(struct batch *b, struct seq *s, i32 id, const struct token_logprob *lp)
+/* Always 1 + n_logprobs entries a token: where fewer tokens are possible at all, the last one stands for the rest. */
+static void keep_logprobs(struct seq *s, const struct token_logprob *lp, u32 n)
+{
+    u32 entries = 1 + (u32)s->job->request->sampling.n_logprobs;
+    for (u32 i = 0; i < entries; i++) buf_add(&s->logprobs, &lp[MIN_OF(i, n - 1)], sizeof *lp);
+}
+
+static void commit_token(struct batch *b, struct seq *s, i32 id)
 {
     append_token(s, id);
     s->pending--;
     b->counts.generated_tokens++;
-    if (s->job->request->sampling.n_logprobs >= 0)
-        buf_add(&s->logprobs, lp, (1 + (size_t)s->job->request->sampling.n_logprobs) * sizeof *lp);
     job_clear_suspicion(b, s->job);
     seq_dirty(b, s);
     check_end(b, s, id);
@@ -60,11 +65,12 @@ static int commit_row(struct batch *b, const struct results_view *v, const struc
     i32 wanted = s->job->request->sampling.n_logprobs;
     u32 entries = wanted < 0 ? 0 : 1 + (u32)wanted;
     if (r->n_out != 1 || r->tokens.len != 1 || r->pos0 != s->n_tokens || s->pending == 0 ||
-        r->logprobs.len != entries)
+        r->logprobs.len > entries || (entries > 0 && r->logprobs.len == 0))
         return error_set(err, ERR_PEER, "", "result of row %u: %u tokens at position %u, expected 1 at %u",
                          r->row, r->n_out, r->pos0, s->n_tokens);
     const i32 *ids = (const i32 *)(v->data + r->tokens.off);
-    commit_token(b, s, ids[0], (const struct token_logprob *)(v->data + r->logprobs.off));
+    if (entries) keep_logprobs(s, (const struct token_logprob *)(v->data + r->logprobs.off), r->logprobs.len);
+    commit_token(b, s, ids[0]);
     return 0;
 }
 
