@@ -1,7 +1,15 @@
-/* ops: the kernels. One table of operations; cpu/ implements it for several instruction sets, chosen at run time.
+/* ops: the kernels. One table of operations; cpu/ implements it for several instruction sets, chosen at run
+ * time.
  *
- * Batch invariance: a row of an output depends on that row of the input alone: products add K in order per output column, threads
- * split columns or rows, never K; attention uses fixed KV splits from position 0, merged in ascending order. */
+ * Batch invariance: a row of an output depends on that row of the input alone: products add K in order per
+ * output column, threads split columns or rows, never K; attention uses fixed KV splits from position 0,
+ * merged in ascending order.
+ * Numerics: norms, softmax, rotation and all sums are f32. The CPU levels give the same bits as each other
+ * (one kernel source, the same order of operations, fused multiply-add everywhere, own exp, sin and cos; one
+ * difference is possible: a machine without flush control treats denormals in products of bf16 exactly). Life
+ * cycle: none; tables are constant. Thread rule: every operation is called by all threads of a pool with the
+ * same arguments and each its share; it does its part and returns without waiting. The caller puts a barrier
+ * where the next operation reads what other threads wrote. Nothing is allocated. */
 #ifndef MPISERVE_OPS_H
 #define MPISERVE_OPS_H
 
@@ -10,16 +18,165 @@
 
 enum { PANEL = 16 }; /* output columns a panel */
 
-/* A linear layer's weight W [n_out, n_in] in panels of PANEL outputs. For each panel, for each pair of inputs (k, k+1),
- * bf16: 16 x {W[o][k], W[o][k+1]} (u16 pairs, as dot-product instructions want them); f32: 16 x W[o][k], then 16 x W[o][k+1].
- * n_out is padded to whole panels, n_in to even, with zeros. 64-byte aligned. */
+/* A linear layer's weight W [n_out, n_in] in panels of PANEL outputs. For each panel, for each pair of inputs
+ * (k, k+1), bf16: 16 x {W[o][k], W[o][k+1]} (u16 pairs, as dot-product instructions want them); f32: 16 x
+ * W[o][k], then 16 x W[o][k+1]. n_out is padded to whole panels, n_in to even, with zeros. 64-byte aligned.
+ */
 struct packed {
     const void *data;
     enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16 */
     u32 n_out, n_in;
 };
 size_t packed_bytes(enum dtype dtype, u32 n_out, u32 n_in);
-/* Packs rows [row0, row0 + n) (src: row-major [n, n_in], src_dtype) into the weight at dst. Rows of one weight may come in several calls. */
-void pack_rows(void *dst, enum dtype dtype, u32 n_out, u32 n_in, u32 row0, u32 n, const void *src, enum dtype src_dtype);
+/* Packs rows [row0, row0 + n) (src: row-major [n, n_in]; F32, BF16 or F16) into the weight at dst, rounding
+ * to nearest even where dtype is narrower. Rows of one weight may come in several calls, in any order and
+ * from several threads; the call with the last row also zeroes the padding rows. */
+void pack_rows(void *dst, enum dtype dtype, u32 n_out, u32 n_in, u32 row0, u32 n, const void *src,
+               enum dtype src_dtype);
+
+/* Conversions of single numbers; exact, or rounded to nearest even. NaN stays NaN. */
+static inline float f32_from_bits(u32 bits)
+{
+    float f;
+    __builtin_memcpy(&f, &bits, sizeof f);
+    return f;
+}
+static inline u32 f32_bits(float f)
+{
+    u32 bits;
+    __builtin_memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+static inline float f32_from_bf16(u16 h)
+{
+    return f32_from_bits((u32)h << 16);
+}
+static inline u16 bf16_from_f32(float f)
+{
+    u32 u = f32_bits(f);
+    if ((u & 0x7fffffff) > 0x7f800000) return (u16)(u >> 16 | 0x40);
+    return (u16)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+float f32_from_f16(u16 h);
+
+/* The number format of activations that go into products with bf16 weights, and of the KV cache. */
+enum compute { COMPUTE_F32, COMPUTE_BF16 };
+
+/* ---- the KV pool
+ * ----------------------------------------------------------------------------------------------- Blocks of
+ * block_size tokens, all layers and heads of a block together, so that copying a block is one memcpy. In a
+ * block, for each layer and head: K in tiles of 16 tokens (f32: [d][16]; bf16: [d/2][16][2]), then V
+ * [block_size][d]. A score is then a sum over d in each lane, with no sum across lanes. Memory that no token
+ * was written to may hold anything. */
+enum { KV_TILE = 16, KV_SPLIT = 256 };
+struct kv_pool {
+    u8 *memory; /* 64-byte aligned */
+    enum dtype dtype;
+    u32 block_size, layers, kv_heads,
+        head_dim; /* block_size: a multiple of KV_TILE; head_dim: even, <= 256 */
+    size_t block_bytes, head_bytes, v_offset;
+};
+/* Fills in the geometry; memory is left NULL. */
+void kv_pool_init(struct kv_pool *kv, enum compute compute, u32 layers, u32 kv_heads, u32 head_dim,
+                  u32 block_size);
+
+/* ---- operations
+ * ------------------------------------------------------------------------------------------------ Matrices
+ * are row-major; ld is the distance of rows in elements. Activations that go into a product ("act") are f32
+ * or bf16; their rows have an even number of elements with 0 in the last one where n is odd. */
+struct share { /* this thread's part: i of n */
+    u32 i, n;
+};
+struct linear_args { /* y[r][o] = sum_k x[r][k] W[o][k] (+ bias[o]); add: y[r][o] += the same */
+    const struct packed *w;
+    const float *bias; /* [n_out] or NULL */
+    const void *x;     /* [rows, n_in] act; bf16 only with bf16 weights */
+    enum dtype x_dtype;
+    u32 rows;
+    size_t ld_x, ld_y;
+    float *y; /* [rows, n_out] */
+    bool add;
+};
+struct norm_args {      /* y = x / sqrt(mean(x^2) + eps) * w */
+    const float *x, *w; /* [rows, n], [n] */
+    float eps;
+    void *y; /* [rows, n] act */
+    enum dtype y_dtype;
+    u32 rows, n;
+    size_t ld_x, ld_y;
+};
+struct silu_args {  /* y[r][i] = silu(x[r][i]) x[r][n + i] */
+    const float *x; /* [rows, 2 n] */
+    void *y;        /* [rows, n] act */
+    enum dtype y_dtype;
+    u32 rows, n;
+    size_t ld_x, ld_y;
+};
+struct embed_args {              /* y[r] = row ids[r] of the embedding */
+    const void *table;           /* [vocab, n] of dtype, row-major; or NULL: */
+    const struct packed *packed; /* the rows of a packed weight */
+    enum dtype dtype;
+    const i32 *ids; /* [rows], checked by the caller */
+    float *y;       /* [rows, n] */
+    u32 rows, n;
+    size_t ld_y;
+};
+struct angles_args {      /* table[r] = cos(position inv[m]), then sin: [rows, 2, half] */
+    const float *inv;     /* [half] */
+    const u32 *positions; /* [rows] */
+    float *table;
+    u32 rows, half;
+};
+struct place { /* where a token's K and V go */
+    u32 block, offset;
+};
+struct rope_args {       /* q, k: norm (optional), rotate; q: scale, in place; k, v: to the KV pool */
+    float *qkv;          /* [rows, (heads + 2 kv_heads) d] */
+    const float *angles; /* [rows, 2, d/2] */
+    const float *q_norm, *k_norm; /* [d] or NULL */
+    float eps, scale;
+    const struct kv_pool *kv;
+    const struct place *places; /* [rows] */
+    u32 layer, heads, rows;
+    size_t ld;
+};
+struct attn_span {     /* consecutive tokens of one sequence */
+    const u32 *blocks; /* the sequence's block table */
+    u32 row, pos, n;   /* of the first token; tokens */
+};
+struct attn_args {  /* o[t] = sum_u softmax(q[t] k[u]) v[u] over u <= t, t - u < window */
+    const float *q; /* [rows, heads d], scaled */
+    void *out;      /* [rows, heads d] act */
+    enum dtype out_dtype;
+    const struct kv_pool *kv;
+    const struct attn_span *spans;     /* units of work, at most attn_tokens() long */
+    u32 n_spans, layer, heads, window; /* 0: no window */
+    size_t ld_q, ld_out;
+    _Atomic u32 *ticket; /* 0 before the first thread starts: threads take units from it */
+};
+enum { ATTN_ROWS = 16 };
+/* Tokens of a unit of work for q heads in groups of `group` to a kv head. */
+static inline u32 attn_tokens(u32 group)
+{
+    return group >= ATTN_ROWS ? 1 : ATTN_ROWS / group;
+}
+
+struct ops {
+    const char *name; /* "portable", "avx2", "avx512", "avx512bf16" */
+    bool native_bf16; /* products of bf16 are an instruction: compute "auto" means bf16 */
+    void (*linear)(const struct linear_args *, struct share);
+    void (*norm)(const struct norm_args *, struct share);
+    void (*silu)(const struct silu_args *, struct share);
+    void (*embed)(const struct embed_args *, struct share);
+    void (*angles)(const struct angles_args *, struct share);
+    void (*rope)(const struct rope_args *, struct share);
+    void (*attn)(const struct attn_args *, struct share);
+};
+/* The table of an instruction set; NULL: unknown, or not of this CPU, operating system or build. */
+const struct ops *ops_cpu(const char *isa);
+const char *ops_cpu_best(void); /* the highest level that ops_cpu offers here */
+/* Levels rise with the instruction set, so that ranks agree by a minimum. */
+int ops_isa_level(const char *isa);  /* 0 .. ; -1: unknown */
+const char *ops_isa_name(int level); /* NULL: no such level */
 
 #endif

@@ -9,28 +9,35 @@
 #include "mpiserve/base.h"
 #include "mpiserve/model.h"
 
-struct fwd_seq { /* the part of one sequence that a step computes */
-    const i32 *tokens;  /* [n_tok] */
-    u32 pos, n_tok;     /* absolute position of tokens[0] */
-    const u32 *blocks;  /* block table: position p is in blocks[p / block_size]; covers pos + n_tok - 1 */
-    bool want_logits;   /* of the last token */
+struct fwd_seq {       /* the part of one sequence that a step computes */
+    const i32 *tokens; /* [n_tok] */
+    u32 pos, n_tok;    /* absolute position of tokens[0] */
+    const u32 *blocks; /* block table: position p is in blocks[p / block_size]; covers pos + n_tok - 1 */
+    bool want_logits;  /* of the last token */
 };
 struct forward;
 struct forward_spec {
     const struct model_config *config;
     const struct weights *weights;
     const struct ops *ops;
+    enum compute compute;
     struct pool *pool;
-    void *kv; /* kv_bytes of memory, zeroed or not */
-    u32 block_size, n_blocks, max_step_tokens, max_rows;
+    void *kv; /* forward_kv_bytes of memory, 64-byte aligned, zeroed or not */
+    u32 block_size, n_blocks, max_step_tokens, max_rows; /* block_size: a multiple of KV_TILE */
 };
-size_t forward_kv_bytes(const struct model_config *c, u32 n_blocks, u32 block_size); /* K and V, all layers */
+/* K and V of all layers: f32 with COMPUTE_F32, else bf16 (half the memory and reads; sums stay f32). */
+size_t forward_kv_bytes(const struct model_config *c, enum compute compute, u32 n_blocks, u32 block_size);
+/* Copies *spec; what it points to must outlive the forward. Allocates all working memory. */
 struct forward *forward_new(const struct forward_spec *spec, struct error *err);
 void forward_free(struct forward *f);
-/* Computes n sequences (sum of n_tok <= max_step_tokens); rows of logits for those that want them, in order, valid until the
+/* Computes n sequences (n_tok >= 1, sum <= max_step_tokens, at most max_rows want logits; token ids < vocab); rows of logits for those that want them, in order, valid until the
  * next call: [n_wanted, vocab] f32. */
 const float *forward_run(struct forward *f, const struct fwd_seq *seqs, u32 n);
-/* The same, logits of every position: [sum n_tok, vocab]; for tests and prompt log-probabilities. */
+/* The same, logits of every position: [sum n_tok, vocab]; for tests and prompt log-probabilities. The first call
+ * allocates max_step_tokens rows; NULL when there is no memory for them. */
 const float *forward_run_all(struct forward *f, const struct fwd_seq *seqs, u32 n);
+/* A block of the KV pool, all layers together: copied, zeroed, stored and restored as bytes. */
+void *forward_block(const struct forward *f, u32 block);
+size_t forward_block_bytes(const struct forward *f);
 
 #endif

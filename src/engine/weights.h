@@ -10,22 +10,22 @@
 #include "mpiserve/ops.h"
 
 struct layer_weights {
-    const float *attn_norm, *mlp_norm;         /* [hidden] */
-    const float *q_norm, *k_norm;              /* [head_dim], or NULL */
-    struct packed qkv;                         /* rows: heads*d of q, kv_heads*d of k, kv_heads*d of v */
-    const float *qkv_bias;                     /* [rows of qkv] or NULL */
-    struct packed o;                           /* [hidden, heads*d] */
+    const float *attn_norm, *mlp_norm; /* [hidden] */
+    const float *q_norm, *k_norm;      /* [head_dim], or NULL */
+    struct packed qkv;                 /* rows: heads*d of q, kv_heads*d of k, kv_heads*d of v */
+    const float *qkv_bias;             /* [rows of qkv] or NULL */
+    struct packed o;                   /* [hidden, heads*d] */
     const float *o_bias;
-    struct packed gate_up;                     /* rows: ffn of gate, ffn of up */
+    struct packed gate_up; /* rows: ffn of gate, ffn of up */
     const float *gate_up_bias;
-    struct packed down;                        /* [hidden, ffn] */
+    struct packed down; /* [hidden, ffn] */
     const float *down_bias;
 };
 struct weights {
-    const void *embed;       /* [vocab, hidden], row-major, embed_dtype (f32 or bf16) */
+    const void *embed; /* [vocab, hidden], row-major, embed_dtype (f32 or bf16) */
     enum dtype embed_dtype;
-    struct packed head;      /* [vocab, hidden] packed (its own copy of the embedding when tied) */
-    const float *norm;       /* [hidden] */
+    struct packed head; /* [vocab, hidden] packed (its own copy of the embedding when tied) */
+    const float *norm;  /* [hidden] */
     struct layer_weights layer[MODEL_MAX_LAYERS];
 };
 /* Bytes of the image; checks that all tensors are there with the right shapes and dtypes (f32, bf16; f16 becomes f32),
@@ -35,7 +35,7 @@ int weights_plan(const struct model_config *c, const struct model_files *f, size
 int weights_fill(const struct model_config *c, const struct model_files *f, void *image, size_t bytes,
                  _Atomic u64 *progress, struct error *err);
 /* Pointers into an image that is filled, or will be. */
-int weights_bind(const struct model_config *c, const struct model_files *f, const void *image, struct weights *out,
-                 struct error *err);
+int weights_bind(const struct model_config *c, const struct model_files *f, const void *image,
+                 struct weights *out, struct error *err);
 
 #endif

@@ -1,0 +1,341 @@
+/* The forward pass of decoder-only models with grouped-query attention and a gated MLP: llama, mistral, qwen2, qwen3
+ * differ by fields of the configuration. A step is computed in chunks of at most CHUNK_TOKENS tokens through all
+ * layers, which bounds the working memory; results do not depend on the cut. */
+#include "engine/forward.h"
+
+#include "mpiserve/ops.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK_TOKENS = 192 };
+
+struct forward {
+    struct forward_spec spec;
+    struct kv_pool kv;
+    u32 chunk;     /* rows of the buffers below */
+    float *inv;    /* [d/2] rotation per position */
+    float *angles; /* [chunk, 2, d/2] */
+    float *x;      /* [chunk, hidden]: the residual stream */
+    float *wide;   /* [chunk, (heads + 2 kv_heads) d], [chunk, 2 ffn] */
+    void *act;     /* [chunk, act_ld]: what goes into a product */
+    size_t act_ld;
+    float *logits, *all_logits; /* [max_rows, vocab], [max_step_tokens, vocab] */
+    /* the chunk in work */
+    i32 *ids;
+    u32 *positions;
+    struct place *places;
+    struct attn_span *spans;
+    u32 *wanted; /* rows that get logits */
+    u32 rows, n_spans, n_wanted;
+    float *logits_out;
+    _Atomic u32 *tickets; /* [layers] */
+};
+
+static void set_inv(float *inv, const struct model_config *c)
+{
+    for (u32 m = 0; m < c->head_dim / 2; m++) {
+        double f = pow(c->rope.theta, -2.0 * m / c->head_dim);
+        if (c->rope.kind == ROPE_LINEAR) f /= c->rope.factor;
+        if (c->rope.kind == ROPE_LLAMA3) {
+            double wave = 2 * M_PI / f, lo = c->rope.low_freq_factor, hi = c->rope.high_freq_factor;
+            double g = (c->rope.original_max_position / wave - lo) / (hi - lo);
+            g = g < 0 ? 0 : g > 1 ? 1 : g; /* slow ones are divided, fast ones kept, between them a blend */
+            f = (1 - g) * f / c->rope.factor + g * f;
+        }
+        inv[m] = (float)f;
+    }
+}
+
+size_t forward_kv_bytes(const struct model_config *c, enum compute compute, u32 n_blocks, u32 block_size)
+{
+    struct kv_pool kv;
+    kv_pool_init(&kv, compute, c->layers, c->kv_heads, c->head_dim, block_size);
+    return kv.block_bytes * n_blocks;
+}
+
+static void *room(size_t rows, size_t bytes, bool *missing)
+{
+    size_t size = (rows * bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    void *p = aligned_alloc(CACHE_LINE, MAX_OF(size, (size_t)CACHE_LINE));
+    if (!p) *missing = true;
+    return p;
+}
+
+static int check_spec(const struct forward_spec *s, struct error *err)
+{
+    const struct model_config *c = s->config;
+    if (!s->block_size || s->block_size % KV_TILE)
+        return error_set(err, ERR_INPUT, "block size", "%u is not a multiple of %d", s->block_size, KV_TILE);
+    if (c->head_dim % 2 || c->head_dim > 256 || !c->head_dim)
+        return error_set(err, ERR_UNSUPPORTED, "head_dim", "%u: the kernels take even sizes up to 256",
+                         c->head_dim);
+    if (!s->max_rows || !s->max_step_tokens)
+        return error_set(err, ERR_INPUT, "forward", "a step needs room for at least one row and one token");
+    return 0;
+}
+
+struct forward *forward_new(const struct forward_spec *spec, struct error *err)
+{
+    if (check_spec(spec, err)) return NULL;
+    struct forward *f = mem_zero(1, sizeof *f);
+    const struct model_config *c = spec->config;
+    f->spec = *spec;
+    kv_pool_init(&f->kv, spec->compute, c->layers, c->kv_heads, c->head_dim, spec->block_size);
+    f->kv.memory = spec->kv;
+    u32 n = f->chunk = MIN_OF(spec->max_step_tokens, (u32)CHUNK_TOKENS);
+    size_t qkv = (c->heads + 2 * c->kv_heads) * c->head_dim, widest = MAX_OF(qkv, 2 * (size_t)c->ffn);
+    size_t act = MAX_OF(MAX_OF(c->hidden, c->ffn), c->heads * c->head_dim);
+    f->act_ld = (act + PANEL - 1) / PANEL * PANEL;
+    bool missing = false;
+    f->inv = room(c->head_dim / 2, sizeof *f->inv, &missing);
+    f->angles = room(n, c->head_dim * sizeof *f->angles, &missing);
+    f->x = room(n, c->hidden * sizeof *f->x, &missing);
+    f->wide = room(n, widest * sizeof *f->wide, &missing);
+    f->act = room(n, f->act_ld * sizeof(float), &missing);
+    f->logits = room(spec->max_rows, c->vocab * sizeof *f->logits, &missing);
+    f->ids = room(n, sizeof *f->ids, &missing);
+    f->positions = room(n, sizeof *f->positions, &missing);
+    f->places = room(n, sizeof *f->places, &missing);
+    f->spans = room(n, sizeof *f->spans, &missing);
+    f->wanted = room(n, sizeof *f->wanted, &missing);
+    f->tickets = room(c->layers, sizeof *f->tickets, &missing);
+    if (missing) {
+        error_set(err, ERR_MEMORY, "forward", "no memory for steps of %u tokens, %u rows", n, spec->max_rows);
+        forward_free(f);
+        return NULL;
+    }
+    set_inv(f->inv, c);
+    return f;
+}
+
+void forward_free(struct forward *f)
+{
+    if (!f) return;
+    void *parts[] = {f->inv, f->angles,    f->x,      f->wide,  f->act,    f->logits,         f->all_logits,
+                     f->ids, f->positions, f->places, f->spans, f->wanted, (void *)f->tickets};
+    for (size_t i = 0; i < COUNT_OF(parts); i++) free(parts[i]);
+    free(f);
+}
+
+void *forward_block(const struct forward *f, u32 block)
+{
+    return f->kv.memory + block * f->kv.block_bytes;
+}
+
+size_t forward_block_bytes(const struct forward *f)
+{
+    return f->kv.block_bytes;
+}
+
+/* ---- one chunk, on every thread of the pool */
+static void wait(const struct forward *f, struct share s)
+{
+    if (s.n > 1) pool_barrier(f->spec.pool);
+}
+
+/* The format in which a weight takes its input. */
+static enum dtype act_dtype(const struct forward *f, const struct packed *w)
+{
+    return f->spec.compute == COMPUTE_BF16 ? w->dtype : DTYPE_F32;
+}
+
+static void run_norm(struct forward *f, const float *weight, const struct packed *next, struct share s)
+{
+    const struct model_config *c = f->spec.config;
+    f->spec.ops->norm(&(struct norm_args){.x = f->x,
+                                          .w = weight,
+                                          .eps = c->eps,
+                                          .y = f->act,
+                                          .y_dtype = act_dtype(f, next),
+                                          .rows = f->rows,
+                                          .n = c->hidden,
+                                          .ld_x = c->hidden,
+                                          .ld_y = f->act_ld},
+                      s);
+    wait(f, s);
+}
+
+/* y = W act + bias, or added to y. */
+static void run_linear(struct forward *f, const struct packed *w, const float *bias, float *y, u32 rows,
+                       bool add, struct share s)
+{
+    f->spec.ops->linear(&(struct linear_args){.w = w,
+                                              .bias = bias,
+                                              .x = f->act,
+                                              .x_dtype = act_dtype(f, w),
+                                              .rows = rows,
+                                              .ld_x = f->act_ld,
+                                              .ld_y = w->n_out,
+                                              .y = y,
+                                              .add = add},
+                        s);
+    wait(f, s);
+}
+
+static void run_attention(struct forward *f, u32 layer, const struct layer_weights *w, struct share s)
+{
+    const struct model_config *c = f->spec.config;
+    run_norm(f, w->attn_norm, &w->qkv, s);
+    run_linear(f, &w->qkv, w->qkv_bias, f->wide, f->rows, false, s);
+    f->spec.ops->rope(&(struct rope_args){.qkv = f->wide,
+                                          .angles = f->angles,
+                                          .q_norm = w->q_norm,
+                                          .k_norm = w->k_norm,
+                                          .eps = c->eps,
+                                          .scale = 1 / sqrtf((float)c->head_dim),
+                                          .kv = &f->kv,
+                                          .places = f->places,
+                                          .layer = layer,
+                                          .heads = c->heads,
+                                          .rows = f->rows,
+                                          .ld = w->qkv.n_out},
+                      s);
+    wait(f, s);
+    f->spec.ops->attn(&(struct attn_args){.q = f->wide,
+                                          .out = f->act,
+                                          .out_dtype = act_dtype(f, &w->o),
+                                          .kv = &f->kv,
+                                          .spans = f->spans,
+                                          .n_spans = f->n_spans,
+                                          .layer = layer,
+                                          .heads = c->heads,
+                                          .window = c->window[layer],
+                                          .ld_q = w->qkv.n_out,
+                                          .ld_out = f->act_ld,
+                                          .ticket = &f->tickets[layer]},
+                      s);
+    wait(f, s);
+    run_linear(f, &w->o, w->o_bias, f->x, f->rows, true, s);
+}
+
+static void run_mlp(struct forward *f, const struct layer_weights *w, struct share s)
+{
+    const struct model_config *c = f->spec.config;
+    run_norm(f, w->mlp_norm, &w->gate_up, s);
+    run_linear(f, &w->gate_up, w->gate_up_bias, f->wide, f->rows, false, s);
+    f->spec.ops->silu(&(struct silu_args){.x = f->wide,
+                                          .y = f->act,
+                                          .y_dtype = act_dtype(f, &w->down),
+                                          .rows = f->rows,
+                                          .n = c->ffn,
+                                          .ld_x = w->gate_up.n_out,
+                                          .ld_y = f->act_ld},
+                      s);
+    wait(f, s);
+    run_linear(f, &w->down, w->down_bias, f->x, f->rows, true, s);
+}
+
+static void run_embed(struct forward *f, struct share s)
+{
+    const struct model_config *c = f->spec.config;
+    const struct weights *w = f->spec.weights;
+    f->spec.ops->embed(&(struct embed_args){.table = w->embed,
+                                            .packed = &w->head,
+                                            .dtype = w->embed_dtype,
+                                            .ids = f->ids,
+                                            .y = f->x,
+                                            .rows = f->rows,
+                                            .n = c->hidden,
+                                            .ld_y = c->hidden},
+                       s);
+    f->spec.ops->angles(&(struct angles_args){.inv = f->inv,
+                                              .positions = f->positions,
+                                              .table = f->angles,
+                                              .rows = f->rows,
+                                              .half = c->head_dim / 2},
+                        s);
+    wait(f, s);
+}
+
+/* Logits of the wanted rows, which are few: norm and head leave the others out. */
+static void run_head(struct forward *f, struct share s)
+{
+    const struct model_config *c = f->spec.config;
+    const struct weights *w = f->spec.weights;
+    enum dtype dtype = act_dtype(f, &w->head);
+    size_t row_bytes = f->act_ld * (dtype == DTYPE_F32 ? 4 : 2);
+    for (u32 i = s.i; i < f->n_wanted; i += s.n)
+        f->spec.ops->norm(&(struct norm_args){.x = f->x + (size_t)f->wanted[i] * c->hidden,
+                                              .w = w->norm,
+                                              .eps = c->eps,
+                                              .y = (u8 *)f->act + i * row_bytes,
+                                              .y_dtype = dtype,
+                                              .rows = 1,
+                                              .n = c->hidden},
+                          (struct share){0, 1});
+    wait(f, s);
+    run_linear(f, &w->head, NULL, f->logits_out, f->n_wanted, false, s);
+}
+
+static void chunk_thread(void *arg, int thread, int threads)
+{
+    struct forward *f = arg;
+    struct share s = {(u32)thread, (u32)threads};
+    run_embed(f, s);
+    for (u32 layer = 0; layer < f->spec.config->layers; layer++) {
+        run_attention(f, layer, &f->spec.weights->layer[layer], s);
+        run_mlp(f, &f->spec.weights->layer[layer], s);
+    }
+    if (f->n_wanted) run_head(f, s);
+}
+
+/* ---- a step, cut into chunks */
+static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32 n, bool all)
+{
+    const struct model_config *c = f->spec.config;
+    u32 most = attn_tokens(c->heads / c->kv_heads);
+    for (u32 i = 0; i < n; i++) {
+        u32 row = f->rows + i, pos = q->pos + done + i;
+        BUG_ON((u32)q->tokens[done + i] >= c->vocab);
+        f->ids[row] = q->tokens[done + i];
+        f->positions[row] = pos;
+        f->places[row] = (struct place){q->blocks[pos / f->spec.block_size], pos % f->spec.block_size};
+        BUG_ON(f->places[row].block >= f->spec.n_blocks);
+        if (i % most == 0)
+            f->spans[f->n_spans++] = (struct attn_span){q->blocks, row, pos, MIN_OF(most, n - i)};
+        if (all || (q->want_logits && done + i == q->n_tok - 1)) f->wanted[f->n_wanted++] = row;
+    }
+    f->rows += n;
+}
+
+static void run_chunk(struct forward *f, float *logits, u32 *written)
+{
+    for (u32 i = 0; i < f->spec.config->layers; i++)
+        atomic_store_explicit(&f->tickets[i], 0, memory_order_relaxed);
+    f->logits_out = logits + (size_t)*written * f->spec.config->vocab;
+    *written += f->n_wanted;
+    pool_run(f->spec.pool, chunk_thread, f);
+    f->rows = f->n_spans = f->n_wanted = 0;
+}
+
+static void run_step(struct forward *f, const struct fwd_seq *seqs, u32 n, float *logits, bool all)
+{
+    u32 written = 0;
+    for (u32 i = 0; i < n; i++)
+        for (u32 done = 0; done < seqs[i].n_tok;) {
+            u32 take = MIN_OF(seqs[i].n_tok - done, f->chunk - f->rows);
+            add_tokens(f, &seqs[i], done, take, all);
+            done += take;
+            if (f->rows == f->chunk) run_chunk(f, logits, &written);
+        }
+    if (f->rows) run_chunk(f, logits, &written);
+}
+
+const float *forward_run(struct forward *f, const struct fwd_seq *seqs, u32 n)
+{
+    run_step(f, seqs, n, f->logits, false);
+    return f->logits;
+}
+
+const float *forward_run_all(struct forward *f, const struct fwd_seq *seqs, u32 n)
+{
+    bool missing = false;
+    size_t row = f->spec.config->vocab * sizeof(float);
+    if (!f->all_logits) f->all_logits = room(f->spec.max_step_tokens, row, &missing);
+    if (missing) return NULL;
+    run_step(f, seqs, n, f->all_logits, true);
+    return f->all_logits;
+}

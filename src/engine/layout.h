@@ -1,0 +1,39 @@
+/* layout: which tensors make which part of the weights' image, and where in it they lie. Inside the engine
+ * room.
+ *
+ * A pure function of the config and the stored dtypes: every process computes the same offsets. */
+#ifndef MPISERVE_ENGINE_LAYOUT_H
+#define MPISERVE_ENGINE_LAYOUT_H
+
+#include "engine/weights.h"
+
+enum { SLOT_PARTS = 3 };
+enum slot_kind {
+    SLOT_VECTOR, /* f32 numbers: norms, biases */
+    SLOT_ROWS,   /* row-major: the embedding */
+    SLOT_PANELS, /* a linear layer's weight */
+};
+struct slot { /* one pointer of struct weights */
+    enum slot_kind kind;
+    enum dtype dtype; /* in the image */
+    size_t target;    /* byte offset in struct weights of the pointer, or of the struct packed */
+    size_t offset;    /* byte offset in the image */
+    u32 n_out, n_in;  /* [n_out, n_in]; vectors [n_out, 1] */
+    u32 n_parts;      /* tensors stacked along n_out, in order */
+    const struct tensor *part[SLOT_PARTS];
+};
+struct layout {
+    struct slot *slots;
+    u32 n, cap;
+    size_t bytes; /* of the image */
+};
+/* Checks that every tensor is there with the right shape and a dtype that is offered. */
+int layout_build(struct layout *l, const struct model_config *c, const struct model_files *f,
+                 struct error *err);
+void layout_release(struct layout *l);
+/* Tensors of the files that no slot uses and that are not known to be idle; *first is the name of one of
+ * them. */
+u32 layout_unused(const struct layout *l, const struct model_config *c, const struct model_files *f,
+                  const char **first);
+
+#endif

@@ -1,0 +1,268 @@
+/* attn: attention over paged KV. A unit of work is one kv head and a few consecutive tokens: up to ATTN_ROWS rows of q (tokens x
+ * the group's heads) share each load of K and V.
+ *
+ * For each split of KV_SPLIT positions: all scores, their largest, e^(s - largest), sums in the order of positions; then the split is
+ * merged into the running result. A row takes part in a split from its own first to its own last position, so that its numbers
+ * do not depend on the rows beside it. */
+#ifndef MPISERVE_OPS_ATTN_H
+#define MPISERVE_OPS_ATTN_H
+
+#include "ops/cpu/rope.h"
+
+#include <stdatomic.h>
+
+struct attn_unit {
+    const float *q[ATTN_ROWS];          /* [d] */
+    u32 from[ATTN_ROWS], to[ATTN_ROWS]; /* positions seen */
+    float *out[ATTN_ROWS];              /* running sum of p v, [d] */
+    float largest[ATTN_ROWS], sum[ATTN_ROWS];
+    u32 rows, d;
+    enum dtype dtype;
+};
+struct attn_split {                                          /* positions [base, base + KV_SPLIT) */
+    u32 base, from, to;                                      /* [from, to): seen by any row */
+    const u8 *k[KV_SPLIT / KV_TILE], *v[KV_SPLIT / KV_TILE]; /* by tile */
+    float p[ATTN_ROWS][KV_SPLIT] __attribute__((aligned(64)));
+};
+
+/* R rows x SCORE_TILES tiles: lanes are positions. */
+ALWAYS_INLINE void scores_tile(const struct attn_unit *u, struct attn_split *s, u32 row, u32 tile, u32 last,
+                               enum dtype dtype, const int R)
+{
+    vf acc[SCORE_ROWS][SCORE_TILES];
+    const u8 *k[SCORE_TILES];
+    UNROLL for (int t = 0; t < SCORE_TILES; t++)
+    {
+        k[t] = s->k[MIN_OF(tile + (u32)t, last)];
+        UNROLL for (int r = 0; r < R; r++) acc[r][t] = vf_zero();
+    }
+    for (u32 j = 0; j < u->d; j += 2) {
+        UNROLL for (int odd = 0; odd < 2; odd++)
+        {
+            vf q[SCORE_ROWS];
+            UNROLL for (int r = 0; r < R; r++) q[r] = vf_set(u->q[row + (u32)r][j + (u32)odd]);
+            UNROLL for (int t = 0; t < SCORE_TILES; t++)
+            {
+                vf v = tile_weight(k[t], dtype == DTYPE_F32 ? W_F32 : W_BF16, odd);
+                UNROLL for (int r = 0; r < R; r++) acc[r][t] = vf_fma(q[r], v, acc[r][t]);
+            }
+        }
+        UNROLL for (int t = 0; t < SCORE_TILES; t++) k[t] +=
+            dtype == DTYPE_F32 ? 2 * KV_TILE * 4 : KV_TILE * 4;
+    }
+    UNROLL for (int t = 0; t < SCORE_TILES; t++)
+    {
+        UNROLL for (int r = 0; r < R; r++)
+        {
+            if (tile + (u32)t <= last) vf_store(s->p[row + (u32)r] + (tile + (u32)t) * KV_TILE, acc[r][t]);
+        }
+    }
+}
+
+/* acc[r][c] += p[r][at] v[at][column + 16 c] for one position */
+ALWAYS_INLINE void values_step(vf acc[][VALUE_TILES], const struct attn_unit *u, const struct attn_split *s,
+                               u32 row, u32 column, u32 at, enum dtype dtype, const int R, const int C)
+{
+    u32 tail = u->d - column; /* less than 16 with C = 1 only */
+    const u8 *v = s->v[at / KV_TILE] + (at % KV_TILE * u->d + column) * (dtype == DTYPE_F32 ? 4 : 2);
+    vf p[VALUE_ROWS];
+    UNROLL for (int r = 0; r < R; r++) p[r] = vf_set(s->p[row + (u32)r][at]);
+    UNROLL for (int c = 0; c < C; c++)
+    {
+        const float *wide = (const float *)(const void *)v + c * 16;
+        const u16 *half = (const u16 *)(const void *)v + c * 16;
+        vf x = dtype == DTYPE_F32 ? (C > 1 ? vf_load(wide) : vf_load_n(wide, tail))
+                                  : (C > 1 ? vf_load_bf16(half) : vf_load_bf16_n(half, tail));
+        UNROLL for (int r = 0; r < R; r++) acc[r][c] = vf_fma(p[r], x, acc[r][c]);
+    }
+}
+
+/* Even positions in order, odd ones in order, then both: twice as many independent sums. The position before an odd `from` has
+ * been written and its p is 0. */
+ALWAYS_INLINE void values_tile(const struct attn_unit *u, const struct attn_split *s, u32 row, u32 column,
+                               float *sums, enum dtype dtype, const int R, const int C)
+{
+    vf even[VALUE_ROWS][VALUE_TILES], odd[VALUE_ROWS][VALUE_TILES];
+    UNROLL for (int r = 0; r < R; r++)
+    {
+        UNROLL for (int c = 0; c < C; c++) even[r][c] = odd[r][c] = vf_zero();
+    }
+    u32 at = (s->from - s->base) & ~1u, end = s->to - s->base;
+    for (; at + 2 <= end; at += 2) {
+        values_step(even, u, s, row, column, at, dtype, R, C);
+        values_step(odd, u, s, row, column, at + 1, dtype, R, C);
+    }
+    if (at < end) values_step(even, u, s, row, column, at, dtype, R, C);
+    UNROLL for (int r = 0; r < R; r++)
+    {
+        float *to = sums + (size_t)r * MAX_HEAD_DIM + column;
+        UNROLL for (int c = 0; c < C; c++) vf_store(to + c * 16, vf_add(even[r][c], odd[r][c]));
+    }
+}
+
+#define ATTN_SHAPES(R)                                                                                       \
+    static void scores_##R(const struct attn_unit *u, struct attn_split *s, u32 row, u32 tile, u32 last)     \
+    {                                                                                                        \
+        if (R > SCORE_ROWS) return;                                                                          \
+        if (u->dtype == DTYPE_F32)                                                                           \
+            scores_tile(u, s, row, tile, last, DTYPE_F32, R);                                                \
+        else                                                                                                 \
+            scores_tile(u, s, row, tile, last, DTYPE_BF16, R);                                               \
+    }                                                                                                        \
+    ATTN_VALUES(R, 1)                                                                                        \
+    ATTN_VALUES(R, 2)                                                                                        \
+    ATTN_VALUES(R, 4)
+#define ATTN_VALUES(R, C)                                                                                    \
+    static void values_##R##_##C(const struct attn_unit *u, const struct attn_split *s, u32 row, u32 column, \
+                                 float *sums)                                                                \
+    {                                                                                                        \
+        if (R > VALUE_ROWS || R * C > VALUE_TILES) return;                                                   \
+        if (u->dtype == DTYPE_F32)                                                                           \
+            values_tile(u, s, row, column, sums, DTYPE_F32, R, C);                                           \
+        else                                                                                                 \
+            values_tile(u, s, row, column, sums, DTYPE_BF16, R, C);                                          \
+    }
+ATTN_SHAPES(1)
+ATTN_SHAPES(2)
+ATTN_SHAPES(4)
+typedef void scores_fn(const struct attn_unit *, struct attn_split *, u32, u32, u32);
+typedef void values_fn(const struct attn_unit *, const struct attn_split *, u32, u32, float *);
+static scores_fn *const scores_fns[3] = {scores_1, scores_2, scores_4}; /* [log2 R] */
+static values_fn *const values_fns[3][3] = {{values_1_1, values_1_2, values_1_4},
+                                            {values_2_1, values_2_2, values_2_4},
+                                            {values_4_1, values_4_2, values_4_4}}; /* [log2 R][log2 C] */
+
+/* The largest power of two, as its logarithm, that is at most n and most. */
+ALWAYS_INLINE u32 shape_log2(u32 n, u32 most)
+{
+    return 31 - (u32)__builtin_clz(MIN_OF(n, most));
+}
+
+/* Positions of a tile that the row sees keep their value. */
+ALWAYS_INLINE vf tile_seen(vf v, vf other, const struct attn_split *s, u32 tile, u32 from, u32 to)
+{
+    u32 at = s->base + tile * KV_TILE;
+    if (at >= from && at + KV_TILE <= to) return v;
+    return vf_select(v, other, (i32)from - (i32)at, (i32)to - (i32)at);
+}
+
+/* Scores of a row to weights e^(s - largest), 0 outside of what it sees. Returns their sum. */
+static float split_softmax(float *p, const struct attn_split *s, u32 from, u32 to, float *largest)
+{
+    const vf none = vf_set(-__builtin_inff());
+    u32 first = (s->from - s->base) / KV_TILE, last = (s->to - s->base + KV_TILE - 1) / KV_TILE;
+    vf top = none, sum = vf_zero();
+    for (u32 t = first; t < last; t++)
+        top = vf_max(top, tile_seen(vf_load(p + t * KV_TILE), none, s, t, from, to));
+    *largest = vf_largest(top);
+    for (u32 t = first; t < last; t++) {
+        vf e = vf_exp(vf_sub(vf_load(p + t * KV_TILE), vf_set(*largest)));
+        e = tile_seen(e, vf_zero(), s, t, from, to);
+        vf_store(p + t * KV_TILE, e);
+        sum = vf_add(sum, e);
+    }
+    return vf_sum(sum);
+}
+
+/* (largest, sum, out) of a row with those of a later split. */
+static void split_merge(struct attn_unit *u, u32 row, float largest, float sum, const float *values)
+{
+    bool first = u->sum[row] == 0;
+    float top = first || largest > u->largest[row] ? largest : u->largest[row], scale[16];
+    vf exps = vf_exp(vf_sub(vf_load((const float[16]){u->largest[row], largest}), vf_set(top)));
+    vf_store(scale, exps);
+    vf old = vf_set(scale[0]), new = vf_set(scale[1]);
+    float *out = u->out[row];
+    for (u32 j = 0; j < u->d; j += 16) {
+        vf v = vf_load(values + j);
+        if (!first) v = vf_fma(vf_load(out + j), old, vf_mul(v, new));
+        vf_store(out + j, v);
+    }
+    u->sum[row] = first ? sum : u->sum[row] * scale[0] + sum * scale[1];
+    u->largest[row] = top;
+}
+
+static void split_values(struct attn_unit *u, const struct attn_split *s, float (*sums)[MAX_HEAD_DIM])
+{
+    for (u32 row = 0; row < u->rows;) {
+        u32 r = shape_log2(u->rows - row, VALUE_ROWS);
+        for (u32 column = 0; column < u->d;) {
+            u32 left = u->d - column, c = left < 32 ? 0 : shape_log2(left / 16, MIN_OF(VALUE_TILES >> r, 4));
+            values_fns[r][c](u, s, row, column, sums[row]);
+            column += 16u << c;
+        }
+        row += 1u << r;
+    }
+}
+
+static void attn_split(struct attn_unit *u, struct attn_split *s)
+{
+    u32 first = (s->from - s->base) / KV_TILE, last = (s->to - s->base - 1) / KV_TILE;
+    for (u32 row = 0; row < u->rows;) {
+        u32 r = shape_log2(u->rows - row, SCORE_ROWS);
+        for (u32 tile = first; tile <= last; tile += SCORE_TILES) scores_fns[r](u, s, row, tile, last);
+        row += 1u << r;
+    }
+    float largest[ATTN_ROWS], sum[ATTN_ROWS], values[ATTN_ROWS][MAX_HEAD_DIM] __attribute__((aligned(64)));
+    for (u32 row = 0; row < u->rows; row++)
+        sum[row] = split_softmax(s->p[row], s, u->from[row], u->to[row], &largest[row]);
+    split_values(u, s, values);
+    for (u32 row = 0; row < u->rows; row++)
+        if (u->from[row] < s->to && u->to[row] > s->from)
+            split_merge(u, row, largest[row], sum[row], values[row]);
+}
+
+static void attn_rows(const struct attn_args *a, const struct attn_span *span, u32 head, u32 q0, u32 q1)
+{
+    const struct kv_pool *kv = a->kv;
+    float out[ATTN_ROWS][MAX_HEAD_DIM] __attribute__((aligned(64)));
+    struct attn_unit u = {.d = kv->head_dim, .dtype = kv->dtype};
+    for (u32 t = 0; t < span->n; t++)
+        for (u32 q = q0; q < q1; q++, u.rows++) {
+            u32 pos = span->pos + t;
+            u.q[u.rows] = a->q + (span->row + t) * a->ld_q + q * u.d;
+            u.from[u.rows] = a->window && pos >= a->window ? pos - a->window + 1 : 0;
+            u.to[u.rows] = pos + 1;
+            u.out[u.rows] = out[u.rows];
+        }
+    u32 from = u.from[0], to = u.to[u.rows - 1], tiles = kv->block_size / KV_TILE;
+    size_t element = kv->dtype == DTYPE_F32 ? 4 : 2, tile_bytes = element * KV_TILE * u.d;
+    struct attn_split s;
+    for (s.base = from / KV_SPLIT * KV_SPLIT; s.base < to; s.base += KV_SPLIT) {
+        s.from = MAX_OF(from, s.base);
+        s.to = MIN_OF(to, s.base + KV_SPLIT);
+        for (u32 t = (s.from - s.base) / KV_TILE; t <= (s.to - s.base - 1) / KV_TILE; t++) {
+            u32 tile = s.base / KV_TILE + t;
+            const u8 *k = kv_head(kv, span->blocks[tile / tiles], a->layer, head);
+            s.k[t] = k + tile % tiles * tile_bytes;
+            s.v[t] = s.k[t] + kv->v_offset;
+            for (size_t i = 0; span->n == 1 && i < tile_bytes;
+                 i += CACHE_LINE) { /* read once: not in a cache */
+                vec_prefetch(s.k[t] + i);
+                vec_prefetch(s.v[t] + i);
+            }
+        }
+        attn_split(&u, &s);
+    }
+    for (u32 r = 0; r < u.rows; r++) {
+        u8 *y = act_row(a->out, a->out_dtype, span->row + r / (q1 - q0), a->ld_out);
+        y += (q0 + r % (q1 - q0)) * u.d * (a->out_dtype == DTYPE_F32 ? 4 : 2);
+        for (u32 j = 0; j < u.d; j += 16)
+            act_store(y, a->out_dtype, j, vf_mul(vf_load(u.out[r] + j), vf_set(1 / u.sum[r])),
+                      MIN_OF(u.d - j, 16u));
+    }
+}
+
+static void attn(const struct attn_args *a, struct share s)
+{
+    (void)s; /* threads take units as they become free: the cost of one depends on its positions */
+    u32 heads = a->kv->kv_heads, group = a->heads / heads, unit;
+    while ((unit = atomic_fetch_add_explicit(a->ticket, 1, memory_order_relaxed)) < a->n_spans * heads) {
+        u32 head = unit % heads;
+        for (u32 q = 0; q < group; q += ATTN_ROWS)
+            attn_rows(a, a->spans + unit / heads, head, head * group + q,
+                      head * group + MIN_OF(group, q + ATTN_ROWS));
+    }
+}
+
+#endif

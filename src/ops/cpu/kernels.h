@@ -1,0 +1,14 @@
+/* All kernels over the instruction set of the file that includes this: it makes a table of them. */
+#ifndef MPISERVE_OPS_KERNELS_H
+#define MPISERVE_OPS_KERNELS_H
+
+#include "ops/cpu/attn.h"
+#include "ops/cpu/linear.h"
+#include "ops/cpu/rope.h"
+#include "ops/cpu/rows.h"
+#include "ops/cpu/tables.h"
+
+#define KERNELS                                                                                              \
+    .linear = linear, .norm = norm, .silu = silu, .embed = embed, .angles = angles, .rope = rope, .attn = attn
+
+#endif

@@ -1,0 +1,3 @@
+#include "ops/cpu/kernels.h"
+
+const struct ops ops_portable = {.name = "portable", KERNELS};

@@ -1,0 +1,155 @@
+/* Operations row by row: norm, silu, embedding, angles of the rotation. */
+#ifndef MPISERVE_OPS_ROWS_H
+#define MPISERVE_OPS_ROWS_H
+
+#include "ops/cpu/linear.h"
+
+/* e^x, to about an ulp; x is taken into [-87, 88]; NaN stays. */
+ALWAYS_INLINE vf vf_exp(vf x)
+{
+    const float shift = 12582912.0f + 127; /* 1.5 2^23 + the exponent's bias: n + 127 lands in the low bits */
+    x = vf_min(vf_set(88.0f), vf_max(vf_set(-87.0f), x));
+    vf t = vf_add(vf_mul(x, vf_set(1.44269504f)), vf_set(shift));
+    vf n = vf_sub(t, vf_set(shift));
+    vf r = vf_fma(n, vf_set(-0.693359375f), x); /* ln 2 in two parts; the first has nine bits */
+    r = vf_fma(n, vf_set(2.12194440e-4f), r);
+    vf e = vf_set(1.0f / 5040);
+    e = vf_fma(e, r, vf_set(1.0f / 720));
+    e = vf_fma(e, r, vf_set(1.0f / 120));
+    e = vf_fma(e, r, vf_set(1.0f / 24));
+    e = vf_fma(e, r, vf_set(1.0f / 6));
+    e = vf_fma(e, r, vf_set(0.5f));
+    e = vf_fma(e, r, vf_set(1));
+    e = vf_fma(e, r, vf_set(1));
+    return vf_mul(e, vf_exponent(t));
+}
+
+/* n <= 16 activations; the caller keeps i even. */
+ALWAYS_INLINE void act_store(void *row, enum dtype dtype, u32 i, vf v, u32 n)
+{
+    if (dtype == DTYPE_F32) {
+        float *y = (float *)row + i;
+        if (n == 16)
+            vf_store(y, v);
+        else
+            vf_store_n(y, v, n);
+    } else {
+        u16 *y = (u16 *)row + i;
+        if (n == 16)
+            vf_store_bf16(y, v);
+        else
+            vf_store_bf16_n(y, v, n);
+    }
+}
+
+ALWAYS_INLINE void *act_row(void *y, enum dtype dtype, size_t row, size_t ld)
+{
+    return (u8 *)y + row * ld * (dtype == DTYPE_F32 ? 4 : 2);
+}
+
+/* Lanes from `n` on are 0 in v: an odd row's partner is written with it. */
+ALWAYS_INLINE void act_store_tail(void *row, enum dtype dtype, u32 i, vf v, u32 n)
+{
+    act_store(row, dtype, i, v, MIN_OF((n - i + 1) & ~1u, 16u));
+}
+
+/* 1 / sqrt(mean of squares + eps): four sums of every fourth sixteen, then one. */
+ALWAYS_INLINE float norm_scale(const float *x, u32 n, float eps)
+{
+    vf sum[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+    u32 i = 0;
+    for (; i + 64 <= n; i += 64) {
+        UNROLL for (u32 j = 0; j < 4; j++)
+        {
+            vf v = vf_load(x + i + j * 16);
+            sum[j] = vf_fma(v, v, sum[j]);
+        }
+    }
+    UNROLL for (u32 j = 0; j < 4; j++)
+    {
+        if (i + j * 16 < n) {
+            vf v = vf_load_n(x + i + j * 16, n - i - j * 16);
+            sum[j] = vf_fma(v, v, sum[j]);
+        }
+    }
+    float total = vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3])));
+    return 1.0f / __builtin_sqrtf(total / (float)n + eps);
+}
+
+static void norm(const struct norm_args *a, struct share s)
+{
+    for (u32 r = s.i; r < a->rows; r += s.n) {
+        const float *x = a->x + r * a->ld_x;
+        void *y = act_row(a->y, a->y_dtype, r, a->ld_y);
+        vf scale = vf_set(norm_scale(x, a->n, a->eps));
+        for (u32 i = 0; i < a->n; i += 16) {
+            vf v = vf_mul(vf_load_n(x + i, a->n - i), scale);
+            act_store_tail(y, a->y_dtype, i, vf_mul(v, vf_load_n(a->w + i, a->n - i)), a->n);
+        }
+    }
+}
+
+static void silu(const struct silu_args *a, struct share s)
+{
+    for (u32 r = s.i; r < a->rows; r += s.n) {
+        const float *gate = a->x + r * a->ld_x, *up = gate + a->n;
+        void *y = act_row(a->y, a->y_dtype, r, a->ld_y);
+        for (u32 i = 0; i < a->n; i += 16) {
+            vf g = vf_load_n(gate + i, a->n - i), u = vf_load_n(up + i, a->n - i);
+            vf d = vf_add(vf_set(1), vf_exp(vf_sub(vf_zero(), g)));
+            act_store_tail(y, a->y_dtype, i, vf_mul(vf_div(g, d), u), a->n);
+        }
+    }
+}
+
+static void embed_packed(const struct packed *w, u32 id, float *y, u32 n)
+{
+    size_t panel = id / PANEL * (size_t)((n + 1) / 2), lane = id % PANEL;
+    for (u32 k = 0; k < n; k++) {
+        size_t pair = panel + k / 2;
+        if (w->dtype == DTYPE_F32)
+            y[k] = ((const float *)w->data)[(pair * 2 + (k & 1)) * PANEL + lane];
+        else
+            y[k] = f32_from_bf16(((const u16 *)w->data)[(pair * PANEL + lane) * 2 + (k & 1)]);
+    }
+}
+
+static void embed(const struct embed_args *a, struct share s)
+{
+    for (u32 r = s.i; r < a->rows; r += s.n) {
+        float *y = a->y + r * a->ld_y;
+        size_t from = (size_t)a->ids[r] * a->n;
+        if (!a->table)
+            embed_packed(a->packed, (u32)a->ids[r], y, a->n);
+        else if (a->dtype == DTYPE_F32)
+            __builtin_memcpy(y, (const float *)a->table + from, a->n * sizeof *y);
+        else
+            for (u32 i = 0; i < a->n; i += 16)
+                vf_store_n(y + i, vf_load_bf16_n((const u16 *)a->table + from + i, a->n - i), a->n - i);
+    }
+}
+
+/* cos and sin of an angle in f32, |a| < 2^20, in f64: a = k pi/2 + r, then the series of r, |r| <= pi/4. */
+static void angle_cos_sin(float angle, float *c, float *s)
+{
+    const double half_pi = 1.57079632679489655800, rest = 6.12323399573676603587e-17;
+    double a = angle, k = (a * 0.63661977236758134308 + 0x1.8p52) - 0x1.8p52;
+    double r = (a - k * half_pi) - k * rest, z = r * r;
+    double co = 1 - z * (1.0 / 2 - z * (1.0 / 24 - z * (1.0 / 720 - z * (1.0 / 40320 - z / 3628800))));
+    double si =
+        r * (1 - z * (1.0 / 6 - z * (1.0 / 120 - z * (1.0 / 5040 - z * (1.0 / 362880 - z / 39916800)))));
+    i64 quadrant = (i64)k & 3;
+    *c = (float)(quadrant == 0 ? co : quadrant == 1 ? -si : quadrant == 2 ? -co : si);
+    *s = (float)(quadrant == 0 ? si : quadrant == 1 ? co : quadrant == 2 ? -si : -co);
+}
+
+static void angles(const struct angles_args *a, struct share s)
+{
+    for (u32 r = s.i; r < a->rows; r += s.n) {
+        float *c = a->table + (size_t)r * 2 * a->half;
+        for (u32 m = 0; m < a->half; m++)
+            angle_cos_sin((float)a->positions[r] * a->inv[m], c + m, c + a->half + m);
+    }
+}
+
+#endif

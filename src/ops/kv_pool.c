@@ -1,0 +1,15 @@
+#include "mpiserve/ops.h"
+
+void kv_pool_init(struct kv_pool *kv, enum compute compute, u32 layers, u32 kv_heads, u32 head_dim,
+                  u32 block_size)
+{
+    size_t element = compute == COMPUTE_BF16 ? 2 : 4, half = element * block_size * head_dim;
+    *kv = (struct kv_pool){.dtype = compute == COMPUTE_BF16 ? DTYPE_BF16 : DTYPE_F32,
+                           .block_size = block_size,
+                           .layers = layers,
+                           .kv_heads = kv_heads,
+                           .head_dim = head_dim,
+                           .v_offset = half,
+                           .head_bytes = (2 * half + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE};
+    kv->block_bytes = kv->head_bytes * kv_heads * layers;
+}

@@ -1,0 +1,226 @@
+/* The forward pass against the reference checkpoints: logits, log-probabilities and greedy continuations at f32 for every
+ * instruction set; and the same bits alone, in a batch, in chunks, with more threads and from every instruction set. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <math.h>
+
+#include "mpiserve/json.h"
+#include "runner.h"
+
+enum { PROMPTS = 4, STEPS = 24, LONGEST = 128 };
+static const double tolerance = 2e-3;
+static const char *const folders[] = {"llama_tied_llama3", "llama_untied_sharded", "llama_v5style",
+                                      "mistral_swa16",     "qwen2_bias",           "qwen3_headdim32"};
+
+struct prompt {
+    i32 ids[LONGEST], greedy[STEPS];
+    u32 n;
+    double greedy_logprobs[STEPS];
+};
+struct reference {
+    char dir[PATH_LEN];
+    struct prompt prompts[PROMPTS];
+    struct buf data; /* reference.safetensors */
+    struct json *header;
+    size_t start;
+};
+
+static void read_prompt(const struct json *from, struct prompt *p)
+{
+    const struct json *ids = json_get(from, "ids"), *greedy = json_get(from, "greedy");
+    p->n = (u32)json_len(ids);
+    assert_true(p->n + STEPS <= LONGEST);
+    for (u32 i = 0; i < p->n; i++) p->ids[i] = (i32)json_int(json_item(ids, i), -1);
+    for (u32 i = 0; i < STEPS; i++) {
+        p->greedy[i] = (i32)json_int(json_item(json_get(greedy, "ids"), i), -1);
+        p->greedy_logprobs[i] = json_real(json_item(json_get(greedy, "logprobs"), i), NAN);
+    }
+}
+
+static void reference_read(struct reference *ref, const char *name)
+{
+    struct error err = {0};
+    char path[PATH_LEN + 32];
+    u64 n;
+    memset(ref, 0, sizeof *ref);
+    snprintf(ref->dir, sizeof ref->dir, "%s/reference/models/%s", data_dir("MPISERVE_TESTS", "tests"), name);
+    snprintf(path, sizeof path, "%s/reference.json", ref->dir);
+    struct json *root = json_read_file(path, 1 << 24, &err);
+    runner_need(root != NULL, &err);
+    for (u32 i = 0; i < PROMPTS; i++) read_prompt(json_item(json_get(root, "prompts"), i), &ref->prompts[i]);
+    json_drop(root);
+    snprintf(path, sizeof path, "%s/reference.safetensors", ref->dir);
+    runner_need(!file_read(path, 1 << 24, &ref->data, &err), &err);
+    memcpy(&n, ref->data.data, 8);
+    ref->header = json_read(ref->data.data + 8, n, &err);
+    runner_need(ref->header != NULL, &err);
+    ref->start = 8 + n;
+}
+
+static void reference_release(struct reference *ref)
+{
+    json_drop(ref->header);
+    buf_release(&ref->data);
+}
+
+/* What the reference holds under "name.i", count numbers. */
+static const float *stored(const struct reference *ref, const char *name, u32 i, size_t count)
+{
+    char key[64];
+    snprintf(key, sizeof key, "%s.%u", name, i);
+    const struct json *range = json_get(json_get(ref->header, key), "data_offsets");
+    i64 from = json_int(json_item(range, 0), -1), to = json_int(json_item(range, 1), -1);
+    assert_true(from >= 0 && (size_t)(to - from) == count * 4);
+    return (const float *)(const void *)(ref->data.data + ref->start + from);
+}
+
+static void assert_near(const char *what, const float *got, const float *want, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!(fabs((double)got[i] - want[i]) <= tolerance))
+            fail_msg("%s[%zu]: %g, not %g", what, i, got[i], want[i]);
+}
+
+static double logprob(const float *logits, u32 vocab, i32 id)
+{
+    double sum = 0, top = logits[best_token(logits, vocab)];
+    for (u32 i = 0; i < vocab; i++) sum += exp(logits[i] - top);
+    return logits[id] - top - log(sum);
+}
+
+/* All logits of a prompt and its continuation: [n + STEPS - 1, vocab] each. */
+struct trace {
+    float *logits[PROMPTS];
+};
+
+static size_t trace_rows(const struct prompt *p)
+{
+    return p->n + STEPS - 1;
+}
+
+static void trace_alloc(struct trace *t, const struct reference *ref, u32 vocab)
+{
+    for (u32 i = 0; i < PROMPTS; i++) t->logits[i] = calloc(trace_rows(&ref->prompts[i]) * vocab, 4);
+}
+
+static void trace_free(struct trace *t)
+{
+    for (u32 i = 0; i < PROMPTS; i++) free(t->logits[i]);
+}
+
+static void run_alone(struct runner *r, const struct reference *ref, struct trace *t)
+{
+    u32 vocab = r->config.vocab;
+    for (u32 i = 0; i < PROMPTS; i++) {
+        const struct prompt *p = &ref->prompts[i];
+        struct fwd_seq all = runner_seq(r, i, p->ids, 0, p->n);
+        memcpy(t->logits[i], forward_run_all(r->forward, &all, 1), (size_t)p->n * vocab * 4);
+        for (u32 step = 0; step + 1 < STEPS; step++) {
+            struct fwd_seq one = runner_seq(r, i, &p->greedy[step], p->n + step, 1);
+            memcpy(t->logits[i] + (p->n + step) * (size_t)vocab, forward_run(r->forward, &one, 1), vocab * 4);
+        }
+    }
+}
+
+static void check_values(const struct reference *ref, const struct trace *t, u32 vocab)
+{
+    for (u32 i = 0; i < PROMPTS; i++) {
+        const struct prompt *p = &ref->prompts[i];
+        const float *rows = t->logits[i], *last = rows + (size_t)(p->n - 1) * vocab;
+        if (i < 3)
+            assert_near("logits", rows, stored(ref, "logits", i, (size_t)p->n * vocab), (size_t)p->n * vocab);
+        assert_near("last_logits", last, stored(ref, "last_logits", i, vocab), vocab);
+        for (u32 k = 0; i && k + 1 < p->n; k++) {
+            float got = (float)logprob(rows + (size_t)k * vocab, vocab, p->ids[k + 1]);
+            assert_near("token_logprobs", &got, stored(ref, "token_logprobs", i, p->n - 1) + k, 1);
+        }
+        for (u32 step = 0; step < STEPS; step++) {
+            const float *row = last + (size_t)step * vocab;
+            assert_int_equal(best_token(row, vocab), p->greedy[step]);
+            double gap = logprob(row, vocab, p->greedy[step]) - p->greedy_logprobs[step];
+            assert_true(fabs(gap) <= tolerance);
+        }
+    }
+}
+
+static const float *row_of(const struct trace *t, u32 i, u32 row, u32 vocab)
+{
+    return t->logits[i] + (size_t)row * vocab;
+}
+
+/* Prompts in chunks, then the continuation, all four in every step; sequence i in the blocks of 4 + i. */
+static void check_together(struct runner *r, const struct reference *ref, const struct trace *t, u32 chunk)
+{
+    u32 vocab = r->config.vocab, done[PROMPTS] = {0};
+    for (;;) {
+        struct fwd_seq seqs[PROMPTS];
+        u32 n = 0, who[PROMPTS];
+        for (u32 i = 0; i < PROMPTS; i++) {
+            const struct prompt *p = &ref->prompts[i];
+            u32 at = done[i], take = at < p->n ? MIN_OF(chunk, p->n - at) : at < trace_rows(p);
+            if (!take) continue;
+            seqs[n] = runner_seq(r, PROMPTS + i, at < p->n ? p->ids + at : p->greedy + (at - p->n), at, take);
+            who[n++] = i;
+            done[i] += take;
+        }
+        if (!n) return;
+        const float *logits = forward_run(r->forward, seqs, n);
+        for (u32 k = 0; k < n; k++)
+            assert_memory_equal(logits + (size_t)k * vocab, row_of(t, who[k], done[who[k]] - 1, vocab),
+                                vocab * 4);
+    }
+}
+
+static void assert_same(const struct reference *ref, const struct trace *a, const struct trace *b, u32 vocab)
+{
+    for (u32 i = 0; i < PROMPTS; i++)
+        assert_memory_equal(a->logits[i], b->logits[i], trace_rows(&ref->prompts[i]) * vocab * 4);
+}
+
+static void check_level(struct runner *r, const struct reference *ref, const char *isa, enum compute compute,
+                        struct trace *t)
+{
+    runner_start(r, isa, compute, 1, 256);
+    run_alone(r, ref, t);
+    if (compute == COMPUTE_F32) check_values(ref, t, r->config.vocab);
+    static const u32 chunks[] = {LONGEST, 16, 3, 1};
+    for (u32 i = 0; i < COUNT_OF(chunks); i++) check_together(r, ref, t, chunks[i]);
+    runner_start(r, isa, compute, 3, 16); /* three threads, steps cut to sixteen tokens by the forward pass */
+    check_together(r, ref, t, 4);
+}
+
+static void test_folder(void **state)
+{
+    const char *levels[8];
+    int n = runner_levels(levels);
+    struct reference ref;
+    struct runner r;
+    reference_read(&ref, *state);
+    runner_load(&r, ref.dir);
+    for (int compute = COMPUTE_F32; compute <= COMPUTE_BF16; compute++) {
+        struct trace first, t;
+        trace_alloc(&first, &ref, r.config.vocab);
+        trace_alloc(&t, &ref, r.config.vocab);
+        check_level(&r, &ref, levels[0], compute, &first);
+        for (int i = 1; i < n; i++) {
+            check_level(&r, &ref, levels[i], compute, &t);
+            assert_same(&ref, &first, &t, r.config.vocab);
+        }
+        trace_free(&first);
+        trace_free(&t);
+    }
+    runner_unload(&r);
+    reference_release(&ref);
+}
+
+int main(void)
+{
+    struct CMUnitTest tests[COUNT_OF(folders)];
+    for (u32 i = 0; i < COUNT_OF(folders); i++)
+        tests[i] = (struct CMUnitTest){folders[i], test_folder, NULL, NULL, (void *)(uintptr_t)folders[i]};
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    return cmocka_run_group_tests_name("reference", tests, NULL, NULL);
+}
