@@ -11,6 +11,7 @@ A test file is a list of functions given to run(); each is one case, and takes n
 Every wait is bounded. Each job has a temporary folder of its own (TMPDIR), so that leftovers can be looked for. Only
 processes started here are ever signalled. Python 3.9, standard library only.
 """
+import contextlib
 import glob
 import http.client
 import json
@@ -351,7 +352,7 @@ class Job:
 
     def call(self, method, path, body=None, **more):
         connection, response = self.send(method, path, body, **more)
-        with connection:
+        with contextlib.closing(connection):
             return Answer(response, response.read())
 
     def get(self, path, **more):
