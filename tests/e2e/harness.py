@@ -212,6 +212,7 @@ class Job:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPISERVE_", "OMPI_"))}
         if "MPISERVE_MPIRUN" in os.environ:
             environment["MPISERVE_MPIRUN"] = os.environ["MPISERVE_MPIRUN"]
+        environment.setdefault("ASAN_OPTIONS", "detect_leaks=0")  # MPI keeps memory until the process ends
         environment.update(TMPDIR=self.folder, **(env or {}))
         self.output_path = os.path.join(self.folder, "output")
         self.started = time.monotonic()
