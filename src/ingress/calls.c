@@ -225,6 +225,7 @@ void call_close(struct call *c)
 {
     pthread_mutex_lock(&c->lock);
     c->closed = true;
+    if (c->watched) watch_remove(c->in, c->fd);
     buf_release(&c->mail);
     pthread_mutex_unlock(&c->lock);
     live_remove(c);
@@ -438,6 +439,8 @@ static bool tick_one(struct call *c, u64 now)
     if (c->deadline_ns && now >= c->deadline_ns) c->timed_out = true;
     if (idle) c->ping = true;
     if (c->n_open == 0 && c->sleeping) c->poke = true;
+    if (c->sleeping && !c->watched) watch_add(c->in, c->fd, c->serial);
+    c->watched |= c->sleeping; /* a connection that sleeps is open */
     bool wake = (c->timed_out || c->ping || c->poke) && claim_wake(c);
     pthread_mutex_unlock(&c->lock);
     return wake;

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { COUNT_EXACTLY = 1 << 20 /* bytes */ };
+
 static i32 *keep_ids(struct arena *mem, struct ids *ids, u32 *n)
 {
     i32 *out = arena_alloc(mem, (ids->len + 1) * sizeof(*out));
@@ -22,11 +24,22 @@ static int encode(const struct ingress *in, const char *path, const char *text, 
     return api_fail(e, API_BAD_VALUE, path, "`%s` cannot be tokenized: %s", path, err.message);
 }
 
+/* Tokenizing takes time, so a long text that cannot fit whatever its tokens are is refused before. Then the number of its
+ * tokens is the least there can be. */
+static int check_size(const struct ingress *in, const struct params *p, size_t len, struct api_error *e)
+{
+    size_t least = len / in->longest_token;
+    if (len <= COUNT_EXACTLY || least <= in->limits.max_len || p->truncate_prompt_tokens != PARAM_NONE)
+        return 0;
+    return api_context_overflow(e, (u32)least, in->limits.max_len);
+}
+
 static int text_prompt(const struct ingress *in, const struct params *p, const struct json *v,
                        const char *path, struct arena *mem, struct prompt *out, struct api_error *e)
 {
     struct ids ids = {0};
     if (!json_len(v)) return api_fail(e, API_BAD_VALUE, path, "`%s` is empty.", path);
+    if (check_size(in, p, json_len(v), e) < 0) return -1;
     if (encode(in, path, json_text(v), json_len(v), p->add_special, &ids, e) < 0) {
         ids_release(&ids);
         return -1;
@@ -142,6 +155,7 @@ int prompts_chat(const struct ingress *in, const struct params *p, struct arena 
     struct ids ids = {0};
     struct error err;
     int rc = render(in, p, &text, &spans, e);
+    if (rc == 0) rc = check_size(in, p, text.len, e);
     if (rc == 0) {
         while (spans.len && spans.data[spans.len - 1].from >= text.len) spans.len--;
         if (spans.len) spans.data[spans.len - 1].to = MIN_OF(spans.data[spans.len - 1].to, text.len);
