@@ -11,6 +11,7 @@ A test file is a list of functions given to run(); each is one case, and takes n
 Every wait is bounded. Each job has a temporary folder of its own (TMPDIR), so that leftovers can be looked for. Only
 processes started here are ever signalled. Python 3.9, standard library only.
 """
+import contextlib
 import glob
 import http.client
 import json
@@ -354,10 +355,8 @@ class Job:
 
     def call(self, method, path, body=None, **more):
         connection, response = self.send(method, path, body, **more)
-        try:
+        with contextlib.closing(connection):
             return Answer(response, response.read())
-        finally:
-            connection.close()
 
     def get(self, path, **more):
         return self.call("GET", path, **more)
