@@ -73,6 +73,7 @@ int main(int argc, char **argv)
     w.prompt = (u32)atoi(argv[5]);
     w.tokens = (u32)atoi(argv[6]);
     runner_load(&w.r, argv[1]);
+    w.r.spin_ns = 50 * NS_PER_US; /* as engines that have their cores to themselves */
     const struct ops *ops = ops_cpu(ops_cpu_best());
     bool f32 = !strcmp(argv[2], "f32") || (!strcmp(argv[2], "auto") && !ops->native_bf16);
     if (w.n < 1 || w.n > RUNNER_SEQS || !w.prompt || !w.tokens || w.prompt + w.tokens > RUNNER_LENGTH) {
