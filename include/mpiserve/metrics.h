@@ -45,10 +45,10 @@ void metrics_text(const struct metrics *m, struct buf *to);
 
 /* ---- what vLLM's dashboards ask for ------------------------------------------------------------------------- */
 enum vllm_metric {
-    VLLM_REQUESTS_RUNNING,      /* gauges, a replica */
+    VLLM_REQUESTS_RUNNING, /* gauges, a replica */
     VLLM_REQUESTS_WAITING,
-    VLLM_KV_CACHE_USAGE,        /* 0..1 */
-    VLLM_PREFIX_CACHE_QUERIES,  /* counters, tokens */
+    VLLM_KV_CACHE_USAGE,       /* 0..1 */
+    VLLM_PREFIX_CACHE_QUERIES, /* counters, tokens */
     VLLM_PREFIX_CACHE_HITS,
     VLLM_PREEMPTIONS,
     VLLM_PROMPT_TOKENS,

@@ -21,8 +21,8 @@ static void push(struct head *h, struct request *r, u64 id)
 static int submit(void *arg, struct request *r, u32 *retry_after_s)
 {
     struct head *h = arg;
-    *retry_after_s = 1;
-    if (atomic_load(&h->refuse)) return ERR_STATE;
+    *retry_after_s = atomic_load(&h->retry_after_s);
+    if (atomic_load(&h->refuse) || atomic_load(&h->none_left)) return ERR_STATE;
     u32 taken = atomic_fetch_add(&h->outstanding, 1);
     if (taken >= atomic_load(&h->capacity)) {
         atomic_fetch_sub(&h->outstanding, 1);
@@ -41,10 +41,22 @@ static void cancel(void *arg, u64 request)
 /* ---- life ----------------------------------------------------------------------------------------------------*/
 static void recount_capacity(struct head *h)
 {
-    u32 slots = 0;
-    for (u32 i = 0; i < h->n_replicas; i++)
+    u32 slots = 0, broken = 0;
+    for (u32 i = 0; i < h->n_replicas; i++) {
         if (h->views[i].state == ROUTE_UP) slots += h->views[i].n_slots;
+        broken += h->replicas[i].load.state == REPLICA_BROKEN;
+    }
+    h->slots_up = slots;
     atomic_store(&h->capacity, slots + (u32)h->agent->config.max_queued_requests);
+    atomic_store(&h->none_left, broken == h->n_replicas);
+}
+
+/* From the measured time of a request: how long until one of the slots is free for who comes last. */
+static void estimate_wait(struct head *h, double took_s)
+{
+    h->seconds_per_request += 0.05 * (took_s - h->seconds_per_request);
+    double s = ceil(h->seconds_per_request * (h->waiting.n + 1) / MAX_OF(h->slots_up, 1u));
+    atomic_store(&h->retry_after_s, s < 1 ? 1 : s > 60 ? 60 : (u32)s);
 }
 
 static void write_endpoint(struct head *h, enum endpoint_state state)
@@ -93,6 +105,7 @@ int head_new(struct agent *a, const char *key, struct error *err)
     pthread_mutex_init(&h->lock, NULL);
     route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
     h->seconds_per_request = 1;
+    atomic_store(&h->retry_after_s, 1);
     h->policy = route_policy_find("power_of_two", err);
     h->commands = queue_new(err);
     if (!h->policy || !h->commands) return -1;
@@ -198,7 +211,7 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
     }
     deliver(h, f, c);
     if (!c->last) return;
-    h->seconds_per_request += 0.05 * ((double)(now - f->submitted_ns) * 1e-9 - h->seconds_per_request);
+    estimate_wait(h, (double)(now - f->submitted_ns) * 1e-9);
     slot_is_free(h, f);
     flight_drop(h, f);
 }

@@ -46,6 +46,7 @@ struct head {
     u64 retry_queue_ns, drain_started_ns, hurry_ns;
     bool ready, all_up, draining, hurried;
     double seconds_per_request; /* smoothed, for Retry-After */
+    u32 slots_up;
     char url[320], key_file[PATH_LEN], fingerprint[64];
     struct buf scratch;
     /* read by HTTP threads */
@@ -54,7 +55,9 @@ struct head {
     _Atomic u32 outstanding;       /* taken from HTTP threads, not ended */
     _Atomic u32 capacity;          /* slots of replicas that are up, plus the queue */
     _Atomic u32 n_waiting;
-    _Atomic bool refuse; /* draining */
+    _Atomic u32 retry_after_s; /* when a slot is likely to be free */
+    _Atomic bool refuse;       /* draining */
+    _Atomic bool none_left;    /* every replica is out of service for good */
     _Atomic u64 routed, refused_full, requeued;
 };
 /* flights.c */

@@ -36,7 +36,8 @@ struct api_error {
     u32 n_prompt_tokens, n_ctx; /* API_CONTEXT */
 };
 /* Fills *e and returns -1, so that `return api_fail(...)` reads well. param NULL: none. */
-int api_fail(struct api_error *e, enum api_case kind, const char *param, const char *fmt, ...) PRINTF_LIKE(4, 5);
+int api_fail(struct api_error *e, enum api_case kind, const char *param, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
 int api_context_overflow(struct api_error *e, u32 n_prompt_tokens, u32 n_ctx);
 int api_status(enum api_case kind);
 void api_error_json(const struct api_error *e, struct buf *to); /* {"error":{...}} */
@@ -94,9 +95,9 @@ i64 params_max_tokens(const struct params *p);
 struct stop_scan {
     const struct api_text *stops;
     u32 n_stops;
-    bool include;     /* the stop string stays in the text */
-    struct buf tail;  /* a suffix of the text so far that begins some stop string */
-    size_t sent;      /* bytes of tail that are out already (include: all) */
+    bool include;    /* the stop string stays in the text */
+    struct buf tail; /* a suffix of the text so far that begins some stop string */
+    size_t sent;     /* bytes of tail that are out already (include: all) */
 };
 void stop_scan_init(struct stop_scan *s, const struct api_text *stops, u32 n_stops, bool include);
 void stop_scan_release(struct stop_scan *s);

@@ -90,7 +90,8 @@ enum { SHARDS = 64 };
 enum ingress_state { IN_LOADING, IN_READY, IN_DRAINING, IN_ABORTED };
 
 struct ingress_series { /* looked up once */
-    struct series *prompt_tokens, *generation_tokens, *prompt_cached, *success[COUNT_OF(METRICS_FINISHED_REASONS)];
+    struct series *prompt_tokens, *generation_tokens, *prompt_cached,
+        *success[COUNT_OF(METRICS_FINISHED_REASONS)];
     struct series *request_prompt, *request_generation, *request_max, *request_n;
     struct series *first_token, *inter_token, *per_token, *e2e;
     struct metric *http_requests, *http_seconds;
@@ -111,6 +112,7 @@ struct ingress {
     struct metrics *metrics;
     struct ingress_series series;
     struct MHD_Daemon *daemon;
+    i64 started_unix;
     int listen_fd, port;
     int watch_fd, watch_stop_fd;
     pthread_t watch_thread;
@@ -125,7 +127,8 @@ int call_start(struct call *c, struct api_error *e);
 bool call_advance(struct call *c);
 /* suspend(http) is called, under the lock, when nothing is waiting to be read: then true. */
 bool call_sleep(struct call *c, void (*suspend)(void *http));
-void call_close(struct call *c); /* the HTTP side is done with it: cancels what runs, gives its reference back */
+void call_close(
+    struct call *c); /* the HTTP side is done with it: cancels what runs, gives its reference back */
 void call_fail(struct call *c, const struct api_error *e);
 void calls_tick(struct ingress *in, u64 now); /* deadlines, keep-alive comments, calls that wait for room */
 void calls_wake_all(struct ingress *in);
@@ -140,11 +143,13 @@ int choice_feed(struct call *c, struct choice *ch, const struct chunk *chunk, u6
 const char *choice_finish_reason(const struct choice *ch);
 
 /* ---- answer.c, stream.c ---- */
-void answer_json(struct call *c, struct buf *to);                    /* the whole answer of a call that is over */
-void answer_usage(const struct call *c, struct buf *to, bool whole); /* {"prompt_tokens":...}; whole: with details */
+void answer_json(struct call *c, struct buf *to); /* the whole answer of a call that is over */
+void answer_usage(const struct call *c, struct buf *to,
+                  bool whole); /* {"prompt_tokens":...}; whole: with details */
 void answer_logprobs(const struct call *c, const struct choice *ch, struct buf *to);
 void answer_stop_reason(const struct call *c, const struct choice *ch, struct buf *to);
-void answer_id_list(const i32 *ids, u32 n, struct buf *to); /* [1,2] */
+void answer_text(struct buf *to, const char *s, size_t len); /* a JSON string; s NULL: empty */
+void answer_id_list(const i32 *ids, u32 n, struct buf *to);  /* [1,2] */
 void stream_begin(struct call *c);
 void stream_choice(struct call *c, struct choice *ch); /* what the choice has to say now, into c->out */
 void stream_end(struct call *c);                       /* usage, or the error, and [DONE] */

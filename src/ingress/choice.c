@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +20,8 @@ void choice_init(struct call *c, struct choice *ch, const struct prompt *prompt)
     *ch = (struct choice){.stop_id = -1, .stop_string = -1};
     stop_scan_init(&ch->stops, p->stops, p->n_stops, p->include_stop);
     bool echo_ids = p->echo && !prompt->text.text;
-    detok_init(&ch->detok, c->in->tokenizer, echo_ids ? NULL : prompt->ids, echo_ids ? 0 : prompt->n, p->skip_special);
+    detok_init(&ch->detok, c->in->tokenizer, echo_ids ? NULL : prompt->ids, echo_ids ? 0 : prompt->n,
+               p->skip_special);
     if (!p->echo) return;
     if (prompt->text.text) buf_add(&ch->text, prompt->text.text, prompt->text.len);
     for (u32 i = 0; echo_ids && i < prompt->n; i++) detok_push(&ch->detok, prompt->ids[i], &ch->text);
@@ -80,7 +82,8 @@ static void add_chat_token(const struct call *c, const struct token_logprob *lp,
     buf_char(to, ']');
 }
 
-static void add_chat_logprobs(const struct call *c, struct choice *ch, const struct token_logprob *lp, u32 n_top)
+static void add_chat_logprobs(const struct call *c, struct choice *ch, const struct token_logprob *lp,
+                              u32 n_top)
 {
     struct buf *to = next_item(&ch->lp[LP_TOKENS]);
     add_chat_token(c, &lp[0], to);
@@ -108,8 +111,8 @@ static void add_top_map(struct call *c, const struct token_logprob *lp, u32 n_to
         from[n + 1] = keys->len;
         u32 same = 0;
         size_t len = from[n + 1] - from[n];
-        while (same < n &&
-               (from[same + 1] - from[same] != len || memcmp(keys->data + from[same], keys->data + from[n], len)))
+        while (same < n && (from[same + 1] - from[same] != len ||
+                            memcmp(keys->data + from[same], keys->data + from[n], len)))
             same++;
         value[same] = same < n ? MAX_OF(value[same], lp[i].logprob) : lp[i].logprob;
         if (same == n)
@@ -184,8 +187,10 @@ int choice_feed(struct call *c, struct choice *ch, const struct chunk *chunk, u6
 
 const char *choice_finish_reason(const struct choice *ch)
 {
-    static const char *const reasons[] = {[FINISH_STOP] = "stop",   [FINISH_LENGTH] = "length",
-                                          [FINISH_ABORT] = "abort", [FINISH_ERROR] = "error",
+    static const char *const reasons[] = {[FINISH_STOP] = "stop",
+                                          [FINISH_LENGTH] = "length",
+                                          [FINISH_ABORT] = "abort",
+                                          [FINISH_ERROR] = "error",
                                           [FINISH_RETRY] = "error"};
     return ch->finish == FINISH_NONE ? NULL : reasons[ch->finish];
 }

@@ -45,7 +45,8 @@ int api_context_overflow(struct api_error *e, u32 n_prompt_tokens, u32 n_ctx)
 {
     /* Several clients search for parts of this text: it never changes. */
     api_fail(e, API_CONTEXT, "input_tokens",
-             "This model's maximum context length is %u tokens. However, your prompt contains %u input tokens, which "
+             "This model's maximum context length is %u tokens. However, your prompt contains %u input "
+             "tokens, which "
              "exceeds the available context size (%u tokens). The prompt is too long; please shorten it.",
              n_ctx, n_prompt_tokens, n_ctx);
     e->n_prompt_tokens = n_prompt_tokens;

@@ -36,9 +36,10 @@ static int wrong_kind(struct reader *r, const char *path, const char *want, cons
 static int out_of_range(struct reader *r, const struct field *f, double got)
 {
     if (f->high >= 1e18)
-        return api_fail(r->e, API_BAD_VALUE, f->name, "`%s` must be at least %g, but is %g.", f->name, f->low, got);
-    return api_fail(r->e, API_BAD_VALUE, f->name, "`%s` must be between %g and %g, but is %g.", f->name, f->low,
-                    f->high, got);
+        return api_fail(r->e, API_BAD_VALUE, f->name, "`%s` must be at least %g, but is %g.", f->name, f->low,
+                        got);
+    return api_fail(r->e, API_BAD_VALUE, f->name, "`%s` must be between %g and %g, but is %g.", f->name,
+                    f->low, f->high, got);
 }
 
 /* ---- kinds of fields ---------------------------------------------------------------------------------------- */
@@ -101,8 +102,10 @@ static int read_array(struct reader *r, const struct field *f, const struct json
 static int refuse(struct reader *r, const struct field *f, const struct json *v)
 {
     enum json_kind kind = json_kind(v);
-    if ((kind == JK_BOOL && !json_bool(v, false)) || ((kind == JK_TEXT || kind == JK_ARRAY) && !json_len(v))) return 0;
-    return api_fail(r->e, API_UNSUPPORTED, f->name, "`%s` is not supported by this server: %s.", f->name, f->why);
+    if ((kind == JK_BOOL && !json_bool(v, false)) || ((kind == JK_TEXT || kind == JK_ARRAY) && !json_len(v)))
+        return 0;
+    return api_fail(r->e, API_UNSUPPORTED, f->name, "`%s` is not supported by this server: %s.", f->name,
+                    f->why);
 }
 
 /* ---- fields with rules of their own -------------------------------------------------------------------------- */
@@ -112,8 +115,8 @@ static int add_stop(struct reader *r, const char *path, const struct json *v)
     size_t len = json_len(v);
     if (!text) return wrong_kind(r, path, "a string", v);
     if (!len || len > MAX_STOP_BYTES)
-        return api_fail(r->e, API_BAD_VALUE, path, "`%s` must have 1 to %d bytes, but has %zu.", path, MAX_STOP_BYTES,
-                        len);
+        return api_fail(r->e, API_BAD_VALUE, path, "`%s` must have 1 to %d bytes, but has %zu.", path,
+                        MAX_STOP_BYTES, len);
     r->p->stops[r->p->n_stops++] = (struct api_text){arena_text(r->mem, text, len), len};
     return 0;
 }
@@ -123,8 +126,8 @@ static int read_stop(struct reader *r, const struct field *f, const struct json 
     if (json_kind(v) == JK_TEXT) return add_stop(r, f->name, v);
     if (json_kind(v) != JK_ARRAY) return wrong_kind(r, f->name, "a string or an array of strings", v);
     if (json_len(v) > MAX_STOPS)
-        return api_fail(r->e, API_BAD_VALUE, f->name, "`stop` has %zu strings; at most %d are allowed.", json_len(v),
-                        MAX_STOPS);
+        return api_fail(r->e, API_BAD_VALUE, f->name, "`stop` has %zu strings; at most %d are allowed.",
+                        json_len(v), MAX_STOPS);
     for (size_t i = 0; i < json_len(v); i++) {
         char path[PATH_SIZE];
         snprintf(path, sizeof(path), "stop[%zu]", i);
@@ -147,8 +150,8 @@ int api_ids(const struct json *array, const char *path, u32 vocab, struct arena 
                             json_kind_name(json_kind(v)));
         i64 id = json_int(v, -1);
         if (id < 0 || id >= (i64)vocab)
-            return api_fail(e, API_BAD_VALUE, at, "Token id %lld is out of vocabulary (0 to %u).", (long long)id,
-                            vocab - 1);
+            return api_fail(e, API_BAD_VALUE, at, "Token id %lld is out of vocabulary (0 to %u).",
+                            (long long)id, vocab - 1);
         out[i] = (i32)id;
     }
     *ids = out;
@@ -160,8 +163,8 @@ static int read_ids(struct reader *r, const struct field *f, const struct json *
 {
     if (json_kind(v) != JK_ARRAY) return wrong_kind(r, f->name, "an array of token ids", v);
     if ((double)json_len(v) < f->low || json_len(v) > MAX_IDS)
-        return api_fail(r->e, API_BAD_VALUE, f->name, "`%s` must have %g to %d token ids, but has %zu.", f->name,
-                        f->low, MAX_IDS, json_len(v));
+        return api_fail(r->e, API_BAD_VALUE, f->name, "`%s` must have %g to %d token ids, but has %zu.",
+                        f->name, f->low, MAX_IDS, json_len(v));
     bool stop = f->at == offsetof(struct params, stop_ids);
     return api_ids(v, f->name, r->limits->vocab, r->mem, stop ? &r->p->stop_ids : &r->p->allowed,
                    stop ? &r->p->n_stop_ids : &r->p->n_allowed, r->e);
@@ -183,12 +186,14 @@ static int read_logit_bias(struct reader *r, const struct field *f, const struct
         bool plain = *end == 0 && strlen(key) == json_key_len(it) && key[0] >= '0' && key[0] <= '9' &&
                      (key[0] != '0' || key[1] == 0);
         if (!plain || id >= (long long)r->limits->vocab)
-            return api_fail(r->e, API_BAD_VALUE, path, "`logit_bias` has a key that is no token id (0 to %u).",
-                            r->limits->vocab - 1);
+            return api_fail(r->e, API_BAD_VALUE, path,
+                            "`logit_bias` has a key that is no token id (0 to %u).", r->limits->vocab - 1);
         enum json_kind kind = json_kind(json_value(it));
         if (kind != JK_INT && kind != JK_REAL) return wrong_kind(r, path, "a number", json_value(it));
         double by = json_real(json_value(it), 0);
-        r->p->bias[r->p->n_bias++] = (struct token_bias){(i32)id, (float)(by < -100 ? -100 : by > 100 ? 100 : by)};
+        r->p->bias[r->p->n_bias++] = (struct token_bias){(i32)id, (float)(by < -100  ? -100
+                                                                          : by > 100 ? 100
+                                                                                     : by)};
     }
     return 0;
 }
@@ -212,7 +217,8 @@ static int read_stream_options(struct reader *r, const struct field *f, const st
 {
     static const struct field inner[] = {
         {"stream_options.include_usage", BOTH, read_bool, 0, 0, offsetof(struct params, include_usage), 0},
-        {"stream_options.continuous_usage_stats", BOTH, read_bool, 0, 0, offsetof(struct params, continuous_usage), 0},
+        {"stream_options.continuous_usage_stats", BOTH, read_bool, 0, 0,
+         offsetof(struct params, continuous_usage), 0},
     };
     if (json_kind(v) != JK_OBJECT) return wrong_kind(r, f->name, "an object", v);
     for (size_t i = 0; i < COUNT_OF(inner); i++) {
@@ -236,10 +242,12 @@ static int read_response_format(struct reader *r, const struct field *f, const s
     if (json_kind(v) != JK_OBJECT) return wrong_kind(r, f->name, "an object", v);
     const char *type = json_text(json_get(v, "type"));
     if (!type)
-        return api_fail(r->e, API_BAD_VALUE, "response_format.type", "`response_format.type` must be a string.");
+        return api_fail(r->e, API_BAD_VALUE, "response_format.type",
+                        "`response_format.type` must be a string.");
     if (strcmp(type, "text") == 0) return 0;
     return api_fail(r->e, API_UNSUPPORTED, f->name,
-                    "`response_format` other than {\"type\":\"text\"} is not supported by this server: %s.", f->why);
+                    "`response_format` other than {\"type\":\"text\"} is not supported by this server: %s.",
+                    f->why);
 }
 
 static int read_thinking_budget(struct reader *r, const struct field *f, const struct json *v)
@@ -254,7 +262,8 @@ static int read_cache_salt(struct reader *r, const struct field *f, const struct
     size_t len = json_len(v);
     if (!salt) return wrong_kind(r, f->name, "a string", v);
     if (len < 1 || len > 128 || strlen(salt) != len || strpbrk(salt, "@/\\"))
-        return api_fail(r->e, API_BAD_VALUE, f->name, "`cache_salt` must have 1 to 128 bytes, without @ / \\ and NUL.");
+        return api_fail(r->e, API_BAD_VALUE, f->name,
+                        "`cache_salt` must have 1 to 128 bytes, without @ / \\ and NUL.");
     return 0;
 }
 
@@ -265,10 +274,12 @@ static int read_tool_choice(struct reader *r, const struct field *f, const struc
     r->p->tool_choice_none = choice && strcmp(choice, "none") == 0;
     if (r->p->tool_choice_none) return 0;
     if (choice && strcmp(choice, "auto") != 0 && strcmp(choice, "required") != 0)
-        return api_fail(r->e, API_BAD_VALUE, f->name,
-                        "`tool_choice` must be \"none\", \"auto\", \"required\" or an object that names a function.");
+        return api_fail(
+            r->e, API_BAD_VALUE, f->name,
+            "`tool_choice` must be \"none\", \"auto\", \"required\" or an object that names a function.");
     if (choice && choice[0] == 'a') return 0;
-    return api_fail(r->e, API_UNSUPPORTED, f->name, "`tool_choice` is not supported by this server: %s.", f->why);
+    return api_fail(r->e, API_UNSUPPORTED, f->name, "`tool_choice` is not supported by this server: %s.",
+                    f->why);
 }
 
 static int read_function_call(struct reader *r, const struct field *f, const struct json *v)
@@ -283,7 +294,8 @@ static int read_modalities(struct reader *r, const struct field *f, const struct
     for (size_t i = 0; i < json_len(v); i++) {
         const char *m = json_text(json_item(v, i));
         if (!m || strcmp(m, "text") != 0)
-            return api_fail(r->e, API_UNSUPPORTED, f->name, "`modalities` other than \"text\" are not supported.");
+            return api_fail(r->e, API_UNSUPPORTED, f->name,
+                            "`modalities` other than \"text\" are not supported.");
     }
     return 0;
 }
@@ -309,8 +321,9 @@ static int read_logprobs(struct reader *r, const struct field *f, const struct j
     if (json_kind(v) != JK_INT) return wrong_kind(r, f->name, "an integer", v);
     i64 n = json_int(v, 0);
     if (n < 0 || n > r->limits->max_logprobs)
-        return api_fail(r->e, API_BAD_VALUE, f->name, "`%s` must be between 0 and %lld (--max-logprobs), but is %lld.",
-                        f->name, (long long)r->limits->max_logprobs, (long long)n);
+        return api_fail(r->e, API_BAD_VALUE, f->name,
+                        "`%s` must be between 0 and %lld (--max-logprobs), but is %lld.", f->name,
+                        (long long)r->limits->max_logprobs, (long long)n);
     memcpy((u8 *)r->p + f->at, &n, sizeof(n));
     return 0;
 }
@@ -394,7 +407,6 @@ static const struct field FIELDS[] = {
     {"documents",                 API_CHAT, read_array, 0, 0, AT(documents), 0},
     {"return_prompt_text",        API_CHAT, read_bool, 0, 0, AT(return_prompt_text), 0},
     {"modalities",                API_CHAT, read_modalities, 0, 0, 0, 0},
-    {"audio",                     API_CHAT, refuse, 0, 0, 0, NO_MEDIA},
     {"mm_processor_kwargs",       API_CHAT, refuse, 0, 0, 0, NO_MEDIA},
     {"media_io_kwargs",           API_CHAT, refuse, 0, 0, 0, NO_MEDIA},
 };
@@ -417,7 +429,8 @@ i64 params_max_tokens(const struct params *p)
 
 static const char *max_tokens_name(const struct params *p)
 {
-    return p->api == API_CHAT && p->max_completion_tokens != PARAM_NONE ? "max_completion_tokens" : "max_tokens";
+    return p->api == API_CHAT && p->max_completion_tokens != PARAM_NONE ? "max_completion_tokens"
+                                                                        : "max_tokens";
 }
 
 static int check_lengths(const struct params *p, const struct api_limits *limits, struct api_error *e)
@@ -437,7 +450,8 @@ static int check_lengths(const struct params *p, const struct api_limits *limits
                         "`truncate_prompt_tokens` is %lld, but the model's context has %u tokens.",
                         (long long)p->truncate_prompt_tokens, limits->max_len);
     if (p->truncate_prompt_tokens == 0)
-        return api_fail(e, API_BAD_VALUE, "truncate_prompt_tokens", "`truncate_prompt_tokens` must not be 0.");
+        return api_fail(e, API_BAD_VALUE, "truncate_prompt_tokens",
+                        "`truncate_prompt_tokens` must not be 0.");
     return 0;
 }
 
@@ -450,7 +464,8 @@ static int check_chat(const struct params *p, struct api_error *e, bool has_tool
     if (has_tool_choice && !p->tool_choice_none && !tools)
         return api_fail(e, API_BAD_VALUE, "tool_choice", "`tool_choice` needs `tools`.");
     if (tools && !p->tool_choice_none)
-        return api_fail(e, API_UNSUPPORTED, "tools", "`tools` is not supported by this server: " NO_TOOLS
+        return api_fail(e, API_UNSUPPORTED, "tools",
+                        "`tools` is not supported by this server: " NO_TOOLS
                         ", or send `tool_choice`: \"none\".");
     if (p->continue_final && p->set_generation_prompt && p->add_generation_prompt)
         return api_fail(e, API_BAD_VALUE, "continue_final_message",
@@ -466,15 +481,16 @@ static int check_together(const struct params *p, const struct json *body, const
     if (p->best_of != PARAM_NONE && p->best_of != 1 && p->best_of != p->n)
         return api_fail(e, API_UNSUPPORTED, "best_of", "`best_of` must be absent, 1 or equal to `n`.");
     if (p->n_stop_ids > 128 && p->min_tokens > 0)
-        return api_fail(e, API_BAD_VALUE, "stop_token_ids", "`stop_token_ids` has %u ids; at most 128 with `min_tokens`.",
-                        p->n_stop_ids);
+        return api_fail(e, API_BAD_VALUE, "stop_token_ids",
+                        "`stop_token_ids` has %u ids; at most 128 with `min_tokens`.", p->n_stop_ids);
     if (check_lengths(p, limits, e) < 0) return -1;
     if (p->api == API_CHAT) return check_chat(p, e, json_kind(json_get(body, "tool_choice")) > JK_NULL);
     if (!p->prompt) return api_fail(e, API_BAD_VALUE, "prompt", "`prompt` is required.");
     if (p->echo && p->logprobs != PARAM_NONE)
-        return api_fail(e, API_UNSUPPORTED, "echo",
-                        "`echo` with `logprobs` is not supported by this server: log-probabilities are given for "
-                        "generated tokens only.");
+        return api_fail(
+            e, API_UNSUPPORTED, "echo",
+            "`echo` with `logprobs` is not supported by this server: log-probabilities are given for "
+            "generated tokens only.");
     return 0;
 }
 
@@ -482,12 +498,25 @@ int params_read(struct params *p, const struct json *body, enum api api, const s
                 struct arena *mem, struct api_error *e)
 {
     struct reader r = {p, limits, mem, e};
-    *p = (struct params){
-        .api = api, .temperature = NAN, .top_p = NAN, .min_p = NAN, .repetition_penalty = NAN,
-        .presence_penalty = NAN, .frequency_penalty = NAN, .top_k = PARAM_NONE, .seed = PARAM_NONE, .n = 1,
-        .best_of = PARAM_NONE, .max_tokens = PARAM_NONE, .max_completion_tokens = PARAM_NONE,
-        .logprobs = PARAM_NONE, .truncate_prompt_tokens = PARAM_NONE, .stream_interval = 1,
-        .skip_special = true, .add_special = api == API_COMPLETIONS, .add_generation_prompt = true};
+    *p = (struct params){.api = api,
+                         .temperature = NAN,
+                         .top_p = NAN,
+                         .min_p = NAN,
+                         .repetition_penalty = NAN,
+                         .presence_penalty = NAN,
+                         .frequency_penalty = NAN,
+                         .top_k = PARAM_NONE,
+                         .seed = PARAM_NONE,
+                         .n = 1,
+                         .best_of = PARAM_NONE,
+                         .max_tokens = PARAM_NONE,
+                         .max_completion_tokens = PARAM_NONE,
+                         .logprobs = PARAM_NONE,
+                         .truncate_prompt_tokens = PARAM_NONE,
+                         .stream_interval = 1,
+                         .skip_special = true,
+                         .add_special = api == API_COMPLETIONS,
+                         .add_generation_prompt = true};
     if (json_kind(body) != JK_OBJECT)
         return api_fail(e, API_BAD_VALUE, NULL, "The body must be a JSON object, but is %s.",
                         json_kind_name(json_kind(body)));

@@ -11,7 +11,7 @@ struct series {
     struct series *next;
     const struct metric_spec *spec;
     const char *values[METRIC_MAX_LABELS];
-    _Atomic u64 number; /* the bits of a double: value, or sum of a histogram */
+    _Atomic u64 number;    /* the bits of a double: value, or sum of a histogram */
     _Atomic u64 buckets[]; /* n_buckets + 1, not cumulative */
 };
 struct metric {
@@ -106,8 +106,7 @@ void series_add(struct series *s, double by)
 {
     u64 old = atomic_load_explicit(&s->number, memory_order_relaxed);
     while (!atomic_compare_exchange_weak_explicit(&s->number, &old, bits_of(number_of(old) + by),
-                                                  memory_order_relaxed, memory_order_relaxed)) {
-    }
+                                                  memory_order_relaxed, memory_order_relaxed)) {}
 }
 
 void series_set(struct series *s, double value)
