@@ -4,12 +4,14 @@ import statistics
 
 class Figure:
     """A number measured n times. `limit` is a target: ("<=", number) or (">=", number). `peer` is somebody else's
-    number for the like, which is no target. `setting` says in which shape it was measured."""
+    number for the like, which is no target. `setting` says in which shape it was measured, `busy` which share of the
+    machine other work had just before."""
 
-    def __init__(self, group, name, unit, runs, limit=None, peer=None, setting=None, note=None, better="less"):
+    def __init__(self, group, name, unit, runs, limit=None, peer=None, setting=None, note=None, better="less",
+                 busy=0):
         self.group, self.name, self.unit, self.runs = group, name, unit, [float(r) for r in runs]
         self.limit, self.peer, self.setting, self.note = limit, peer, setting or {}, note
-        self.better = better
+        self.better, self.busy = better, busy
         self.median = statistics.median(self.runs)
 
     def met(self):
@@ -26,7 +28,7 @@ class Figure:
         out = {"group": self.group, "name": self.name, "unit": self.unit, "better": self.better,
                "median": round(self.median, 4), "min": round(min(self.runs), 4), "max": round(max(self.runs), 4),
                "n": len(self.runs), "runs": [round(r, 4) for r in self.runs], "setting": self.setting,
-               "target": None, "met": self.met(), "peer": self.peer, "note": self.note}
+               "busy_before": self.busy, "target": None, "met": self.met(), "peer": self.peer, "note": self.note}
         if self.limit:
             out["target"] = {"relation": self.limit[0], "value": self.limit[1]}
         return out

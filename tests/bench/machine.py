@@ -54,7 +54,6 @@ def describe(mpirun, compiler):
         "mpi": first_line([mpirun, "--version"]),
         "compiler": first_line([compiler, "--version"]),
         "load_average": round(os.getloadavg()[0], 2),
-        "busy_before": round(busy_share(0.5), 3),
     }
 
 
@@ -62,5 +61,3 @@ def print_machine(m, out):
     print(f"{m['cpu']}, {m['cores']} cores{' (virtual)' if m['virtual'] else ''}, {m['memory_mb']} MB, {m['kernel']}",
           file=out)
     print(f"{m['mpi']}; {m['compiler']}; kernels {m['isa'] or '?'}, compute {m['compute'] or '?'} by default", file=out)
-    if m["busy_before"] > 0.1:
-        print(f"note: {m['busy_before']:.0%} of the machine was busy with other work before the first figure", file=out)
