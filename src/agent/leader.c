@@ -49,7 +49,7 @@ static void free_slots_of_ended(struct leader *l)
                 log_warning("slot %u of replica %d: finish answered %s", s, l->replica,
                             slot_verdict_name((enum slot_verdict)verdict));
             l->held[s].used = false;
-            l->n_held--;
+            if (--l->n_held == 0) l->load_due = true; /* so that idle looks idle at once */
             break;
         }
     }

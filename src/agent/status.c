@@ -221,6 +221,14 @@ static const struct metric_spec own[] = {
      .help = "forward passes planned",
      .kind = METRIC_COUNTER,
      .labels = {"model_name", "engine"}},
+    {.name = "mpiserve_engine_prompt_tokens",
+     .help = "prompt tokens given to the replica",
+     .kind = METRIC_COUNTER,
+     .labels = {"model_name", "engine"}},
+    {.name = "mpiserve_engine_generated_tokens",
+     .help = "tokens computed by the replica",
+     .kind = METRIC_COUNTER,
+     .labels = {"model_name", "engine"}},
 };
 static const struct {
     i32 vllm; /* enum vllm_metric, or -1 - index in own[] */
@@ -229,8 +237,6 @@ static const struct {
     {VLLM_REQUESTS_RUNNING, load_running},
     {VLLM_REQUESTS_WAITING, load_waiting},
     {VLLM_KV_CACHE_USAGE, kv_usage},
-    {VLLM_PROMPT_TOKENS, load_prompt},
-    {VLLM_GENERATION_TOKENS, load_generated},
     {VLLM_PREEMPTIONS, load_preemptions},
     {-1 - 0, load_up},
     {-1 - 1, load_starts},
@@ -241,6 +247,8 @@ static const struct {
     {-1 - 6, load_reaped},
     {-1 - 7, load_stale},
     {-1 - 8, load_steps},
+    {-1 - 9, load_prompt},
+    {-1 - 10, load_generated},
 };
 
 static void head_metrics(struct head *h, struct metrics *m)
