@@ -29,7 +29,8 @@ LIBRARY  := $(BUILD)/libmpiserve.a
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
 # Programs that tests start: MPI programs, and stand-ins for the real one.
 HELPERS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/mpi/*.c tests/e2e/*.c))
-TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o)
+BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
+TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o) $(BENCHES:=.o)
 
 .PHONY: all deps run tests check check-style bench clean
 all: $(PROGRAM)
@@ -44,7 +45,8 @@ $(OBJECTS) $(TEST_OBJECTS) check-style: | $(DEPS)
 $(BUILD)/%_avx2.o:       STD += -mavx2 -mfma -mf16c
 $(BUILD)/%_avx512.o:     STD += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma
 $(BUILD)/%_avx512bf16.o: STD += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mfma
-$(BUILD)/src/wire/%.o $(BUILD)/src/slots/%.o $(BUILD)/tests/mpi/%.o $(BUILD)/tests/e2e/%.o: CPPFLAGS += $(MPI_CFLAGS)
+$(BUILD)/src/wire/%.o $(BUILD)/src/slots/%.o $(BUILD)/tests/mpi/%.o $(BUILD)/tests/e2e/%.o \
+$(BUILD)/tests/bench/%.o: CPPFLAGS += $(MPI_CFLAGS)
 
 $(BUILD)/%.o: %.c
 	$(call say,CC  $<)
@@ -60,7 +62,7 @@ $(PROGRAM): $(BUILD)/src/main.o $(LIBRARY)
 	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(UNIT): CMOCKA := -lcmocka
-$(UNIT) $(HELPERS): %: %.o $(LIBRARY)
+$(UNIT) $(HELPERS) $(BENCHES): %: %.o $(LIBRARY)
 	$(call say,LD  $@)
 	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(CMOCKA) $(LIBS)
 
@@ -69,13 +71,13 @@ RUN_ENV = $(if $(MPI_HOME),MPISERVE_MPIRUN=$(MPI_HOME)/bin/mpirun)
 run: $(PROGRAM)
 	@exec env $(RUN_ENV) ./$(PROGRAM) up $(ARGS)
 
-tests: $(PROGRAM) $(UNIT) $(HELPERS)
+tests: $(PROGRAM) $(UNIT) $(HELPERS) $(BENCHES)
 check: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) SANITIZE=$(SANITIZE) $(RUN_ENV) tests/tools/run-tests $(TESTS)
 check-style:
 	@tests/tools/check-style
-bench: $(PROGRAM)
-	@env $(RUN_ENV) python3 tests/bench/bench.py --program ./$(PROGRAM) $(ARGS)
+bench: $(PROGRAM) $(BENCHES)
+	@exec env BUILD=$(BUILD) $(RUN_ENV) python3 tests/bench/bench.py --program ./$(PROGRAM) $(ARGS)
 
 clean:
 	rm -rf build build-* mpiserve

@@ -44,8 +44,8 @@ struct engine_needs {
     u32 vocab, max_model_len;
 };
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err);
-/* Ring size of a channel for these limits: every results frame fits, and a step of all rows with a new sequence of
- * max_model_len tokens and 1 MiB of lists. */
+/* Ring size of a channel for these limits: two results frames fit at once, wherever they come to lie, and two steps of all rows with a
+ * new sequence of max_model_len tokens and 1 MiB of lists. A frame may be a quarter of it. */
 size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs,
                         u32 block_size);
 

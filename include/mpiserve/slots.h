@@ -151,6 +151,6 @@ struct slots_counts {
     u64 runs, finishes, reaped, stale;   /* leader; stale: dispatches refused */
     u64 cas;                             /* operations of this rank */
 };
-const struct slots_counts *slots_counts(const struct slots *s);
+const struct slots_counts *slots_counts(struct slots *s);
 
 #endif

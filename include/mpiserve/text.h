@@ -112,7 +112,13 @@ void chat_template_free(struct chat_template *tmpl); /* NULL: nothing */
  * Errors (out and content are then as before): ERR_INPUT for raise_exception() and for everything that is an error in the
  * language (where: the line), ERR_FULL when the work or memory limit was met, ERR_UNSUPPORTED for values outside of what is
  * offered (integers beyond 64 bits). */
-int chat_template_render(const struct chat_template *tmpl, const struct json *context, i64 now,
-                         struct buf *out, struct text_spans *content, struct error *err);
+int chat_template_render(const struct chat_template *tmpl, const struct json *context, unsigned flags,
+                         i64 now, struct buf *out, struct text_spans *content, struct error *err);
+enum render_flag {
+    /* The text ends with the last message's content, for the model to carry on (continue_final_message). */
+    RENDER_CONTINUE_FINAL = 1,
+    /* A message's reasoning_content, reasoning and thinking get the value of the first of them that it has. */
+    RENDER_REASONING_ALIAS = 2,
+};
 
 #endif

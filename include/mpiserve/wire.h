@@ -117,6 +117,6 @@ struct wire_counts {
     u64 packets_held;                                        /* came before an earlier one */
     u64 bells_sent, bells_saved, bells_heard, bells_foreign; /* foreign: wrong nonce */
 };
-const struct wire_counts *wire_counts(const struct wire *w);
+const struct wire_counts *wire_counts(struct wire *w);
 
 #endif

@@ -2,6 +2,7 @@
 #ifndef MPISERVE_AGENT_INTERNAL_H
 #define MPISERVE_AGENT_INTERNAL_H
 
+#include "agent/key.h"
 #include "agent/messages.h"
 #include "agent/watchdog.h"
 #include "mpiserve/agent.h"
@@ -32,6 +33,7 @@ struct agent {
     u32 cores, node_cores;
     bool cores_shared;
     struct jobdir dir;
+    char key[KEY_LEN];     /* "": none is asked for; rank 0 only */
     bool owns_dir;         /* this rank made it: a bare mpirun, rank 0 */
     struct head *head;     /* the ingress side: rank 0 */
     struct leader *leader; /* the replica side: ranks with an engine */
@@ -64,7 +66,7 @@ void agent_finish(struct agent *a);
 int agent_loop(struct agent *a);
 
 /* ---- head: the ingress side (rank 0) -------------------------------------------------------------------------*/
-int head_new(struct agent *a, const char *key, struct error *err);
+int head_new(struct agent *a, struct error *err);
 void head_free(struct head *h);
 int head_fd(const struct head *h);         /* commands of the HTTP threads */
 int head_turn(struct head *h, u64 now_ns); /* returns how much it did */

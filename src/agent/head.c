@@ -87,7 +87,7 @@ static void make_url(struct head *h)
              ingress_port(h->ingress));
 }
 
-int head_new(struct agent *a, const char *key, struct error *err)
+int head_new(struct agent *a, struct error *err)
 {
     struct head *h = mem_zero(1, sizeof *h);
     a->head = h;
@@ -116,15 +116,15 @@ int head_new(struct agent *a, const char *key, struct error *err)
         .model = &a->model,
         .max_model_len = a->max_model_len,
         .ingress_index = 0,
-        .key = key,
+        .key = a->key[0] ? a->key : NULL,
         .agent = {h, submit, cancel, status_health, status_topology, status_metrics, status_in_flight}};
     snprintf(spec.fingerprint, sizeof spec.fingerprint, "%s", h->fingerprint);
     h->ingress = ingress_new(&spec, err);
     if (!h->ingress) return err->code;
     make_url(h);
-    if (key) {
+    if (a->key[0]) {
         jobdir_file(&a->dir, "key", h->key_file, sizeof h->key_file);
-        if (jobdir_write_key(&a->dir, key, err)) return err->code;
+        if (jobdir_write_key(&a->dir, a->key, err)) return err->code;
     }
     write_endpoint(h, ENDPOINT_LOADING);
     return 0;

@@ -1,7 +1,6 @@
 /* From nothing to a rank that can loop, and back. Collective calls come in the same order on every rank; a rank that fails says so to
  * all (together), so that one error is printed and every rank ends in order. */
 #include "agent/agent_internal.h"
-#include "agent/key.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -322,13 +321,12 @@ static void describe(const struct agent *a)
 
 static int start_rooms(struct agent *a, struct error *err)
 {
-    char key[KEY_LEN];
     int rc = 0;
     if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
     if (together(a, rc, err)) return 1;
     if (agent_rank(a) == 0) {
-        rc = key_find(&a->config, key, err);
-        if (!rc) rc = head_new(a, key[0] ? key : NULL, err);
+        rc = key_find(&a->config, a->key, err);
+        if (!rc) rc = head_new(a, err);
     }
     if (together(a, rc, err)) return 1;
     a->epoll = epoll_create1(EPOLL_CLOEXEC);

@@ -229,8 +229,6 @@ static const struct {
     {VLLM_REQUESTS_RUNNING, load_running},
     {VLLM_REQUESTS_WAITING, load_waiting},
     {VLLM_KV_CACHE_USAGE, kv_usage},
-    {VLLM_PROMPT_TOKENS, load_prompt},
-    {VLLM_GENERATION_TOKENS, load_generated},
     {VLLM_PREEMPTIONS, load_preemptions},
     {-1 - 0, load_up},
     {-1 - 1, load_starts},
@@ -241,6 +239,8 @@ static const struct {
     {-1 - 6, load_reaped},
     {-1 - 7, load_stale},
     {-1 - 8, load_steps},
+    {VLLM_PROMPT_TOKENS, load_prompt},
+    {VLLM_GENERATION_TOKENS, load_generated},
 };
 
 static void head_metrics(struct head *h, struct metrics *m)
@@ -286,6 +286,10 @@ void status_metrics(void *arg, struct buf *text)
             series_add(metric_series(f, (const char *const[]){h->agent->config.served_model_name[0], engine}),
                        rows[k].of(&v.load));
         }
+        if (rows[k].vllm == VLLM_REQUESTS_WAITING) /* before any replica has them */
+            series_add(
+                metric_series(f, (const char *const[]){h->agent->config.served_model_name[0], "ingress"}),
+                atomic_load(&h->n_waiting));
     }
     head_metrics(h, m);
     metrics_text(m, text);

@@ -60,7 +60,7 @@ const struct option option_table[] = {
      "512",
      .help =
          "Tokens of a step; at least --max-num-seqs. Prompts longer than this are read in several steps."},
-    {"block-size", "", OPTION_INT, GROUP_SCHEDULER, OPTION_POWER2, AT(block_size), 8, 256, "16",
+    {"block-size", "", OPTION_INT, GROUP_SCHEDULER, OPTION_POWER2, AT(block_size), 16, 256, "16",
      .help = "Tokens of a KV block; a power of two."},
     {"kv-cache-memory-bytes", "", OPTION_SIZE, GROUP_SCHEDULER, 0, AT(kv_cache_memory_bytes), 64 * KIB,
      KIB *KIB *KIB *KIB, "auto", "auto", 0,

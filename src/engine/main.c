@@ -169,6 +169,15 @@ static int serve(struct engine *e, struct error *err)
     }
 }
 
+static void release(struct engine *e)
+{
+    execute_free(e->execute);
+    forward_free(e->forward);
+    pool_free(e->pool);
+    load_release(&e->model);
+    channel_free(e->channel);
+}
+
 int engine_main(int argc, char **argv)
 {
     struct error err = {0};
@@ -195,5 +204,6 @@ int engine_main(int argc, char **argv)
     }
     channel_fail(e.channel, &err);
     log_error("%s", error_text(&err, text, sizeof(text)));
+    release(&e);
     return 1;
 }

@@ -78,7 +78,8 @@ size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u3
     u64 step = lists + margin + max_model_len * (u64)sizeof(i32) +
                max_rows * (u64)(sizeof(struct seq_free) + sizeof(struct seq_new) + sizeof(struct row) + 16) +
                (max_step_tokens / block_size + (u64)max_rows) * 2 * (sizeof(u32) + sizeof(struct block_op));
-    u64 need = 2 * MAX_OF(step, execute_results_max(max_rows, max_logprobs) + margin), size = 1 << 21;
+    u64 need = STEP_IN_FLIGHT * 2 * MAX_OF(step, execute_results_max(max_rows, max_logprobs) + margin),
+        size = 1 << 21;
     while (size < need) size *= 2;
     return size;
 }

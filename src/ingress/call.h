@@ -92,8 +92,7 @@ enum { SHARDS = 64 };
 enum ingress_state { IN_LOADING, IN_READY, IN_DRAINING, IN_ABORTED };
 
 struct ingress_series { /* looked up once */
-    struct series *prompt_tokens, *generation_tokens, *prompt_cached,
-        *success[COUNT_OF(METRICS_FINISHED_REASONS)];
+    struct series *prompt_cached, *success[COUNT_OF(METRICS_FINISHED_REASONS)];
     struct series *request_prompt, *request_generation, *request_max, *request_n;
     struct series *first_token, *inter_token, *per_token, *e2e;
     struct metric *http_requests, *http_seconds;

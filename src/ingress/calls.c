@@ -208,7 +208,6 @@ int call_start(struct call *c, struct api_error *e)
         return -1;
     }
     const struct ingress_series *s = &in->series;
-    series_add(s->prompt_tokens, (double)c->n_prompt_tokens);
     series_observe(s->request_prompt, (double)c->n_prompt_tokens);
     series_observe(s->request_n, (double)c->p.n);
     if (params_max_tokens(&c->p) != PARAM_NONE)
@@ -307,7 +306,6 @@ static void take_chunk(struct call *c, const struct chunk *chunk, u64 arrived)
     }
     if (first && ch->n_tokens)
         series_observe(c->in->series.first_token, (double)(arrived - c->started_ns) / NS_PER_S);
-    if (ch->n_tokens > before) series_add(c->in->series.generation_tokens, ch->n_tokens - before);
     if (!ended && ch->finish != FINISH_NONE) choice_ended(c, part, ch);
     if (!ended && c->p.stream) stream_choice(c, ch);
     if (chunk->last && part->n_done < c->p.n) broken(c, "it ended before all of its samples had");

@@ -26,8 +26,6 @@ static void add_metrics(struct ingress *in)
         struct series **to;
         enum vllm_metric which;
     } rows[] = {
-        {&s->prompt_tokens, VLLM_PROMPT_TOKENS},
-        {&s->generation_tokens, VLLM_GENERATION_TOKENS},
         {&s->prompt_cached, VLLM_PROMPT_TOKENS_CACHED},
         {&s->request_prompt, VLLM_REQUEST_PROMPT_TOKENS},
         {&s->request_generation, VLLM_REQUEST_GENERATION_TOKENS},

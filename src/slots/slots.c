@@ -47,8 +47,8 @@ void slots_abandon(struct slots *s)
     release(s);
 }
 
-const struct slots_counts *slots_counts(const struct slots *s)
+const struct slots_counts *slots_counts(struct slots *s)
 {
-    ((struct slots *)s)->counts.cas = slot_window_operations(s->window);
+    s->counts.cas = slot_window_operations(s->window);
     return &s->counts;
 }

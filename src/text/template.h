@@ -119,7 +119,8 @@ struct function {
 };
 enum { PARAMS_MAX = 8 };
 
-const struct function *filter_find(const char *name); /* NULL: none */
+extern const struct function text_methods[], list_filters[]; /* a row without name ends them */
+const struct function *filter_find(const char *name);        /* NULL: none */
 const struct function *test_find(const char *name);
 const struct function *global_find(const char *name);
 const struct function *method_find(enum value_kind of, const char *name);
@@ -265,6 +266,7 @@ struct node *parse_target(struct parser *p, bool with_namespace);
 struct node *node_new(struct parser *p, enum node_kind kind);
 void nodes_add(struct parser *p, struct nodes *list, struct node *n);
 void arguments_add(struct parser *p, struct arguments *args, const char *name, struct node *value);
+void next(struct parser *p);
 bool is_op(const struct lexeme *t, const char *op);
 bool is_name(const struct lexeme *t, const char *name);
 bool skip_op(struct parser *p, const char *op);
@@ -290,6 +292,7 @@ struct render {
     int depth;
     i64 now;
     struct dict *context;
+    struct value final; /* the text that is to be continued */
     struct scope *scope;
     struct writer *out;
 };
@@ -318,6 +321,9 @@ bool compare(struct render *r, enum op op, struct value a, struct value b);
 void assign(struct render *r, const struct node *target, struct value v);
 void scope_set(struct render *r, struct scope *s, const char *name, struct value v);
 struct scope *scope_push(struct render *r, struct scope *parent);
+
+void build_context(struct render *r, const struct json *context, unsigned flags);
+void cut_at_marker(struct render *r, struct writer *w);
 
 /* ---- values: making, asking ---- */
 struct value undefined(struct render *r, const char *fmt, ...) PRINTF_LIKE(2, 3);

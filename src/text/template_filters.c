@@ -294,8 +294,6 @@ FILTER(join)
     return written(r, &w);
 }
 
-extern const struct function list_filters[]; /* template_lists.c */
-
 static const struct function filters[] = {
     {"abs", absolute, "", 0},
     {"capitalize", capitalize, "", 0},

@@ -98,6 +98,7 @@ static struct value join_lists(struct render *r, struct value a, struct value b)
 
 static struct value repeat(struct render *r, struct value v, i64 times)
 {
+    spend(r, (u64)MAX_OF(times, (i64)0));
     if (v.kind == V_TEXT) {
         struct writer w = {.safe = v.safe};
         for (i64 i = 0; i < times && v.len; i++) write_part(r, &w, v, 0, v.len);

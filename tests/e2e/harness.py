@@ -11,6 +11,7 @@ A test file is a list of functions given to run(); each is one case, and takes n
 Every wait is bounded. Each job has a temporary folder of its own (TMPDIR), so that leftovers can be looked for. Only
 processes started here are ever signalled. Python 3.9, standard library only.
 """
+import contextlib
 import glob
 import http.client
 import json
@@ -59,10 +60,12 @@ def run(*cases):
             print(f"ok {number} - {name} # {time.monotonic() - started:.2f} s", flush=True)
         except Skip as reason:
             print(f"ok {number} - {name} # SKIP {reason}", flush=True)
-        except Exception:
+        except Exception as e:
             failed += 1
             print(f"not ok {number} - {name}", flush=True)
-            print("".join("# " + line + "\n" for line in traceback.format_exc().splitlines()), end="", flush=True)
+            way = [f"{os.path.basename(f.filename)}:{f.lineno}" for f in traceback.extract_tb(e.__traceback__)[1:]]
+            lines = f"{type(e).__name__}: {e}\nat {' > '.join(way)}".splitlines()
+            print("".join(f"# {line}\n" for line in lines), end="", flush=True)
     sys.exit(1 if failed else 0)
 
 
@@ -211,6 +214,7 @@ class Job:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPISERVE_", "OMPI_"))}
         if "MPISERVE_MPIRUN" in os.environ:
             environment["MPISERVE_MPIRUN"] = os.environ["MPISERVE_MPIRUN"]
+        environment.setdefault("ASAN_OPTIONS", "detect_leaks=0")  # MPI keeps memory until the process ends
         environment.update(TMPDIR=self.folder, **(env or {}))
         self.output_path = os.path.join(self.folder, "output")
         self.started = time.monotonic()
@@ -351,7 +355,7 @@ class Job:
 
     def call(self, method, path, body=None, **more):
         connection, response = self.send(method, path, body, **more)
-        with connection:
+        with contextlib.closing(connection):
             return Answer(response, response.read())
 
     def get(self, path, **more):

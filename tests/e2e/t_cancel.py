@@ -2,7 +2,8 @@
 """A client that leaves: its slot, rows and blocks are free within a second."""
 from harness import *
 
-LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 900, "n": 48, "temperature": 1}
+LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 900, "n": 4, "temperature": 1}
+SLOWLY = {"MPISERVE_FAULT": "slow-step:20"}  # an answer takes 18 s
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 
 
@@ -28,20 +29,21 @@ def in_a_stream():
 def while_waiting_for_a_whole_answer():
     def start():
         connection = JOB.connect()
-        connection.request("POST", "/v1/completions", json.dumps(LONG), {"Content-Type": "application/json", **JOB.key()})
+        connection.request("POST", "/v1/completions", json.dumps(LONG),
+                           {"Content-Type": "application/json", **JOB.key()})
         return connection.close
     leaves_while(JOB, start)
 
 
 def many_at_once():
     def start():
-        streams = [JOB.stream("/v1/completions", dict(LONG, n=12)) for _ in range(8)]
+        streams = [JOB.stream("/v1/completions", dict(LONG, n=2)) for _ in range(8)]
         return lambda: [s.close() for s in streams]
     leaves_while(JOB, start)
 
 
 def the_slot_serves_the_next():
-    with Job("--max-ongoing-requests", "1", ranks=1) as job:
+    with Job("--max-ongoing-requests", "1", ranks=1, env=SLOWLY) as job:
         for _ in range(5):
             stream = job.stream("/v1/completions", LONG)
             next(iter(stream))
@@ -52,7 +54,7 @@ def the_slot_serves_the_next():
 
 
 def while_queued():
-    with Job("--max-ongoing-requests", "1", ranks=1) as job:
+    with Job("--max-ongoing-requests", "1", ranks=1, env=SLOWLY) as job:
         first = job.stream("/v1/completions", LONG)
         next(iter(first))
         second = job.connect()
@@ -64,5 +66,5 @@ def while_queued():
         until(lambda: idle(job), 1 * SLOW, "all is free")
 
 
-with Job(ranks=2) as JOB:
+with Job(ranks=2, env=SLOWLY) as JOB:
     run(in_a_stream, while_waiting_for_a_whole_answer, many_at_once, the_slot_serves_the_next, while_queued)

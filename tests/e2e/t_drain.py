@@ -2,7 +2,8 @@
 """Drain: new requests are refused, running ones finish, the exit status is 0."""
 from harness import *
 
-LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 500, "n": 16, "temperature": 1, "seed": 3}
+LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 300, "n": 4, "temperature": 1, "seed": 3}
+SLOWLY = {"MPISERVE_FAULT": "slow-step:10"}  # an answer takes 3 s
 
 
 def finish(stream):
@@ -16,7 +17,7 @@ def finish(stream):
 
 def running_requests_finish():
     for sig in (signal.SIGINT, signal.SIGTERM):
-        with Job(ranks=2) as job:
+        with Job(ranks=2, env=SLOWLY) as job:
             stream = job.stream("/v1/completions", LONG)
             events = iter(stream)
             next(events)
@@ -35,28 +36,29 @@ def running_requests_finish():
                 return True
             until(refused, 2 * SLOW, "new requests are refused")
             finished, error = finish(events)
-            equal((finished, error, stream.done), (16, None, True), f"the running stream after {sig.name}")
+            equal((finished, error, stream.done), (4, None, True), f"the running stream after {sig.name}")
             equal(job.wait(), 0)
             equal(job.leftovers(), [])
 
 
 def health_tells_the_load_balancer():
-    with Job("--graceful-shutdown-timeout", "10", ranks=1) as job:
+    with Job("--graceful-shutdown-timeout", "10", ranks=1, env=SLOWLY) as job:
         check(job.healthy(), "/health before")
+        stream = iter(job.stream("/v1/completions", LONG))
+        next(stream)
         for p in job.engines().values():
             p.kill(signal.SIGSTOP)  # so that the drain has something to wait for
-        stream = job.stream("/v1/completions", LONG)
         job.signal(signal.SIGINT)
         until(lambda: not job.healthy(), 2 * SLOW, "/health is not 200 when draining")
         for p in job.engines().values():
             p.kill(signal.SIGCONT)
         finished, error = finish(stream)
-        equal((finished, error), (16, None))
+        equal((finished, error), (4, None))
         equal(job.wait(), 0)
 
 
 def a_drain_that_takes_too_long_ends_with_an_error_event():
-    with Job("--graceful-shutdown-timeout", "1", ranks=1) as job:
+    with Job("--graceful-shutdown-timeout", "1", ranks=1, env=SLOWLY) as job:
         engines = job.engines().values()
         stream = job.stream("/v1/completions", LONG)
         events = iter(stream)
@@ -66,7 +68,7 @@ def a_drain_that_takes_too_long_ends_with_an_error_event():
         started = time.monotonic()
         job.signal(signal.SIGINT)
         finished, error = finish(events)
-        check(finished < 16 and error, "the stream ends with an error event")
+        check(finished < 4 and error, "the stream ends with an error event")
         check(stream.done, "[DONE] behind the error")
         job.wait()
         check(time.monotonic() - started < 8 * SLOW, "the end takes too long")
@@ -74,12 +76,12 @@ def a_drain_that_takes_too_long_ends_with_an_error_event():
 
 
 def usr1_to_mpirun_drains_too():
-    with Job(ranks=2) as job:
+    with Job(ranks=2, env=SLOWLY) as job:
         stream = job.stream("/v1/completions", LONG)
         events = iter(stream)
         next(events)
         job.mpirun().kill(signal.SIGUSR1)
-        equal(finish(events), (16, None))
+        equal(finish(events), (4, None))
         equal(job.wait(), 0)
         equal(job.leftovers(), [])
 

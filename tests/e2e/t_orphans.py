@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Whatever is killed: a second later nothing of the job lives, and its files are gone, at the latest at the next start."""
+"""Whatever is killed: a second later nothing of the job lives; its files are gone, at the latest at the next start."""
 from harness import *
 
 LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 900, "n": 8, "temperature": 1}

@@ -2,11 +2,13 @@
 """Server-sent events: order and shape of the chunks, and the same text as without streaming."""
 from harness import *
 
-QUESTIONS = ["What is MPI?", "Repeat: na\u00efve caf\u00e9 \U0001f600 \u4f60\u597d", "Spell the word planet.", "Tell me a story."]
+QUESTIONS = ["What is MPI?", "Repeat: na\u00efve caf\u00e9 \U0001f600 \u4f60\u597d", "Spell the word planet.",
+             "Tell me a story."]
 
 
 def chat_body(text, **fields):
-    return dict({"messages": [{"role": "user", "content": text}], "temperature": 0, "max_completion_tokens": 200}, **fields)
+    messages = [{"role": "user", "content": text}]
+    return dict({"messages": messages, "temperature": 0, "max_completion_tokens": 200}, **fields)
 
 
 def collect(stream):

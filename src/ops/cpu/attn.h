@@ -59,34 +59,44 @@ ALWAYS_INLINE void scores_tile(const struct attn_unit *u, struct attn_split *s, 
     }
 }
 
-/* acc[r][c] += p[r][position] v[position][column], positions in order. */
+/* acc[r][c] += p[r][at] v[at][column + 16 c] for one position */
+ALWAYS_INLINE void values_step(vf acc[][VALUE_TILES], const struct attn_unit *u, const struct attn_split *s,
+                               u32 row, u32 column, u32 at, enum dtype dtype, const int R, const int C)
+{
+    u32 tail = u->d - column; /* less than 16 with C = 1 only */
+    const u8 *v = s->v[at / KV_TILE] + (at % KV_TILE * u->d + column) * (dtype == DTYPE_F32 ? 4 : 2);
+    vf p[VALUE_ROWS];
+    UNROLL for (int r = 0; r < R; r++) p[r] = vf_set(s->p[row + (u32)r][at]);
+    UNROLL for (int c = 0; c < C; c++)
+    {
+        const float *wide = (const float *)(const void *)v + c * 16;
+        const u16 *half = (const u16 *)(const void *)v + c * 16;
+        vf x = dtype == DTYPE_F32 ? (C > 1 ? vf_load(wide) : vf_load_n(wide, tail))
+                                  : (C > 1 ? vf_load_bf16(half) : vf_load_bf16_n(half, tail));
+        UNROLL for (int r = 0; r < R; r++) acc[r][c] = vf_fma(p[r], x, acc[r][c]);
+    }
+}
+
+/* Even positions in order, odd ones in order, then both: twice as many independent sums. The position before an odd `from` has
+ * been written and its p is 0. */
 ALWAYS_INLINE void values_tile(const struct attn_unit *u, const struct attn_split *s, u32 row, u32 column,
                                float *sums, enum dtype dtype, const int R, const int C)
 {
-    vf acc[VALUE_ROWS][VALUE_COLS];
+    vf even[VALUE_ROWS][VALUE_TILES], odd[VALUE_ROWS][VALUE_TILES];
     UNROLL for (int r = 0; r < R; r++)
     {
-        UNROLL for (int c = 0; c < C; c++) acc[r][c] = vf_zero();
+        UNROLL for (int c = 0; c < C; c++) even[r][c] = odd[r][c] = vf_zero();
     }
-    size_t element = dtype == DTYPE_F32 ? 4 : 2;
-    u32 tail = u->d - column; /* less than 16 with C = 1 only */
-    for (u32 at = s->from - s->base; at < s->to - s->base; at++) {
-        const u8 *v = s->v[at / KV_TILE] + ((at % KV_TILE) * u->d + column) * element;
-        vf p[VALUE_ROWS];
-        UNROLL for (int r = 0; r < R; r++) p[r] = vf_set(s->p[row + (u32)r][at]);
-        UNROLL for (int c = 0; c < C; c++)
-        {
-            vf x = dtype == DTYPE_F32 ? (C > 1 ? vf_load((const float *)(const void *)v + c * 16)
-                                               : vf_load_n((const float *)(const void *)v, tail))
-                                      : (C > 1 ? vf_load_bf16((const u16 *)(const void *)v + c * 16)
-                                               : vf_load_bf16_n((const u16 *)(const void *)v, tail));
-            UNROLL for (int r = 0; r < R; r++) acc[r][c] = vf_fma(p[r], x, acc[r][c]);
-        }
+    u32 at = (s->from - s->base) & ~1u, end = s->to - s->base;
+    for (; at + 2 <= end; at += 2) {
+        values_step(even, u, s, row, column, at, dtype, R, C);
+        values_step(odd, u, s, row, column, at + 1, dtype, R, C);
     }
+    if (at < end) values_step(even, u, s, row, column, at, dtype, R, C);
     UNROLL for (int r = 0; r < R; r++)
     {
-        UNROLL for (int c = 0; c < C; c++)
-            vf_store(sums + (size_t)r * MAX_HEAD_DIM + column + (u32)c * 16, acc[r][c]);
+        float *to = sums + (size_t)r * MAX_HEAD_DIM + column;
+        UNROLL for (int c = 0; c < C; c++) vf_store(to + c * 16, vf_add(even[r][c], odd[r][c]));
     }
 }
 
@@ -106,7 +116,7 @@ ALWAYS_INLINE void values_tile(const struct attn_unit *u, const struct attn_spli
     static void values_##R##_##C(const struct attn_unit *u, const struct attn_split *s, u32 row, u32 column, \
                                  float *sums)                                                                \
     {                                                                                                        \
-        if (R > VALUE_ROWS || C > VALUE_COLS) return;                                                        \
+        if (R > VALUE_ROWS || R * C > VALUE_TILES) return;                                                   \
         if (u->dtype == DTYPE_F32)                                                                           \
             values_tile(u, s, row, column, sums, DTYPE_F32, R, C);                                           \
         else                                                                                                 \
@@ -128,23 +138,26 @@ ALWAYS_INLINE u32 shape_log2(u32 n, u32 most)
     return 31 - (u32)__builtin_clz(MIN_OF(n, most));
 }
 
+/* Positions of a tile that the row sees keep their value. */
+ALWAYS_INLINE vf tile_seen(vf v, vf other, const struct attn_split *s, u32 tile, u32 from, u32 to)
+{
+    u32 at = s->base + tile * KV_TILE;
+    if (at >= from && at + KV_TILE <= to) return v;
+    return vf_select(v, other, (i32)from - (i32)at, (i32)to - (i32)at);
+}
+
 /* Scores of a row to weights e^(s - largest), 0 outside of what it sees. Returns their sum. */
 static float split_softmax(float *p, const struct attn_split *s, u32 from, u32 to, float *largest)
 {
     const vf none = vf_set(-__builtin_inff());
     u32 first = (s->from - s->base) / KV_TILE, last = (s->to - s->base + KV_TILE - 1) / KV_TILE;
     vf top = none, sum = vf_zero();
-    for (u32 t = first; t < last; t++) {
-        i32 at = (i32)(s->base + t * KV_TILE);
-        vf v = vf_select(vf_load(p + t * KV_TILE), none, (i32)from - at, (i32)to - at);
-        vf_store(p + t * KV_TILE, v);
-        top = vf_max(top, v);
-    }
+    for (u32 t = first; t < last; t++)
+        top = vf_max(top, tile_seen(vf_load(p + t * KV_TILE), none, s, t, from, to));
     *largest = vf_largest(top);
     for (u32 t = first; t < last; t++) {
-        i32 at = (i32)(s->base + t * KV_TILE);
         vf e = vf_exp(vf_sub(vf_load(p + t * KV_TILE), vf_set(*largest)));
-        e = vf_select(e, vf_zero(), (i32)from - at, (i32)to - at);
+        e = tile_seen(e, vf_zero(), s, t, from, to);
         vf_store(p + t * KV_TILE, e);
         sum = vf_add(sum, e);
     }
@@ -174,7 +187,7 @@ static void split_values(struct attn_unit *u, const struct attn_split *s, float 
     for (u32 row = 0; row < u->rows;) {
         u32 r = shape_log2(u->rows - row, VALUE_ROWS);
         for (u32 column = 0; column < u->d;) {
-            u32 left = u->d - column, c = left < 32 ? 0 : shape_log2(left / 16, VALUE_COLS);
+            u32 left = u->d - column, c = left < 32 ? 0 : shape_log2(left / 16, MIN_OF(VALUE_TILES >> r, 4));
             values_fns[r][c](u, s, row, column, sums[row]);
             column += 16u << c;
         }
@@ -223,6 +236,11 @@ static void attn_rows(const struct attn_args *a, const struct attn_span *span, u
             const u8 *k = kv_head(kv, span->blocks[tile / tiles], a->layer, head);
             s.k[t] = k + tile % tiles * tile_bytes;
             s.v[t] = s.k[t] + kv->v_offset;
+            for (size_t i = 0; span->n == 1 && i < tile_bytes;
+                 i += CACHE_LINE) { /* read once: not in a cache */
+                vec_prefetch(s.k[t] + i);
+                vec_prefetch(s.v[t] + i);
+            }
         }
         attn_split(&u, &s);
     }

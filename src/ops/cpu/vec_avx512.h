@@ -10,8 +10,9 @@
 typedef __m512 vf;
 typedef __m512i vi; /* sixteen u32, or sixteen pairs of bf16 */
 
-/* Tiles that fill 32 registers: panels at a time for 1 .. LINEAR_ROWS rows; query rows x KV tiles; rows x columns. */
-enum { LINEAR_ROWS = 6, SCORE_ROWS = 4, SCORE_TILES = 4, VALUE_ROWS = 4, VALUE_COLS = 4 };
+/* Tiles that fill 32 registers: panels at a time for 1 .. LINEAR_ROWS rows; query rows x KV tiles; rows, and rows x columns / 16,
+ * each in two sums. */
+enum { LINEAR_ROWS = 6, SCORE_ROWS = 4, SCORE_TILES = 4, VALUE_ROWS = 4, VALUE_TILES = 8 };
 #define LINEAR_PANELS(rows) ((rows) <= 3 ? 8 : 4)
 
 static inline vf vf_set(float x)

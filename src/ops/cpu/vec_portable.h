@@ -11,7 +11,7 @@ typedef struct {
     u32 v[16];
 } vi;
 
-enum { LINEAR_ROWS = 2, SCORE_ROWS = 1, SCORE_TILES = 1, VALUE_ROWS = 1, VALUE_COLS = 1 };
+enum { LINEAR_ROWS = 2, SCORE_ROWS = 1, SCORE_TILES = 1, VALUE_ROWS = 1, VALUE_TILES = 1 };
 #define LINEAR_PANELS(rows) ((rows)*0 + 1)
 
 #define LANES for (u32 i = 0; i < 16; i++)
@@ -181,7 +181,7 @@ static inline void vec_flush_end(u32 old)
 }
 static inline void vec_prefetch(const void *p)
 {
-    __builtin_prefetch(p);
+    __builtin_prefetch(p, 0, 2);
 }
 
 #endif

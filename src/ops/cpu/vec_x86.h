@@ -25,5 +25,5 @@ static inline void vec_flush_end(u32 old)
 }
 static inline void vec_prefetch(const void *p)
 {
-    _mm_prefetch((const char *)p, _MM_HINT_T0);
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
 }
