@@ -1,59 +1,85 @@
-# mpiserve: make, make deps, make run, make check, make check-style, make bench, make clean
-# Options: CC=clang  BUILD=folder  SANITIZE=address,undefined  WERROR=
+# mpiserve:  make deps run      install what is missing, build, start 8 ranks with the demo model
+#            make               build ./mpiserve
+#            make deps check    all tests;  make check TESTS=tests/e2e/t_chat.py: some of them
+#            make check-style bench clean
+# Options:   CC=clang  SANITIZE=address,undefined  MPI_HOME=folder  V=1  ARGS="-n 4 MODEL" (run, bench)
 
-CC       ?= gcc
+ifeq ($(origin CC),default)
+CC       := gcc
+endif
 BUILD    ?= build$(if $(SANITIZE),-san)
 WERROR   ?= -Werror
 OPT      ?= -O2
-PROGRAM  := $(if $(SANITIZE),$(BUILD)/mpiserve,mpiserve)
 CFLAGS   ?= -g
+PROGRAM  := $(if $(SANITIZE),$(BUILD)/mpiserve,mpiserve)
 CPPFLAGS += -D_GNU_SOURCE -Iinclude -Isrc
 STD      := -std=gnu11 -pthread -Wall -Wextra $(WERROR) $(OPT) -fno-math-errno -ffp-contract=off \
             $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 MPICC    ?= $(if $(MPI_HOME),$(MPI_HOME)/bin/mpicc,mpicc)
-# recursive on purpose: asked when a recipe needs them, after `deps` has installed what they name
+# Recursive on purpose: nothing is asked before a recipe needs it, so that `deps` can install it first.
 MPI_CFLAGS = $(shell $(MPICC) --showme:compile)
 MPI_LIBS   = $(shell $(MPICC) --showme:link)
 LIBS       = $(MPI_LIBS) -lmicrohttpd -lhwloc -ljansson -lpcre2-8 -lutf8proc -lm -pthread
+Q        := $(if $(V),,@)
+say       = $(if $(V),,@echo "  $(1)")
 
-SOURCES := $(wildcard src/*.c src/*/*.c src/*/*/*.c)
-OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
-LIBRARY := $(BUILD)/libmpiserve.a
-BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/bench_*.c))
-TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
+SOURCES  := $(wildcard src/*.c src/*/*.c src/*/*/*.c)
+OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
+LIBRARY  := $(BUILD)/libmpiserve.a
+UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
+# Programs that tests start: MPI programs, and stand-ins for the real one.
+HELPERS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/mpi/*.c tests/e2e/*.c))
+BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
+TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o) $(BENCHES:=.o)
 
-.PHONY: all tests bench check clean
+.PHONY: all deps run tests check check-style bench clean
 all: $(PROGRAM)
+
+# `make -j2 deps run`: everything else waits for deps. With check among the goals it installs what tests need too.
+DEPS     := $(filter deps,$(MAKECMDGOALS))
+deps:
+	@tests/tools/deps $(if $(filter check check-style,$(MAKECMDGOALS)),check)
+$(OBJECTS) $(TEST_OBJECTS) check-style: | $(DEPS)
 
 # Kernel files carry their instruction set in their name; nothing else is compiled for the build machine.
 $(BUILD)/%_avx2.o:       STD += -mavx2 -mfma -mf16c
 $(BUILD)/%_avx512.o:     STD += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma
 $(BUILD)/%_avx512bf16.o: STD += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mfma
-$(BUILD)/src/wire/%.o $(BUILD)/src/slots/%.o $(BUILD)/tests/unit/%_mpi.o: CPPFLAGS += $(MPI_CFLAGS)
+$(BUILD)/src/wire/%.o $(BUILD)/src/slots/%.o $(BUILD)/tests/mpi/%.o $(BUILD)/tests/e2e/%.o \
+$(BUILD)/tests/bench/%.o: CPPFLAGS += $(MPI_CFLAGS)
 
 $(BUILD)/%.o: %.c
+	$(call say,CC  $<)
 	@mkdir -p $(@D)
-	$(CC) $(STD) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(STD) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
 $(LIBRARY): $(filter-out $(BUILD)/src/main.o,$(OBJECTS))
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 $(PROGRAM): $(BUILD)/src/main.o $(LIBRARY)
-	$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD  $@)
+	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-$(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(LIBRARY)
-	$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS)
+$(UNIT): CMOCKA := -lcmocka
+$(UNIT) $(HELPERS) $(BENCHES): %: %.o $(LIBRARY)
+	$(call say,LD  $@)
+	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(CMOCKA) $(LIBS)
 
-$(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o $(LIBRARY)
-	$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+# exec: Ctrl-C reaches `mpiserve up` itself, which drains and then ends with 0.
+RUN_ENV = $(if $(MPI_HOME),MPISERVE_MPIRUN=$(MPI_HOME)/bin/mpirun)
+run: $(PROGRAM)
+	@exec env $(RUN_ENV) ./$(PROGRAM) up $(ARGS)
 
-tests: $(TESTS)
-
-bench: $(BENCHES)
-	@for b in $^; do $$b || exit 1; done
+tests: $(PROGRAM) $(UNIT) $(HELPERS) $(BENCHES)
+check: tests
+	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) SANITIZE=$(SANITIZE) $(RUN_ENV) tests/tools/run-tests $(TESTS)
+check-style:
+	@tests/tools/check-style
+bench: $(PROGRAM) $(BENCHES)
+	@exec env BUILD=$(BUILD) $(RUN_ENV) python3 tests/bench/bench.py --program ./$(PROGRAM) $(ARGS)
 
 clean:
 	rm -rf build build-* mpiserve
 
--include $(OBJECTS:.o=.d) $(TESTS:=.d) $(BENCHES:=.d)
+-include $(OBJECTS:.o=.d) $(TEST_OBJECTS:.o=.d)

@@ -10,7 +10,7 @@
 #include "mpiserve/base.h"
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_OTHER }; /* of a stored tensor */
-size_t dtype_bytes(enum dtype t); /* DTYPE_OTHER: 0 */
+size_t dtype_bytes(enum dtype t);                             /* DTYPE_OTHER: 0 */
 const char *dtype_name(enum dtype t);
 
 enum { MODEL_MAX_EOS = 16, MODEL_MAX_LAYERS = 256 };
@@ -18,19 +18,19 @@ enum rope_kind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
 
 /* A row of the table of architectures. A new one is a row, and code only where the maths is new. */
 struct arch {
-    const char *model_type;   /* config.json model_type */
-    const char *class_name;   /* architectures[0] */
-    bool qkv_bias;            /* biases on q, k, v always (qwen2) */
-    bool attention_bias;      /* config's attention_bias is honoured: q, k, v (and o_bias) */
-    bool o_bias;              /* attention_bias covers o as well */
-    bool mlp_bias;            /* config's mlp_bias is honoured */
-    bool qk_norm;             /* RMSNorm per head on q and k before the rotation (qwen3) */
-    bool window_all;          /* sliding_window on all layers when not null (mistral) */
-    bool window_opt;          /* only with use_sliding_window, layers >= max_window_layers (qwen2, qwen3) */
+    const char *model_type; /* config.json model_type */
+    const char *class_name; /* architectures[0] */
+    bool qkv_bias;          /* biases on q, k, v always (qwen2) */
+    bool attention_bias;    /* config's attention_bias is honoured: q, k, v (and o_bias) */
+    bool o_bias;            /* attention_bias covers o as well */
+    bool mlp_bias;          /* config's mlp_bias is honoured */
+    bool qk_norm;           /* RMSNorm per head on q and k before the rotation (qwen3) */
+    bool window_all;        /* sliding_window on all layers when not null (mistral) */
+    bool window_opt;        /* only with use_sliding_window, layers >= max_window_layers (qwen2, qwen3) */
     double eps_default;
-    i32 head_dim_default;     /* 0: hidden / heads */
-    i32 window_default;       /* sliding_window when the key is absent; 0: none */
-    bool kv_heads_optional;   /* absent num_key_value_heads = num_attention_heads */
+    i32 head_dim_default;   /* 0: hidden / heads */
+    i32 window_default;     /* sliding_window when the key is absent; 0: none */
+    bool kv_heads_optional; /* absent num_key_value_heads = num_attention_heads */
 };
 const struct arch *model_arch(const char *model_type); /* NULL: unknown */
 
@@ -40,10 +40,10 @@ struct model_config {
     u32 vocab, hidden, layers, heads, kv_heads, head_dim, ffn;
     u32 max_position; /* longest sequence */
     float eps;
-    bool tied;                           /* head = embedding */
-    bool q_bias, o_bias, mlp_bias;       /* q_bias: on q, k and v */
+    bool tied;                     /* head = embedding */
+    bool q_bias, o_bias, mlp_bias; /* q_bias: on q, k and v */
     bool qk_norm;
-    u32 window[MODEL_MAX_LAYERS];        /* tokens a layer sees, itself included; 0: all */
+    u32 window[MODEL_MAX_LAYERS]; /* tokens a layer sees, itself included; 0: all */
     struct {
         enum rope_kind kind;
         double theta, factor, low_freq_factor, high_freq_factor;
@@ -78,7 +78,8 @@ size_t model_tensor_count(const struct model_files *f);
 const char *model_tensor_name(const struct model_files *f, size_t i);
 const struct tensor *model_tensor_at(const struct model_files *f, size_t i);
 /* Bytes [off, off + len) of a tensor with large reads (never page faults); a file that shrank meanwhile is ERR_IO naming it. */
-int model_read(const struct model_files *f, const struct tensor *t, u64 off, void *to, u64 len, struct error *err);
+int model_read(const struct model_files *f, const struct tensor *t, u64 off, void *to, u64 len,
+               struct error *err);
 /* Names, shapes and dtypes of all tensors and the contents of config.json: equal on all ranks of a job or the ranks are refused. */
 u64 model_fingerprint(const struct model_config *c, const struct model_files *f);
 

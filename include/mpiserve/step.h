@@ -1,17 +1,20 @@
 /* step: the contract between a replica's scheduler (in its leader's agent) and its engines.
  *
- * A step is one forward pass. The scheduler writes step frames into the step ring, the engine answers each with one
- * results frame in the result ring, in order. Steps are deltas over the engine's row table: the table is only a cache, which
- * seq_new rebuilds exactly (prompt + emitted tokens), so an engine's death loses nothing. At most STEP_IN_FLIGHT
- * steps are unanswered. All integers are little-endian; a frame is checked by the reader (step_view/results_view) before use.
+ * A step is one forward pass. The scheduler writes step frames into the step ring, the engine answers each
+ * with one results frame in the result ring, in order. Steps are deltas over the engine's row table: the
+ * table is only a cache, which seq_new rebuilds exactly (prompt + emitted tokens), so an engine's death loses
+ * nothing. At most STEP_IN_FLIGHT steps are unanswered. All integers are little-endian; a frame is checked by
+ * the reader (step_view/results_view) before use.
  *
- * A row's tokens live in the engine's history of that row: seq_new puts prompt + emitted tokens there, sampling
- * appends. So a step names positions, not tokens, and the next step can be planned before the last one's tokens
- * are known; a prompt travels once. (SRC_RING: tokens that travel with the step, for drafts.)
- * Only committed results count. Results of an old generation or row_gen are dropped by the scheduler; steps of another generation are
- * refused by the engine. Block ops run before KV writes, so that running a step again gives the same state.
+ * A row's tokens live in the engine's history of that row: seq_new puts prompt + emitted tokens there,
+ * sampling appends. So a step names positions, not tokens, and the next step can be planned before the last
+ * one's tokens are known; a prompt travels once. (SRC_RING: tokens that travel with the step, for drafts.)
+ * Only committed results count. Results of an old generation or row_gen are dropped by the scheduler; steps
+ * of another generation are refused by the engine. Block ops run before KV writes, so that running a step
+ * again gives the same state.
  *
- * The channel is the shared memory of one agent and its engine: boot parameters, state words, the two rings. */
+ * The channel is the shared memory of one agent and its engine: boot parameters, state words, the two rings.
+ */
 #ifndef MPISERVE_STEP_H
 #define MPISERVE_STEP_H
 
@@ -19,14 +22,20 @@
 #include "mpiserve/request.h"
 #include <stdatomic.h>
 
-enum { STEP_KV_GROUPS = 4, STEP_IN_FLIGHT = 2, STEP_MAGIC = 0x5045544d };
+enum { STEP_KV_GROUPS = 4, STEP_IN_FLIGHT = 2 };
+enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 1 };
 
-enum step_kind { STEP_FORWARD = 1, STEP_DUMMY, STEP_CANARY }; /* CANARY: one row on a scratch block, proves progress */
+enum step_kind {
+    STEP_FORWARD = 1,
+    STEP_DUMMY,
+    STEP_CANARY
+}; /* DUMMY: answered without work (gang padding). CANARY: one
+token on the scratch block, proves progress. Both carry nothing (all n_* and data_len 0) */
 enum row_src { SRC_HISTORY, SRC_RING };
 enum row_want { WANT_NOTHING, WANT_SAMPLE }; /* NOTHING: a prompt chunk that is not the last */
 
 struct step {
-    u32 magic, bytes; /* of the frame */
+    u32 magic, bytes;  /* of the frame */
     u64 id, gang_step; /* id rises by 1 within a generation, from 1 */
     u32 gen;           /* engine generation */
     u32 numerics;      /* numerics class (hash); must equal the channel's */
@@ -37,7 +46,8 @@ struct step {
     u32 gang_max_tok, bucket;
     u32 data_len; /* bytes of the data area */
     u64 need_committed;
-    /* then: seq_free[n_free], seq_new[n_new], block_op[n_ops], row[n_rows], data (each 8-byte aligned); executed in this order */
+    /* then: seq_free[n_free], seq_new[n_new], block_op[n_ops], row[n_rows], data (each 8-byte aligned);
+     * executed in this order */
 };
 struct seq_free {
     u32 row, row_gen;
@@ -46,16 +56,17 @@ struct seq_new {
     u32 row, row_gen; /* row < channel max_rows */
     u64 request;
     u32 sample;
-    u32 prompt_len; /* of the n_tok tokens, those of the prompt (the rest was emitted before) */
-    u32 n_tok;      /* history now: prompt + emitted */
-    u32 max_len;    /* history never grows beyond this */
+    u32 prompt_len;           /* of the n_tok tokens, those of the prompt (the rest was emitted before) */
+    u32 n_tok;                /* history now: prompt + emitted */
+    u32 max_len;              /* history never grows beyond this */
     struct sampling sampling; /* seed is the sample's own */
     struct span tokens;       /* i32[n_tok], in the data area */
-    struct span bias, allowed, bad_words, eos_ids, stop_ids; /* as in struct request; eos/stop ids are for min_tokens masks */
+    struct span bias, allowed, bad_words, eos_ids,
+        stop_ids; /* as in struct request; eos/stop ids are for min_tokens masks */
 };
 struct row {
     u32 row, row_gen;
-    u32 pos;  /* absolute position of the first token of this step */
+    u32 pos; /* absolute position of the first token of this step */
     u16 n_tok, n_draft;
     u8 src, want, pad[2];
     u32 tok_off;                             /* SRC_RING: bytes into the data area */
@@ -72,23 +83,28 @@ struct results {
     u32 magic, bytes;
     u64 step; /* id of the step answered */
     u32 gen, crc;
-    u8 kind, failed, pad[2]; /* failed: the engine refuses the step (stale generation, malformed): nothing was done */
-    u32 n;                   /* rows with want = SAMPLE, in the step's order */
-    u32 usec;                /* time of the forward pass */
+    u8 kind, failed,
+        pad[2]; /* failed: the engine refuses the step (stale generation, malformed): nothing was done */
+    u32 n;      /* rows with want = SAMPLE, in the step's order */
+    u32 usec;   /* time of the forward pass */
     u32 data_len;
     u64 commit;
     /* then: result[n], data */
 };
-enum result_flags { RESULT_NONFINITE = 1 };
+enum result_flags {
+    RESULT_NONFINITE = 1, /* logits that are not finite */
+    RESULT_NOTHING = 2,   /* bias, allowed, min_tokens and bad words leave no token */
+};
 struct result {
     u32 row, row_gen;
     u32 pos0; /* position of the first output token */
     u8 n_out, n_accepted, flags, pad;
     struct span tokens;   /* i32[n_out] */
     struct span logprobs; /* struct token_logprob[n_out][1 + n_logprobs]; len counts entries; 0: none */
+    /* any flag: n_out = 0; the row is dead until seq_free, its later rows are answered the same way */
 };
 
-/* ---- frames: building and reading ----------------------------------------------------------------------------*/
+/* ---- frames: building and reading -------------------------------------------------------------------------------*/
 /* Where the parts of a checked frame are. Pointers go into the frame. */
 struct step_view {
     const struct step *head;
@@ -98,17 +114,30 @@ struct step_view {
     const struct row *rows;
     const u8 *data;
 };
-/* Checks everything that can be checked without the row table: magic, sizes, crc, spans inside the data area, enum values. */
+/* Checks everything that can be checked without the row table: magic, sizes, crc, spans inside the data area,
+ * enum values, lengths that belong together. Not checked: row and block numbers, token ids, positions (the
+ * engine does). frame: 8-byte aligned, not changed by anybody while the view is used. ERR_PEER. */
 int step_view(struct step_view *v, const void *frame, size_t len, struct error *err);
 struct results_view {
     const struct results *head;
     const struct result *rows;
     const u8 *data;
 };
+static inline const void *step_at(const struct step_view *v, struct span s)
+{
+    return v->data + s.off;
+}
+static inline const void *results_at(const struct results_view *v, struct span s)
+{
+    return v->data + s.off;
+}
 int results_view(struct results_view *v, const void *frame, size_t len, struct error *err);
-/* Frames are built in two passes, so that nothing moves: count, then lay out in memory of step_frame_bytes(), fill
- * through the view's (cast) pointers, then seal (sets bytes and crc). */
-size_t step_frame_bytes(const struct step *head); /* from the n_* and data_len of head */
+/* Frames are built in two passes, so that nothing moves: count, then lay out in memory of step_frame_bytes()
+ * (8-byte aligned, usually a claim of the ring), fill through the view's pointers (cast), then seal (sets
+ * magic, bytes, crc). Layout copies head and zeroes the tables, not the data area. An array in the data area
+ * should start at a multiple of 8 (4 is demanded). */
+size_t step_frame_bytes(
+    const struct step *head); /* from the n_* and data_len of head; may pass channel_max_frame() */
 void step_frame_layout(void *frame, const struct step *head, struct step_view *v);
 void step_frame_seal(void *frame);
 size_t results_frame_bytes(const struct results *head);
@@ -116,9 +145,24 @@ void results_frame_layout(void *frame, const struct results *head, struct result
 void results_frame_seal(void *frame);
 
 /* ---- the channel ---------------------------------------------------------------------------------------------
- * One memfd made by the agent. boot is written before the engine starts and read-only afterwards. The engine maps
- * what it is handed and allocates nothing else of size. File descriptors are passed at fixed numbers. */
-enum channel_fd { FD_CHANNEL = 3, FD_TO_ENGINE = 4, FD_TO_AGENT = 5, FD_WEIGHTS = 6, FD_KV = 7 }; /* 4, 5: eventfds */
+ * One memfd made by the agent (sealed against resizing, kept out of core dumps). boot is written before the
+ * engine starts and read-only afterwards. The engine maps what it is handed and allocates nothing else of size.
+ * File descriptors are passed at fixed numbers.
+ *
+ * Life: agent: channel_new; for each engine: no engine alive, channel_reset, spawn; work; kill and reap; ...
+ * channel_free. (proc does the middle part.) Engine: channel_attach, work, exit.
+ * Trust: the engine may go mad. The agent takes nothing from the shared memory without a check, and reads results
+ * as a private copy, so that what it has checked stays so. Offsets and sizes are the agent's own.
+ * Sleep: a side announces that it will block, looks at its ring once more, then blocks; the other side looks at
+ * the announcement after it has published. So no wake-up is lost, and towards a busy peer nothing costs a system
+ * call. */
+enum channel_fd {
+    FD_CHANNEL = 3,
+    FD_TO_ENGINE = 4,
+    FD_TO_AGENT = 5,
+    FD_WEIGHTS = 6,
+    FD_KV = 7
+}; /* 4, 5: eventfds */
 
 struct engine_boot { /* the reservation: all an engine may use */
     char model[PATH_LEN];
@@ -126,13 +170,14 @@ struct engine_boot { /* the reservation: all an engine may use */
     char isa[16];     /* "portable", "avx2", "avx512", "avx512bf16": the job's level */
     u64 weights_bytes, kv_bytes;
     u32 gen, numerics;
-    u32 rank, device;                /* for names in messages; GPU index later */
-    u32 agent_pid;                   /* compared with getppid after PR_SET_PDEATHSIG */
-    u32 block_size, n_blocks;        /* of KV group 0; block 0 is the scratch block of canaries and is never handed out */
+    u32 rank, device; /* for names in messages; GPU index later */
+    u32 agent_pid;    /* compared with getppid after PR_SET_PDEATHSIG */
+    u32 block_size,
+        n_blocks; /* of KV group 0; block 0 is the scratch block of canaries and is never handed out */
     u32 max_rows, max_step_tokens, max_model_len, max_logprobs;
     u32 threads;
-    u32 spin_us;  /* how long to poll the ring before sleeping; 0 where cores are shared */
-    u8 loader;    /* 1: this engine fills the weights image; 0: it waits for it */
+    u32 spin_us; /* how long to poll the ring before sleeping; 0 where cores are shared */
+    u8 loader;   /* 1: this engine fills the weights image; 0: it waits for it */
     u8 log_level, pad[2];
     u64 cpus[16]; /* cpuset bits; all zero: do not bind */
 };
@@ -142,7 +187,8 @@ struct channel_head {
     u64 ring_off[2], ring_size[2]; /* steps, results */
     struct engine_boot boot;
     _Atomic u32 state;        /* enum engine_state, by the engine */
-    _Atomic u64 heartbeat_ns; /* clock_ns() of the engine's last sign of life: every 100 ms at most in long work and when idle >= 1 s */
+    _Atomic u64 heartbeat_ns; /* clock_ns() of the engine's last sign of life: every 100 ms at most in long
+                                 work and when idle >= 1 s */
     _Atomic u64 loaded_bytes; /* progress of the loader */
     _Atomic u32 engine_sleeps, agent_sleeps; /* announced before blocking: the other side rings only then */
     _Atomic u32 error_set;
@@ -163,22 +209,32 @@ struct channel *channel_new(size_t ring_size, struct error *err);
 struct channel *channel_attach(struct error *err);
 void channel_free(struct channel *c);
 struct channel_head *channel_head(struct channel *c);
-int channel_fd(const struct channel *c, enum channel_fd which);
-/* Agent, before each (re)start: empties rings, state STARTING, error cleared, heartbeat now. boot is kept. */
-void channel_reset(struct channel *c);
+int channel_fd(const struct channel *c,
+               enum channel_fd which); /* FD_WEIGHTS, FD_KV: -1, they are not the channel's */
+/* Agent, before each (re)start, when no engine is alive: empties rings and eventfds, clears all state words,
+ * state STARTING, heartbeat now, boot as given. */
+void channel_reset(struct channel *c, const struct engine_boot *boot);
+/* Engine: the reason, then state FAILED. */
+void channel_fail(struct channel *c, const struct error *err);
+/* Agent: the engine's reason, NUL-terminated whatever is in the memory; "" when it gave none. Returns out. */
+const char *channel_error(struct channel *c, char *out, size_t size);
 /* Agent side. */
-void *channel_step_claim(struct channel *c, size_t len); /* NULL: no room */
+void *channel_step_claim(struct channel *c, size_t len);  /* NULL: no room */
 void channel_step_publish(struct channel *c, size_t len); /* rings the engine if it sleeps */
-const void *channel_result_peek(struct channel *c, size_t *len); /* see ring_peek */
+/* See ring_peek: NULL with *len = SIZE_MAX when the ring is corrupt (kill the engine). A private copy, 8-byte
+ * aligned, valid until the next peek. */
+const void *channel_result_peek(struct channel *c, size_t *len);
 void channel_result_consume(struct channel *c);
-bool channel_agent_prepare_sleep(struct channel *c); /* false: a result is waiting */
-void channel_agent_woke(struct channel *c);          /* empties the eventfd */
+bool channel_agent_prepare_sleep(
+    struct channel *c);                     /* before epoll on FD_TO_AGENT; false: a result is waiting */
+void channel_agent_woke(struct channel *c); /* after every epoll that followed it: empties the eventfd */
 /* Engine side. */
 const void *channel_step_peek(struct channel *c, size_t *len);
 void channel_step_consume(struct channel *c);
 void *channel_result_claim(struct channel *c, size_t len);
 void channel_result_publish(struct channel *c, size_t len);
-void channel_engine_wait(struct channel *c, u64 spin_ns, u64 max_ns); /* returns when a step is there, or after max_ns */
-size_t channel_max_frame(const struct channel *c);
+/* Returns when a step is there, after max_ns, or for no reason; polls for spin_ns before it blocks. */
+void channel_engine_wait(struct channel *c, u64 spin_ns, u64 max_ns);
+size_t channel_max_frame(const struct channel *c); /* bytes, of steps and of results */
 
 #endif

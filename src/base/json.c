@@ -30,9 +30,9 @@ static int fail_at(struct error *err, const struct place *at, const char *messag
     return error_set(err, ERR_INPUT, where, "%s", message);
 }
 
-/* jansson recurses and allows 2048 levels; what is too deep must not get that far. Only brackets outside of
- * strings count, so text that is no JSON at all is judged by the parser. */
-static int check_depth(const char *text, size_t len, struct error *err)
+/* jansson recurses and allows 2048 levels, and drops a NUL that follows a number: what it must not see is
+ * found here. Only brackets outside of strings count; text that is no JSON at all is judged by the parser. */
+static int check_text(const char *text, size_t len, struct error *err)
 {
     int depth = 0;
     bool in_string = false;
@@ -45,10 +45,11 @@ static int check_depth(const char *text, size_t len, struct error *err)
             at.line++;
             at.column = 0;
         }
+        if (!c) return fail_at(err, &at, "a NUL byte in the text");
         if (c == '"') {
             in_string = !in_string;
         } else if (in_string) {
-            if (c != '\\' || i + 1 == len || text[i + 1] == '\n') continue;
+            if (c != '\\' || i + 1 == len || text[i + 1] == '\n' || !text[i + 1]) continue;
             i++; /* the escaped byte may be a quote */
             at.byte++;
             at.column += ((u8)text[i] & 0xC0) != 0x80;
@@ -69,7 +70,7 @@ struct json *json_read(const char *text, size_t len, struct error *err)
         fail_at(err, &at, "the text is empty");
         return NULL;
     }
-    if (check_depth(text, len, err) < 0) return NULL;
+    if (check_text(text, len, err) < 0) return NULL;
     json_error_t bad;
     json_t *root = json_loadb(text, len, flags, &bad);
     if (root) return (struct json *)root;

@@ -1,11 +1,14 @@
 #include "engine/weights.h"
 #include "engine/layout.h"
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Read at a time. A row is at most 4 MiB (2^20 f32), so whole rows always fit. */
-enum { STAGING = 16 << 20 };
+enum {
+    STAGING = 4 << 20, /* read at a time by a thread: a row is at most that (2^20 f32), so whole rows fit */
+    MAX_THREADS = 8,
+};
 
 int weights_plan(const struct model_config *c, const struct model_files *f, size_t *bytes, struct error *err)
 {
@@ -17,14 +20,29 @@ int weights_plan(const struct model_config *c, const struct model_files *f, size
     return 0;
 }
 
-/* ---- filling
- * -------------------------------------------------------------------------------------------------*/
+/* ---- filling -------------------------------------------------------------------------------------------------
+ * The work is a list of row ranges; threads take the next one, read it and pack it. Ranges do not overlap in the
+ * image, so the threads share nothing but the list's position. */
+struct range {
+    u32 slot, part;
+    u32 row0; /* in the slot, of the part's first row */
+    u32 row, n;
+};
+struct reader { /* a thread's own */
+    void *staging;
+    struct error err;
+    int rc;
+};
 struct filler {
     const struct model_files *files;
+    const struct layout *layout;
     u8 *image;
-    void *staging;
     _Atomic u64 *progress;
-    struct error *err;
+    struct range *ranges;
+    u32 n, cap;
+    _Atomic u32 next;
+    _Atomic bool failed;
+    struct reader readers[MAX_THREADS];
 };
 
 static float widened(const void *from, enum dtype t, size_t i)
@@ -34,44 +52,98 @@ static float widened(const void *from, enum dtype t, size_t i)
     return t == DTYPE_BF16 ? f32_from_bf16(h) : f32_from_f16(h);
 }
 
-/* Rows [row, row + n) of the slot, read from a tensor of type from. */
-static void store(const struct filler *x, const struct slot *s, u32 row, u32 n, enum dtype from)
+/* Rows [row, row + n) of the slot, from numbers of a type. */
+static void store(u8 *image, const struct slot *s, u32 row, u32 n, const void *numbers, enum dtype from)
 {
-    void *at = x->image + s->offset;
+    void *at = image + s->offset;
     size_t first = (size_t)row * s->n_in, count = (size_t)n * s->n_in;
     if (s->kind == SLOT_PANELS)
-        pack_rows(at, s->dtype, s->n_out, s->n_in, row, n, x->staging, from);
+        pack_rows(at, s->dtype, s->n_out, s->n_in, row, n, numbers, from);
     else if (s->dtype == from)
-        memcpy((u8 *)at + first * dtype_bytes(from), x->staging, count * dtype_bytes(from));
+        memcpy((u8 *)at + first * dtype_bytes(from), numbers, count * dtype_bytes(from));
     else
-        for (size_t i = 0; i < count; i++) ((float *)at)[first + i] = widened(x->staging, from, i);
+        for (size_t i = 0; i < count; i++) ((float *)at)[first + i] = widened(numbers, from, i);
 }
 
-static int fill_part(const struct filler *x, const struct slot *s, u32 row0, const struct tensor *t)
+static u64 row_bytes(const struct slot *s, const struct tensor *t)
 {
-    u64 row_bytes = (u64)s->n_in * dtype_bytes(t->dtype);
-    u32 rows = (u32)t->dims[0], most = (u32)MIN_OF(STAGING / row_bytes, (u64)rows);
+    return (u64)s->n_in * dtype_bytes(t->dtype);
+}
+
+static void list_part(struct filler *x, struct range r)
+{
+    const struct slot *s = &x->layout->slots[r.slot];
+    const struct tensor *t = s->part[r.part];
+    u32 rows = (u32)t->dims[0], most = (u32)MIN_OF(STAGING / row_bytes(s, t), (u64)rows);
     if (most > PANEL) most -= most % PANEL;
-    for (u32 row = 0; row < rows;) {
-        u32 n = MIN_OF(most, rows - row);
-        int rc = model_read(x->files, t, row * row_bytes, x->staging, n * row_bytes, x->err);
-        if (rc) return rc;
-        store(x, s, row0 + row, n, t->dtype);
-        if (x->progress) atomic_fetch_add(x->progress, n * row_bytes);
-        row += n;
+    for (; r.row < rows; r.row += r.n) {
+        r.n = MIN_OF(most, rows - r.row);
+        if (x->n == x->cap) {
+            x->cap = x->cap ? 2 * x->cap : 1024;
+            x->ranges = mem_resize(x->ranges, x->cap * sizeof *x->ranges);
+        }
+        x->ranges[x->n++] = r;
     }
+}
+
+static void list_ranges(struct filler *x)
+{
+    for (u32 i = 0; i < x->layout->n; i++) {
+        const struct slot *s = &x->layout->slots[i];
+        u32 row0 = 0;
+        for (u32 j = 0; j < s->n_parts; j++) {
+            list_part(x, (struct range){.slot = i, .part = j, .row0 = row0});
+            row0 += (u32)s->part[j]->dims[0];
+        }
+    }
+}
+
+static int fill_range(struct filler *x, struct reader *own, const struct range *r)
+{
+    const struct slot *s = &x->layout->slots[r->slot];
+    const struct tensor *t = s->part[r->part];
+    u64 bytes = r->n * row_bytes(s, t);
+    int rc = model_read(x->files, t, r->row * row_bytes(s, t), own->staging, bytes, &own->err);
+    if (rc) return rc;
+    store(x->image, s, r->row0 + r->row, r->n, own->staging, t->dtype);
+    if (x->progress) atomic_fetch_add(x->progress, bytes);
     return 0;
 }
 
-static int fill_slot(const struct filler *x, const struct slot *s)
+static void fill_thread(void *arg, int thread, int threads)
 {
-    int rc = 0;
-    u32 row0 = 0;
-    for (u32 i = 0; i < s->n_parts && !rc; i++) {
-        rc = fill_part(x, s, row0, s->part[i]);
-        row0 += (u32)s->part[i]->dims[0];
+    (void)threads;
+    struct filler *x = arg;
+    struct reader *own = &x->readers[thread];
+    own->staging = malloc(STAGING);
+    if (!own->staging)
+        own->rc = error_set(&own->err, ERR_MEMORY, "weights", "no memory for reading (%d bytes)", STAGING);
+    for (u32 i; !own->rc && !atomic_load(&x->failed) && (i = atomic_fetch_add(&x->next, 1)) < x->n;)
+        own->rc = fill_range(x, own, &x->ranges[i]);
+    if (own->rc) atomic_store(&x->failed, true);
+    free(own->staging);
+}
+
+static int threads_allowed(void)
+{
+    cpu_set_t cpus;
+    int n = sched_getaffinity(0, sizeof cpus, &cpus) ? 1 : CPU_COUNT(&cpus);
+    return MAX_OF(1, MIN_OF(n, (int)MAX_THREADS));
+}
+
+static int fill_all(struct filler *x, struct error *err)
+{
+    struct pool *pool = pool_new(threads_allowed(), 0, err);
+    if (!pool) return ERR_MEMORY;
+    list_ranges(x);
+    pool_run(pool, fill_thread, x);
+    pool_free(pool);
+    free(x->ranges);
+    for (int i = 0; i < MAX_THREADS; i++) {
+        const struct error *e = &x->readers[i].err;
+        if (x->readers[i].rc) return error_set(err, e->code, e->where, "%s", e->message);
     }
-    return rc;
+    return 0;
 }
 
 static void report_unused(const struct layout *l, const struct model_config *c, const struct model_files *f)
@@ -89,17 +161,15 @@ int weights_fill(const struct model_config *c, const struct model_files *f, void
     struct layout l;
     int rc = layout_build(&l, c, f, err);
     if (rc) return rc;
-    struct filler x = {f, image, malloc(STAGING), progress, err};
-    if (!x.staging)
-        rc = error_set(err, ERR_MEMORY, c->dir, "no memory for reading the weights (%d bytes)", STAGING);
-    else if (bytes < l.bytes)
+    if (bytes < l.bytes) {
         rc = error_set(err, ERR_INPUT, c->dir,
                        "the weights need %zu bytes, %zu are set aside: the files have changed", l.bytes,
                        bytes);
-    else
+    } else {
+        struct filler x = {.files = f, .layout = &l, .image = image, .progress = progress};
         report_unused(&l, c, f);
-    for (u32 i = 0; i < l.n && !rc; i++) rc = fill_slot(&x, &l.slots[i]);
-    free(x.staging);
+        rc = fill_all(&x, err);
+    }
     layout_release(&l);
     return rc;
 }

@@ -1,0 +1,75 @@
+/* batch: the scheduler of a replica: continuous batching with chunked prefill over paged KV.
+ *
+ * Pure: no clock, no I/O, no randomness; time and events are arguments, so tests replay it. All state of
+ * running requests lives here, outside the engine: when the engine dies, batch_engine_lost makes every
+ * running sequence be sent anew (seq_new with prompt + emitted tokens) to the next one, and its output goes
+ * on identically.
+ *
+ * One request makes n_samples sequences. A sequence waits, runs (has a row, blocks), or ends. Order: by
+ * priority, then arrival. A step takes all decoding sequences first (one token each), then prompt chunks in
+ * order, up to max_step_tokens tokens and rows. With in_flight = 2 the next step is planned before the last
+ * one's tokens are known (positions only); a sequence that turns out to have ended drops the surplus result.
+ * Blocks are reserved as a sequence grows; when none is free the youngest running sequence is preempted (its
+ * blocks freed, it waits and is rebuilt later), never the oldest, so that the replica always progresses. A
+ * freed block is reused only after every step planned before the free has been committed.
+ *
+ * A request that was in the steps when the engine died `max_kills` times (2) fails alone: crash blame goes to
+ * the requests of the steps in flight at each death. */
+#ifndef MPISERVE_BATCH_H
+#define MPISERVE_BATCH_H
+
+#include "mpiserve/base.h"
+#include "mpiserve/request.h"
+#include "mpiserve/step.h"
+
+struct batch_spec {
+    u32 max_rows, max_step_tokens, max_model_len;
+    u32 block_size, n_blocks; /* block 0 is never handed out */
+    u32 in_flight;            /* 1..STEP_IN_FLIGHT */
+    u32 max_kills;
+    u32 numerics;
+    size_t max_frame; /* largest step frame the channel takes */
+};
+struct batch_counts {
+    u32 running, waiting; /* sequences */
+    u32 free_blocks, total_blocks;
+    u64 prompt_tokens, generated_tokens, preemptions, steps, kills;
+};
+struct batch;
+struct batch *batch_new(const struct batch_spec *spec, struct error *err);
+void batch_free(struct batch *b);
+/* Takes a copy of the (checked) request. origin: the caller's own number (ingress), given back with chunks.
+ */
+int batch_add(struct batch *b, const struct request *r, u32 origin, u64 now_ns, struct error *err);
+/* The request's sequences end with FINISH_ABORT, last set on the final chunk. Unknown ids: false. */
+bool batch_cancel(struct batch *b, u64 request);
+/* Ends every request, running or waiting, with this finish (drain deadline: FINISH_RETRY). */
+void batch_end_all(struct batch *b, enum finish how);
+
+/* The engine of generation gen is ready: all rows start empty. */
+void batch_engine_ready(struct batch *b, u32 gen);
+/* The engine died: steps in flight are forgotten, their requests blamed, all rows are to be rebuilt. */
+void batch_engine_lost(struct batch *b, bool blame);
+/* Anything to plan now? (engine ready, fewer steps in flight than allowed, work there) */
+bool batch_wants_step(const struct batch *b);
+/* Plans the next step. Returns the frame (valid until the next call on b) and its length, or NULL when there
+ * is nothing to do now. The caller must send it, in order. */
+const void *batch_plan(struct batch *b, u64 now_ns, size_t *len);
+/* A step without work that proves that the engine makes progress; send it like a planned one. NULL when the engine is not up or
+ * a step is in flight (which proves as much). */
+const void *batch_canary(struct batch *b, size_t *len);
+u32 batch_steps_in_flight(const struct batch *b);
+/* A results frame of the engine (checked with results_view by the caller). Stale ones are dropped and
+ * counted. */
+int batch_commit(struct batch *b, const struct results_view *v, u64 now_ns, struct error *err);
+
+/* Output since the last call: calls fn for each origin that has chunks, with a row of chunk blocks (one CHUNK
+ * message). */
+void batch_flush(struct batch *b, void (*fn)(void *arg, u32 origin, const void *msg, size_t len), void *arg);
+bool batch_has_output(const struct batch *b);
+/* Requests that ended (their last chunk was flushed) since the last call: the agent frees their slots. */
+bool batch_next_ended(struct batch *b, u64 *request);
+bool batch_idle(const struct batch *b); /* no request left */
+void batch_counts(const struct batch *b, struct batch_counts *out);
+
+#endif

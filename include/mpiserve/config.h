@@ -1,0 +1,96 @@
+/* config: every option of the program, from one table.
+ *
+ * The table (src/config/options.c) drives the command line, the environment (MPISERVE_<NAME>, dashes as
+ * underscores) and --help; precedence: command line > environment > default. A row: name, other names, kind,
+ * group, range, default, where the value lives in struct config, help text. Unknown names, in the environment
+ * too, are errors with the nearest known name. Dashes and underscores are the same in names; `--name value`
+ * and `--name=value` too. All values are checked for range before anything starts; an error names the option
+ * or variable, the value, and the range. "Absent" is never the same as 0: such options have ABSENT (-1) as
+ * default. An empty variable counts as not set. Options of other servers that change nothing here are
+ * accepted with a note (struct config: notes), those that are not offered are refused with the reason
+ * (src/config/foreign.c). Thread rule: filled once at start, read-only afterwards. */
+#ifndef MPISERVE_CONFIG_H
+#define MPISERVE_CONFIG_H
+
+#include "mpiserve/base.h"
+
+enum { ABSENT = -1, CONFIG_MAX_NAMES = 8, CONFIG_MAX_NOTES = 8, CONFIG_KEY_MIN = 8, CONFIG_KEY_MAX = 200 };
+
+struct config {
+    /* model */
+    char model[PATH_LEN]; /* a folder; default: the demo model beside the program, then PREFIX/share */
+    char served_model_name[CONFIG_MAX_NAMES]
+                          [128]; /* first is the one in answers; default: last part of the folder's name */
+    int n_served_model_names;
+    char compute[16];       /* auto, f32, bf16 */
+    char cpu_isa[16];       /* auto, portable, avx2, avx512, avx512bf16: upper bound */
+    i64 max_model_len;      /* 0: the model's */
+    i64 seed;               /* added to the seeds drawn for requests without one; ABSENT: random */
+    bool generation_config; /* use the model's suggested sampling as defaults (vLLM: --generation-config
+                               auto|vllm) */
+    /* parallel shape */
+    i64 tensor_parallel_size, pipeline_parallel_size; /* 1 */
+    i64 data_parallel_size;                           /* ABSENT: ranks / (tp * pp) */
+    i64 data_parallel_size_local;                     /* ABSENT: no constraint; 0: rank 0 only serves HTTP */
+    i64 threads;                                      /* of an engine; 0: its share of the cores */
+    /* scheduler */
+    i64 max_num_seqs;           /* 64: rows of an engine */
+    i64 max_num_batched_tokens; /* 512: tokens of a step */
+    i64 block_size;             /* 16 */
+    i64 kv_cache_memory_bytes;  /* 0: enough for max_num_seqs sequences of max_model_len, at most a share of
+                                   memory */
+    i64 max_logprobs;           /* 20 */
+    /* routing and limits */
+    i64 max_ongoing_requests;           /* slots of a replica; default: max_num_seqs, at most 1024 */
+    i64 max_queued_requests;            /* at the ingress; 256; 0: none wait */
+    double request_timeout_s;           /* 0: none */
+    double queue_timeout_s;             /* longest wait for a slot: 60 */
+    double graceful_shutdown_timeout_s; /* 20 */
+    double slot_lease_s;                /* 2 */
+    double step_timeout_s;              /* 30: an engine silent for so long in a step is killed */
+    /* HTTP */
+    char host[256];                   /* 127.0.0.1 */
+    i64 port;                         /* 8000; 0: any free port */
+    i64 http_threads;                 /* 2 */
+    i64 max_request_bytes;            /* 32 MiB */
+    i64 max_connections;              /* 1024 */
+    double keep_alive_timeout_s;      /* 75 */
+    double sse_keep_alive_interval_s; /* 15; 0: off */
+    /* At most one of the three is set; none of them: a key per job, written beside the endpoint file. */
+    char api_key[CONFIG_KEY_MAX + 1]; /* from MPISERVE_API_KEY; see config_key */
+    char api_key_file[PATH_LEN];
+    bool api_key_none; /* --api-key none: loopback only */
+    /* operation */
+    char run_dir[PATH_LEN]; /* folder for this job's endpoint file, key, sockets; "": made under the temporary
+                               folder */
+    char log_level[16];     /* error warning info debug */
+    /* up */
+    i64 ranks;             /* -np of `mpiserve up`; 8 */
+    char mpirun[PATH_LEN]; /* the launcher; "mpirun" */
+    /* what was ignored, for the log */
+    char notes[CONFIG_MAX_NOTES][192];
+    int n_notes;
+};
+
+/* Reads environment and argv[first..]. Positional arguments: at most one, the model. Fills the defaults that
+ * depend on the machine too (demo model, served name). 0; on --help prints and returns 1. */
+int config_load(struct config *c, int argc, char **argv, int first, struct error *err);
+void config_help(const char *program); /* the table, in groups, to stdout */
+/* Hash of all options that must be equal on every rank (all but keys, run_dir, log_level, and those of `up`).
+ */
+u64 config_fingerprint(const struct config *c);
+/* The arguments of argv[first..] that the ranks get from `mpiserve up` (all but up's own); returns their
+ * number. out points into argv; argc entries are always enough. Call it after config_load has found no error.
+ */
+int config_passed(int argc, char **argv, int first, const char **out, int max);
+
+bool config_host_is_loopback(const char *host);
+
+/* The key that the user gave, in the environment or in a file (one line: KEY, or "Authorization: Bearer KEY",
+ * so that the file serves curl -H @FILE too). 1: out (> CONFIG_KEY_MAX bytes) holds it. 0: none was given
+ * (api_key_none, or make one). Keys never appear in messages. */
+int config_key(const struct config *c, char *out, size_t size, struct error *err);
+/* 8 to 200 printable ASCII characters without blanks. */
+int config_key_check(const char *key, const char *where, struct error *err);
+
+#endif

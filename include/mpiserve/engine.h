@@ -1,0 +1,52 @@
+/* engine: the process that holds weights and KV and runs forward passes; `mpiserve engine`, started by proc.
+ *
+ * It uses what its boot parameters name and nothing else: the channel (FD_CHANNEL..FD_TO_AGENT), the weights (FD_WEIGHTS) and
+ * KV (FD_KV) memory, its CPUs, its number of threads. It starts no process, opens no socket, and reads
+ * only the model's folder. All state of requests lives in the scheduler; the engine's row table is a cache that
+ * seq_new rebuilds exactly, so it may be killed at any moment.
+ *
+ * Life: attach, tie itself to its agent (PR_SET_PDEATHSIG), LOADING, READY, then one step after the other until it is
+ * killed. When it cannot go on it writes the reason into the channel (channel_error), and exits with 1.
+ * Weights: the engine with boot.loader fills the image, the others on its host wait for it; afterwards all map it read-only.
+ * A loader that finds a whole image (after a restart) uses it; one that finds half an image fills it anew. Only one loader may
+ * live for an image at a time.
+ *
+ * A sequence's output is a pure function of its tokens, its sampling and the numerics class: the same after a
+ * restart, in other batches, with another cut of the prompt.
+ *
+ * Test hooks: the variable MPISERVE_FAULT of the engine (see proc.h: only what the agent passes on) names one fault:
+ *   crash-step:N   abort before step N of generation 1     stall-step:N  hang before step N of generation 1
+ *   crash-token:T  abort when token T is computed          nan-token:T   non-finite logits after token T
+ *   slow-step:MS   sleep so long before every step         crash-load:0  abort while loading
+ * Nothing is looked at where it is not set. */
+#ifndef MPISERVE_ENGINE_H
+#define MPISERVE_ENGINE_H
+
+#include "mpiserve/base.h"
+#include "mpiserve/step.h"
+
+/* `mpiserve engine`: does not return while its agent lives; the result is the exit status. */
+int engine_main(int argc, char **argv);
+
+/* ---- for agents, without an engine: what one would need. Any thread; reads the model's headers only. */
+struct engine_ask {
+    const char *model;   /* folder */
+    const char *compute; /* "auto", "f32", "bf16" */
+    const char *isa;     /* "auto": the best of this machine; or a level that every rank of the job has */
+    u32 block_size;      /* tokens, a multiple of 16 */
+};
+struct engine_needs {
+    char compute[16], isa[16]; /* resolved, as engine_boot wants them */
+    u64 weights_bytes;         /* of the weights memory, head included */
+    u64 kv_bytes_per_block;
+    u64 fingerprint; /* of the model's folder: equal on all ranks, or the ranks are refused */
+    u32 numerics;    /* class of bit-identical results: build, instruction set, compute, block size */
+    u32 vocab, max_model_len;
+};
+int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err);
+/* Ring size of a channel for these limits: two results frames fit at once, wherever they come to lie, and two steps of all rows with a
+ * new sequence of max_model_len tokens and 1 MiB of lists. A frame may be a quarter of it. */
+size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs,
+                        u32 block_size);
+
+#endif

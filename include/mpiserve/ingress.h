@@ -1,0 +1,61 @@
+/* ingress: the HTTP side: OpenAI API, authentication, server-sent events, metrics page.
+ *
+ * Threads: HTTP threads (a pool of the HTTP library) read, check, render templates and tokenize; they hand a request to the agent's
+ * main thread through struct ingress_agent and sleep (suspended connection). The main thread hands chunks back with
+ * ingress_deliver; HTTP threads detokenize, look for stop strings and write. No HTTP thread ever waits for MPI or an engine.
+ *
+ * Contract between both sides: every request that was submitted (submit returned 0) gets chunks until one with `last`, exactly one;
+ * cancel only hastens it. The agent frees nothing of the request but the block it was given. After a cancel, or when the
+ * client is gone, chunks are still delivered and dropped here.
+ *
+ * Life cycle: ingress_new (opens the port: errors name it) -> ingress_ready (from now on requests are accepted; before: 503) ->
+ * ingress_drain -> ingress_idle until true -> ingress_free. */
+#ifndef MPISERVE_INGRESS_H
+#define MPISERVE_INGRESS_H
+
+#include "mpiserve/base.h"
+#include "mpiserve/config.h"
+#include "mpiserve/model.h"
+#include "mpiserve/request.h"
+
+/* What the ingress asks of the agent. All called from HTTP threads; none may block. */
+struct ingress_health {
+    bool ok; /* a replica of every deployment makes progress and the main loop turns */
+    bool loading, draining;
+    char reason[160]; /* why not ok */
+};
+struct ingress_agent {
+    void *agent;
+    /* Takes the block (malloc'd; the agent frees it). 0, or ERR_FULL (queue full), ERR_STATE (draining, no replica): nothing was taken;
+     * *retry_after_s is set then. */
+    int (*submit)(void *agent, struct request *r, u32 *retry_after_s);
+    void (*cancel)(void *agent, u64 request);
+    void (*health)(void *agent, struct ingress_health *out);
+    void (*topology)(void *agent, struct buf *json); /* body of /v1/topology, appended */
+    void (*metrics)(void *agent, struct buf *text);  /* the agent's part of /metrics, appended */
+    u32 (*in_flight)(void *agent);                   /* requests queued or running, for /load */
+};
+struct ingress_spec { /* copied; what it points to outlives the ingress */
+    const struct config *config;
+    const struct model_config *model; /* its folder holds the tokenizer and the chat template too */
+    u32 max_model_len;                /* resolved */
+    u32 ingress_index;                /* of request ids */
+    const char *key;                  /* the API key, or NULL: none asked for */
+    char fingerprint[64];             /* system_fingerprint of answers */
+    struct ingress_agent agent;
+};
+struct ingress;
+struct ingress *ingress_new(const struct ingress_spec *spec, struct error *err);
+int ingress_port(const struct ingress *in); /* the real one */
+void ingress_ready(struct ingress *in);
+/* Main thread: new tokens of a request of this ingress, as chunk_next gave them; the chunk is copied. Unknown ids are dropped. */
+void ingress_deliver(struct ingress *in, const struct chunk *c);
+/* From now on every new request is refused with 503, Retry-After, Connection: close; /health says draining. */
+void ingress_drain(struct ingress *in);
+bool ingress_idle(struct ingress *in); /* no request is being answered, none is with the agent */
+/* Running streams get a final error chunk with this text, waiting calls a 503. They leave in the HTTP threads' time: look at
+ * ingress_idle for a moment before ingress_free, which cuts off what is left. */
+void ingress_abort(struct ingress *in, const char *why);
+void ingress_free(struct ingress *in);
+
+#endif

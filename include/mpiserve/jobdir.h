@@ -1,0 +1,80 @@
+/* jobdir: the folder of a job on this machine: what it holds, whose it is, and how it goes away.
+ *
+ *   $TMPDIR/mpiserve-UID/JOB   (or /tmp; mode 0700; or the folder of --run-dir)
+ *     owner          who removes it: "PID START BOOT PIDNS HOST JOB"; while that process lives nobody else touches the folder
+ *     endpoint.json  where the job is reached and in which state; by rank 0, renamed into place at each change
+ *     key            "Authorization: Bearer KEY", mode 0600: curl -H @FILE
+ *     pids           a line "RANK PID" for every rank of this machine; by one rank, once all have started
+ *     run.log        what the ranks print, when `mpiserve up` started them
+ *     bell-*.sock    doorbells of the ranks
+ *     mpi/           MPI's own session files
+ *   /dev/shm/mpiserve-UID-JOB  MPI's shared memory; the same owner file
+ * ($XDG_RUNTIME_DIR is not used: it goes away when the user logs out, jobs do not.)
+ *
+ * The owner is `mpiserve up`, or rank 0 of a job started by a bare mpirun. An owner that is killed leaves its folders; the
+ * next start removes them (jobdir_sweep). Owners of other machines and other pid namespaces are left alone.
+ *
+ * Life cycle: jobdir_sweep, jobdir_make (owner) -> jobdir_attach (every other process; MPISERVE_RUN_DIR and
+ * MPISERVE_JOB of the environment) -> jobdir_remove (owner).
+ * Thread rule: plain data. */
+#ifndef MPISERVE_JOBDIR_H
+#define MPISERVE_JOBDIR_H
+
+#include "mpiserve/base.h"
+
+enum { JOBDIR_PATH_MAX = 80, JOB_NAME_LEN = 24 }; /* an AF_UNIX path in the folder must fit in 107 bytes */
+
+struct jobdir {
+    char path[PATH_LEN]; /* at most JOBDIR_PATH_MAX bytes */
+    char shm[96];        /* "": /dev/shm is not usable */
+    char job[JOB_NAME_LEN];
+    bool given; /* the folder came from --run-dir: only what jobs write there is ever removed */
+};
+
+/* Makes the folder (run_dir "": a new one under the temporary folder) and the one in /dev/shm; this process becomes the
+ * owner. Errors: not writable, full, path too long for sockets, not ours, in use by a running job. */
+int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err);
+/* A process that the owner started: 1 and *d filled from the environment, 0 when there is no owner above (make one). */
+int jobdir_attach(struct jobdir *d, struct error *err);
+/* For the environment of processes that attach. */
+int jobdir_export(const struct jobdir *d, struct error *err);
+/* Removes both folders; in a given one only the job's own files, and run.log stays. */
+void jobdir_remove(const struct jobdir *d);
+/* Removes what dead jobs of this user left on this machine; returns how many folders. */
+int jobdir_sweep(void);
+/* "PATH/name"; returns out. */
+const char *jobdir_file(const struct jobdir *d, const char *name, char *out, size_t size);
+
+/* ---- what the job says about itself ---------------------------------------------------------------------------*/
+enum endpoint_state { ENDPOINT_LOADING, ENDPOINT_READY, ENDPOINT_DRAINING, ENDPOINT_DOWN };
+const char *endpoint_state_name(enum endpoint_state s); /* "LOADING", ... */
+struct endpoint {
+    enum endpoint_state state;
+    char url[320]; /* as a client types it: http://127.0.0.1:8000 */
+    char host[256];
+    i64 port;
+    char key_file[PATH_LEN]; /* "": no key is asked for */
+    char model[128];         /* the served name */
+    char job[JOB_NAME_LEN];
+    i64 pid;   /* rank 0's */
+    i64 ranks; /* of the job */
+};
+int endpoint_write(const struct jobdir *d, const struct endpoint *e, struct error *err);
+int endpoint_read(const struct jobdir *d, struct endpoint *e, struct error *err); /* ERR_NOT_FOUND: not yet */
+
+/* Writes the file `key` (e->key_file) for curl -H @FILE. */
+int jobdir_write_key(const struct jobdir *d, const char *key, struct error *err);
+/* Draws a key of 40 characters; size > 40. */
+int jobdir_new_key(char *out, size_t size, struct error *err);
+
+/* pids[i] is the process of rank ranks[i]. Written once, by one rank of the machine. */
+int jobdir_write_pids(const struct jobdir *d, const int *ranks, const int *pids, int n, struct error *err);
+/* Returns their number (at most max), or ERR_NOT_FOUND. */
+int jobdir_read_pids(const struct jobdir *d, int *ranks, int *pids, int max, struct error *err);
+
+/* ---- processes ------------------------------------------------------------------------------------------------*/
+/* When the process started, in clock ticks since boot (a pid alone may have been given away again); 0: there is no such
+ * process, or it is dead and only not waited for. *parent may be NULL. */
+u64 process_start(int pid, int *parent);
+
+#endif

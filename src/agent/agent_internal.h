@@ -1,0 +1,98 @@
+/* Inside agent/: one rank's parts and how they know each other. */
+#ifndef MPISERVE_AGENT_INTERNAL_H
+#define MPISERVE_AGENT_INTERNAL_H
+
+#include "agent/key.h"
+#include "agent/messages.h"
+#include "agent/watchdog.h"
+#include "mpiserve/agent.h"
+#include "mpiserve/config.h"
+#include "mpiserve/engine.h"
+#include "mpiserve/jobdir.h"
+#include "mpiserve/model.h"
+#include "mpiserve/ops.h"
+#include "mpiserve/place.h"
+#include "mpiserve/slots.h"
+#include "mpiserve/topo.h"
+#include "mpiserve/wire.h"
+
+struct head;
+struct leader;
+
+struct agent {
+    struct config config;
+    struct model_config model;
+    struct engine_needs needs;                              /* what an engine of this model takes */
+    u32 max_model_len, max_num_seqs, max_ongoing, n_blocks; /* resolved */
+    u32 numerics;
+    u64 fingerprint; /* of configuration and model */
+    struct wire *wire;
+    struct slots *slots;
+    struct place_plan plan;
+    struct cpuset cpus; /* this rank's engine's share */
+    u32 cores, node_cores;
+    bool cores_shared;
+    struct jobdir dir;
+    char key[KEY_LEN];     /* "": none is asked for; rank 0 only */
+    bool owns_dir;         /* this rank made it: a bare mpirun, rank 0 */
+    struct head *head;     /* the ingress side: rank 0 */
+    struct leader *leader; /* the replica side: ranks with an engine */
+    struct watchdog watchdog;
+    int signals; /* signalfd */
+    int epoll;
+    u64 bell_until_ns; /* a bell came: its message may follow */
+    bool draining, ended;
+    int exit_code;
+};
+
+static inline u32 agent_rank(const struct agent *a)
+{
+    return wire_rank(a->wire);
+}
+/* The local rank whose engine loads the node's weights: the lowest with an engine. */
+u32 agent_loader_rank(const struct agent *a);
+/* Sends; a message that cannot be sent breaks the job's bookkeeping, so the rank (and with it the job) ends. */
+void agent_send(struct agent *a, u32 to, enum message_type type, const void *head, size_t head_len,
+                const void *body, size_t len);
+/* Ends the job at once: the message says why. */
+_Noreturn void agent_die(struct agent *a, const char *what, const struct error *err);
+/* The way into a drain, from a signal or a message; repeated calls do nothing. */
+void agent_drain(struct agent *a);
+
+/* start.c: everything up to the loop. 0, or the exit status; errors are printed. */
+int agent_start(struct agent *a, int argc, char **argv);
+void agent_finish(struct agent *a);
+/* loop.c */
+int agent_loop(struct agent *a);
+
+/* ---- head: the ingress side (rank 0) -------------------------------------------------------------------------*/
+int head_new(struct agent *a, struct error *err);
+void head_free(struct head *h);
+int head_fd(const struct head *h);         /* commands of the HTTP threads */
+int head_turn(struct head *h, u64 now_ns); /* returns how much it did */
+bool head_prepare_sleep(struct head *h);
+void head_woke(struct head *h);
+bool head_busy(const struct head *h); /* requests are on their way */
+u64 head_deadline(const struct head *h);
+void head_chunks(struct head *h, u32 from, const void *body, size_t len);
+void head_refused(struct head *h, u32 from, const struct msg_refused *m);
+void head_load(struct head *h, u32 from, const struct msg_load *m);
+void head_drain(struct head *h);
+void head_abort(struct head *h, const char *why); /* SIGTERM: final error chunks, at most 300 ms */
+
+/* ---- leader: the replica side --------------------------------------------------------------------------------*/
+int leader_new(struct agent *a, struct error *err);
+void leader_start(struct leader *l); /* opens the slots once the window is there */
+void leader_free(struct leader *l);  /* the engine is gone afterwards */
+int leader_watch(struct leader *l, int epoll, struct error *err); /* adds its descriptors */
+int leader_turn(struct leader *l, u64 now_ns);
+bool leader_prepare_sleep(struct leader *l);
+void leader_woke(struct leader *l);
+bool leader_busy(const struct leader *l);
+void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len);
+void leader_cancel(struct leader *l, u64 request);
+void leader_drain(struct leader *l);
+void leader_hurry(struct leader *l);
+void leader_kill_engine(struct leader *l); /* at once, for the way out */
+
+#endif

@@ -1,0 +1,148 @@
+/* A request's way at the head: slot, dispatch, chunks, end. Whatever happens on the way, the ingress gets exactly one end. */
+#include "agent/head_internal.h"
+#include <stdlib.h>
+#include <string.h>
+
+static struct flight **chain_of(struct head *h, u64 id)
+{
+    return &h->chains[id % FLIGHT_CHAINS];
+}
+
+struct flight *flight_find(struct head *h, u64 id)
+{
+    struct flight *f = *chain_of(h, id);
+    while (f && f->id != id) f = f->next;
+    return f;
+}
+
+void flight_drop(struct head *h, struct flight *f)
+{
+    route_queue_remove(&h->waiting, &f->wait);
+    struct flight **at = chain_of(h, f->id);
+    while (*at != f) at = &(*at)->next;
+    *at = f->next;
+    h->n_flights--;
+    atomic_fetch_sub(&h->outstanding, 1);
+    atomic_store(&h->n_waiting, h->waiting.n);
+    free(f->request);
+    free(f->samples);
+    free(f);
+}
+
+/* Ends every unfinished sample of the flight towards the client; the flight is gone afterwards. */
+void flight_fail(struct head *h, struct flight *f, enum finish how, const char *why)
+{
+    u32 left = 0;
+    for (u32 s = 0; s < f->request->n_samples; s++) left += !f->samples[s].finished;
+    buf_clear(&h->scratch);
+    for (u32 s = 0; s < f->request->n_samples; s++) {
+        if (f->samples[s].finished) continue;
+        struct chunk c = {.request = f->id,
+                          .sample = s,
+                          .first = f->samples[s].delivered,
+                          .n_top = CHUNK_NO_LOGPROBS,
+                          .stop_id = -1,
+                          .finish = (u8)how,
+                          .last = --left == 0};
+        chunk_add(&h->scratch, &c, NULL, NULL, why);
+    }
+    size_t pos = 0;
+    const struct chunk *c;
+    while ((c = chunk_next(h->scratch.data, h->scratch.len, &pos, NULL))) ingress_deliver(h->ingress, c);
+    flight_drop(h, f);
+}
+
+/* ---- towards a replica ---------------------------------------------------------------------------------------*/
+static void dispatch(struct head *h, struct flight *f, i32 replica, const struct slot_token *token)
+{
+    struct agent *a = h->agent;
+    u32 leader = h->views[replica].leader;
+    selection_choose(&f->selection, leader, token);
+    f->replica = replica;
+    selection_dispatch(&f->selection);
+    struct msg_dispatch m = {.token = *token, .origin = agent_rank(a)};
+    agent_send(a, leader, MSG_DISPATCH, &m, sizeof m, f->request, f->request->bytes);
+    atomic_fetch_add(&h->routed, 1);
+}
+
+bool flight_try(struct head *h, struct flight *f)
+{
+    struct agent *a = h->agent;
+    route_exclude_clear(&h->excluded);
+    for (;;) {
+        i32 r = h->policy->choose(h->views, h->n_replicas, &h->excluded, agent_rank(a), ++h->choices);
+        if (r < 0) return false;
+        struct slots_answer answer;
+        struct error err;
+        if (slots_reserve(a->slots, r, h->views[r].leader, h->views[r].n_slots, SLOT_CLASS_SHORT, &answer,
+                          &err))
+            agent_die(a, "slot window", &err);
+        h->views[r].ongoing = answer.num_ongoing;
+        if (answer.accepted) {
+            dispatch(h, f, r, &answer.token);
+            return true;
+        }
+        route_exclude(&h->excluded, (u32)r);
+    }
+}
+
+static void enqueue(struct head *h, struct flight *f)
+{
+    struct error err;
+    if (route_queue_put(&h->waiting, &f->wait, &err))
+        flight_fail(h, f, FINISH_RETRY, "all replicas are busy and the queue is full");
+    else
+        atomic_store(&h->n_waiting, h->waiting.n);
+}
+
+void flight_new(struct head *h, struct request *r, u64 now_ns)
+{
+    const struct config *c = &h->agent->config;
+    struct flight *f = mem_zero(1, sizeof *f);
+    f->id = r->id;
+    f->request = r;
+    f->submitted_ns = now_ns;
+    f->replica = -1;
+    f->samples = mem_zero(r->n_samples, sizeof *f->samples);
+    double wait = c->queue_timeout_s;
+    route_waiter_init(&f->wait, r->priority, now_ns + (u64)(wait * (double)NS_PER_S));
+    f->next = *chain_of(h, f->id);
+    *chain_of(h, f->id) = f;
+    h->n_flights++;
+    if (h->waiting.n > 0 || !flight_try(h, f)) enqueue(h, f);
+}
+
+/* The replica does not run it (stale, unavailable, given up): it waits in its old place for another. */
+void flight_put_back(struct head *h, struct flight *f, u64 now_ns)
+{
+    atomic_fetch_add(&h->requeued, 1);
+    if (++f->retries > MAX_RETRIES) {
+        flight_fail(h, f, FINISH_RETRY, "no replica could run the request");
+        return;
+    }
+    if (f->wait.deadline_ns < now_ns + NS_PER_S) f->wait.deadline_ns = now_ns + NS_PER_S;
+    if (!flight_try(h, f)) enqueue(h, f);
+}
+
+void flight_cancel(struct head *h, u64 id)
+{
+    struct flight *f = flight_find(h, id);
+    if (!f) return;
+    if (route_queue_holds(&h->waiting, &f->wait))
+        flight_fail(h, f, FINISH_ABORT, NULL);
+    else
+        agent_send(h->agent, f->selection.leader, MSG_CANCEL, &id, sizeof id, NULL, 0);
+}
+
+void flights_retry_queue(struct head *h, u64 now_ns)
+{
+    struct route_waiter *w;
+    while ((w = route_queue_expired(&h->waiting, now_ns)))
+        flight_fail(h, (struct flight *)w, FINISH_RETRY, "no replica was free in time");
+    while ((w = route_queue_first(&h->waiting))) {
+        struct flight *f = (struct flight *)w;
+        if (!flight_try(h, f)) break;
+        route_queue_remove(&h->waiting, w);
+    }
+    atomic_store(&h->n_waiting, h->waiting.n);
+}

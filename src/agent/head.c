@@ -1,0 +1,370 @@
+/* The ingress side of rank 0: commands of the HTTP threads in, chunks of the leaders back, readiness, drain. */
+#include "agent/head_internal.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { QUEUE_RETRY_MS = 20, ABORT_MS = 300 };
+
+/* ---- called by HTTP threads ----------------------------------------------------------------------------------*/
+static void push(struct head *h, struct request *r, u64 id)
+{
+    struct command *c = mem_zero(1, sizeof *c);
+    c->request = r;
+    c->id = id;
+    queue_push(h->commands, &c->node);
+}
+
+static int submit(void *arg, struct request *r, u32 *retry_after_s)
+{
+    struct head *h = arg;
+    *retry_after_s = atomic_load(&h->retry_after_s);
+    if (atomic_load(&h->refuse) || atomic_load(&h->none_left)) return ERR_STATE;
+    u32 taken = atomic_fetch_add(&h->outstanding, 1);
+    if (taken >= atomic_load(&h->capacity)) {
+        atomic_fetch_sub(&h->outstanding, 1);
+        atomic_fetch_add(&h->refused_full, 1);
+        return ERR_FULL;
+    }
+    push(h, r, r->id);
+    return 0;
+}
+
+static void cancel(void *arg, u64 request)
+{
+    push(arg, NULL, request);
+}
+
+/* ---- life ----------------------------------------------------------------------------------------------------*/
+static void recount_capacity(struct head *h)
+{
+    u32 slots = 0, broken = 0;
+    for (u32 i = 0; i < h->n_replicas; i++) {
+        if (h->views[i].state == ROUTE_UP) slots += h->views[i].n_slots;
+        broken += h->replicas[i].load.state == REPLICA_BROKEN;
+    }
+    h->slots_up = slots;
+    atomic_store(&h->capacity, slots + (u32)h->agent->config.max_queued_requests);
+    atomic_store(&h->none_left, broken == h->n_replicas);
+}
+
+/* From the measured time of a request: how long until one of the slots is free for who comes last. */
+static void estimate_wait(struct head *h, double took_s)
+{
+    h->seconds_per_request += 0.05 * (took_s - h->seconds_per_request);
+    double s = ceil(h->seconds_per_request * (h->waiting.n + 1) / MAX_OF(h->slots_up, 1u));
+    atomic_store(&h->retry_after_s, s < 1 ? 1 : s > 60 ? 60 : (u32)s);
+}
+
+static void write_endpoint(struct head *h, enum endpoint_state state)
+{
+    const struct agent *a = h->agent;
+    struct endpoint e = {
+        .state = state, .port = ingress_port(h->ingress), .pid = getpid(), .ranks = wire_size(a->wire)};
+    snprintf(e.url, sizeof e.url, "%s", h->url);
+    snprintf(e.host, sizeof e.host, "%s", a->config.host);
+    snprintf(e.key_file, sizeof e.key_file, "%s", h->key_file);
+    snprintf(e.model, sizeof e.model, "%s", a->config.served_model_name[0]);
+    snprintf(e.job, sizeof e.job, "%s", a->dir.job);
+    struct error err;
+    if (endpoint_write(&a->dir, &e, &err)) log_warning("%s: %s", err.where, err.message);
+}
+
+static void make_url(struct head *h)
+{
+    const char *host = h->agent->config.host;
+    char own[256];
+    if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0) {
+        if (gethostname(own, sizeof own)) snprintf(own, sizeof own, "localhost");
+        own[sizeof own - 1] = 0;
+        host = own;
+    }
+    bool v6 = strchr(host, ':') != NULL;
+    snprintf(h->url, sizeof h->url, "http://%s%s%s:%d", v6 ? "[" : "", host, v6 ? "]" : "",
+             ingress_port(h->ingress));
+}
+
+int head_new(struct agent *a, struct error *err)
+{
+    struct head *h = mem_zero(1, sizeof *h);
+    a->head = h;
+    h->agent = a;
+    h->n_replicas = a->plan.n_replicas;
+    h->views = mem_zero(h->n_replicas, sizeof *h->views);
+    h->replicas = mem_zero(h->n_replicas, sizeof *h->replicas);
+    for (u32 i = 0; i < h->n_replicas; i++) {
+        h->views[i] = (struct route_view){.replica = (i32)i,
+                                          .leader = a->plan.replicas[i].leader,
+                                          .n_slots = a->max_ongoing,
+                                          .state = ROUTE_DOWN};
+        snprintf(h->replicas[i].load.trouble, sizeof h->replicas[i].load.trouble, "its engine is starting");
+    }
+    pthread_mutex_init(&h->lock, NULL);
+    route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
+    h->seconds_per_request = 1;
+    atomic_store(&h->retry_after_s, 1);
+    h->policy = route_policy_find("power_of_two", err);
+    h->commands = queue_new(err);
+    if (!h->policy || !h->commands) return -1;
+    snprintf(h->fingerprint, sizeof h->fingerprint, "mpiserve-%s-%08x", MPISERVE_VERSION,
+             (u32)a->fingerprint);
+    struct ingress_spec spec = {
+        .config = &a->config,
+        .model = &a->model,
+        .max_model_len = a->max_model_len,
+        .ingress_index = 0,
+        .key = a->key[0] ? a->key : NULL,
+        .agent = {h, submit, cancel, status_health, status_topology, status_metrics, status_in_flight}};
+    snprintf(spec.fingerprint, sizeof spec.fingerprint, "%s", h->fingerprint);
+    h->ingress = ingress_new(&spec, err);
+    if (!h->ingress) return err->code;
+    make_url(h);
+    if (a->key[0]) {
+        jobdir_file(&a->dir, "key", h->key_file, sizeof h->key_file);
+        if (jobdir_write_key(&a->dir, a->key, err)) return err->code;
+    }
+    write_endpoint(h, ENDPOINT_LOADING);
+    return 0;
+}
+
+void head_free(struct head *h)
+{
+    if (!h) return;
+    if (h->ingress) {
+        write_endpoint(h, ENDPOINT_DOWN);
+        ingress_free(h->ingress);
+    }
+    for (u32 i = 0; i < FLIGHT_CHAINS; i++)
+        while (h->chains[i]) flight_drop(h, h->chains[i]);
+    route_queue_release(&h->waiting);
+    if (h->commands) {
+        struct queue_node *n = queue_take_all(h->commands);
+        while (n) {
+            struct command *c = (struct command *)n;
+            n = n->next;
+            free(c->request);
+            free(c);
+        }
+        queue_free(h->commands);
+    }
+    pthread_mutex_destroy(&h->lock);
+    buf_release(&h->scratch);
+    free(h->views);
+    free(h->replicas);
+    free(h);
+}
+
+/* ---- messages of leaders -------------------------------------------------------------------------------------*/
+static i32 replica_of(const struct head *h, u32 rank)
+{
+    return rank < h->agent->plan.n_ranks ? h->agent->plan.ranks[rank].replica : -1;
+}
+
+/* What of the chunk is new to the client: a request that was started again on another replica repeats its tokens. */
+static void deliver(struct head *h, struct flight *f, const struct chunk *c)
+{
+    struct sample_progress *p = &f->samples[c->sample];
+    u32 skip = p->delivered > c->first ? p->delivered - c->first : 0;
+    if (p->finished || (skip >= c->n_tokens && c->finish == FINISH_NONE)) return;
+    p->finished = c->finish != FINISH_NONE;
+    if (skip == 0) {
+        p->delivered += c->n_tokens;
+        ingress_deliver(h->ingress, c);
+        return;
+    }
+    skip = MIN_OF(skip, c->n_tokens);
+    struct chunk part = *c;
+    part.first += skip;
+    part.n_tokens -= skip;
+    p->delivered = MAX_OF(p->delivered, part.first + part.n_tokens);
+    const struct token_logprob *lp = c->logprobs.len ? chunk_at(c, c->logprobs) : NULL;
+    char text[CHUNK_MAX_ERROR + 1];
+    snprintf(text, sizeof text, "%.*s", (int)c->error_len, (const char *)chunk_at(c, c->error));
+    buf_clear(&h->scratch);
+    chunk_add(&h->scratch, &part, (const i32 *)chunk_at(c, c->tokens) + skip,
+              lp ? lp + (size_t)skip * (1 + c->n_top) : NULL, c->error_len ? text : NULL);
+    size_t pos = 0;
+    ingress_deliver(h->ingress, chunk_next(h->scratch.data, h->scratch.len, &pos, NULL));
+}
+
+static void slot_is_free(struct head *h, struct flight *f)
+{
+    slots_ended(h->agent->slots, f->selection.leader, &f->selection.token);
+    selection_end(&f->selection);
+    h->views[f->replica].ongoing = slots_outstanding(h->agent->slots, h->views[f->replica].leader);
+}
+
+static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
+{
+    struct flight *f = flight_find(h, c->request);
+    if (!f || f->selection.state != SELECTION_DISPATCHED || f->selection.leader != from ||
+        c->sample >= f->request->n_samples)
+        return;
+    if (c->finish == FINISH_RETRY && !h->draining) {
+        if (!c->last) return; /* the other samples' ends follow; then it starts anew elsewhere */
+        slot_is_free(h, f);
+        flight_put_back(h, f, now);
+        return;
+    }
+    deliver(h, f, c);
+    if (!c->last) return;
+    estimate_wait(h, (double)(now - f->submitted_ns) * 1e-9);
+    slot_is_free(h, f);
+    flight_drop(h, f);
+}
+
+void head_chunks(struct head *h, u32 from, const void *body, size_t len)
+{
+    i32 r = replica_of(h, from);
+    if (r < 0 || len < sizeof(struct msg_chunk)) return;
+    const struct msg_chunk *m = body;
+    u64 now = clock_ns();
+    pthread_mutex_lock(&h->lock);
+    h->replicas[r].heard_ns = now;
+    pthread_mutex_unlock(&h->lock);
+    slots_published(h->agent->slots, from, m->others);
+    size_t pos = 0;
+    struct error err = {0};
+    const struct chunk *c;
+    while ((c = chunk_next(m + 1, len - sizeof *m, &pos, &err))) take_chunk(h, from, c, now);
+    if (err.code) agent_die(h->agent, "message CHUNK", &err);
+    flights_retry_queue(h, now);
+}
+
+void head_refused(struct head *h, u32 from, const struct msg_refused *m)
+{
+    struct flight *f = flight_find(h, m->request);
+    if (!f || f->selection.state != SELECTION_DISPATCHED || f->selection.leader != from ||
+        memcmp(&f->selection.token, &m->token, sizeof m->token))
+        return;
+    slot_is_free(h, f);
+    flight_put_back(h, f, clock_ns());
+}
+
+static void note_ready(struct head *h)
+{
+    u32 up = 0;
+    for (u32 i = 0; i < h->n_replicas; i++) up += h->views[i].state == ROUTE_UP;
+    if (up > 0 && !h->ready) {
+        h->ready = true;
+        ingress_ready(h->ingress);
+    }
+    if (up == h->n_replicas && !h->all_up && !h->draining) {
+        h->all_up = true;
+        write_endpoint(h, ENDPOINT_READY);
+        log_info("ready: %s serves %s with %u replica%s", h->url, h->agent->config.served_model_name[0],
+                 h->n_replicas, h->n_replicas == 1 ? "" : "s");
+    }
+}
+
+void head_load(struct head *h, u32 from, const struct msg_load *m)
+{
+    i32 r = replica_of(h, from);
+    if (r < 0 || m->replica != r || m->state >= REPLICA_STATES) return;
+    pthread_mutex_lock(&h->lock);
+    h->replicas[r].load = *m;
+    h->replicas[r].heard_ns = clock_ns();
+    pthread_mutex_unlock(&h->lock);
+    h->views[r].state = m->state == REPLICA_UP ? ROUTE_UP : ROUTE_DOWN;
+    slots_published(h->agent->slots, from, m->others);
+    recount_capacity(h);
+    note_ready(h);
+    flights_retry_queue(h, clock_ns());
+}
+
+/* ---- the loop's side -----------------------------------------------------------------------------------------*/
+int head_fd(const struct head *h)
+{
+    return queue_fd(h->commands);
+}
+bool head_prepare_sleep(struct head *h)
+{
+    return queue_prepare_sleep(h->commands);
+}
+void head_woke(struct head *h)
+{
+    queue_woke(h->commands);
+}
+bool head_busy(const struct head *h)
+{
+    return h->n_flights > 0 || h->draining;
+}
+u64 head_deadline(const struct head *h)
+{
+    return route_queue_deadline(&h->waiting);
+}
+
+static int take_commands(struct head *h, u64 now)
+{
+    int n = 0;
+    for (struct queue_node *node = queue_take_all(h->commands), *next; node; node = next, n++) {
+        next = node->next;
+        struct command *c = (struct command *)node;
+        if (c->request)
+            flight_new(h, c->request, now);
+        else
+            flight_cancel(h, c->id);
+        free(c);
+    }
+    return n;
+}
+
+static void send_all(struct head *h, enum message_type type)
+{
+    for (u32 r = 0; r < wire_size(h->agent->wire); r++) agent_send(h->agent, r, type, NULL, 0, NULL, 0);
+}
+
+static void turn_drain(struct head *h, u64 now)
+{
+    u64 limit = (u64)(h->agent->config.graceful_shutdown_timeout_s * (double)NS_PER_S);
+    if (h->n_flights == 0 && atomic_load(&h->outstanding) == 0 &&
+        (ingress_idle(h->ingress) || (h->hurried && now - h->hurry_ns > 2 * NS_PER_S))) {
+        send_all(h, MSG_END);
+        h->agent->ended = true;
+    } else if (!h->hurried && now - h->drain_started_ns > limit) {
+        log_warning("drain: %u requests have not finished within %g s and are ended", h->n_flights,
+                    h->agent->config.graceful_shutdown_timeout_s);
+        h->hurried = true;
+        h->hurry_ns = now;
+        send_all(h, MSG_HURRY);
+        struct route_waiter *w;
+        while ((w = route_queue_first(&h->waiting)))
+            flight_fail(h, (struct flight *)w, FINISH_RETRY, "the server is shutting down");
+    }
+}
+
+int head_turn(struct head *h, u64 now_ns)
+{
+    int n = take_commands(h, now_ns);
+    if (h->waiting.n > 0 && now_ns >= h->retry_queue_ns) {
+        flights_retry_queue(h, now_ns);
+        h->retry_queue_ns = now_ns + QUEUE_RETRY_MS * NS_PER_MS;
+    }
+    if (h->draining && !h->agent->ended) turn_drain(h, now_ns);
+    return n;
+}
+
+void head_drain(struct head *h)
+{
+    if (h->draining) return;
+    h->draining = true;
+    h->drain_started_ns = clock_ns();
+    atomic_store(&h->refuse, true);
+    ingress_drain(h->ingress);
+    write_endpoint(h, ENDPOINT_DRAINING);
+    log_info("draining: new requests get 503, %u running ones may take up to %g s", h->n_flights,
+             h->agent->config.graceful_shutdown_timeout_s);
+    send_all(h, MSG_DRAIN);
+}
+
+void head_abort(struct head *h, const char *why)
+{
+    atomic_store(&h->refuse, true);
+    ingress_abort(h->ingress, why);
+    for (int ms = 0; ms < ABORT_MS && !ingress_idle(h->ingress); ms += 5)
+        nanosleep(&(struct timespec){.tv_nsec = 5 * 1000000}, NULL);
+    write_endpoint(h, ENDPOINT_DOWN);
+}

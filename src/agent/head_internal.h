@@ -1,0 +1,78 @@
+/* Inside agent/: the head's flights (requests between HTTP and replicas) and its view of the replicas. */
+#ifndef MPISERVE_AGENT_HEAD_INTERNAL_H
+#define MPISERVE_AGENT_HEAD_INTERNAL_H
+
+#include "agent/agent_internal.h"
+#include "mpiserve/ingress.h"
+#include "mpiserve/route.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct command { /* from an HTTP thread */
+    struct queue_node node;
+    struct request *request; /* NULL: cancel */
+    u64 id;
+};
+struct flight {
+    struct route_waiter wait; /* first: the queue hands it back */
+    struct flight *next;      /* of its hash chain */
+    struct request *request;
+    u64 id, submitted_ns;
+    struct selection selection;
+    i32 replica; /* of the selection */
+    u32 retries;
+    struct sample_progress {
+        u32 delivered; /* output tokens handed to the ingress */
+        bool finished;
+    } * samples;
+};
+struct replica_view {
+    struct msg_load load;
+    u64 heard_ns; /* last LOAD or CHUNK */
+};
+enum { FLIGHT_CHAINS = 4096, MAX_RETRIES = 3 };
+struct head {
+    struct agent *agent;
+    struct ingress *ingress;
+    struct queue *commands;
+    struct flight *chains[FLIGHT_CHAINS];
+    u32 n_flights;
+    struct route_queue waiting;
+    struct route_view *views; /* [n_replicas] */
+    u32 n_replicas;
+    const struct route_policy *policy;
+    u64 choices;
+    struct route_excluded excluded;
+    u64 retry_queue_ns, drain_started_ns, hurry_ns;
+    bool ready, all_up, draining, hurried;
+    double seconds_per_request; /* smoothed, for Retry-After */
+    u32 slots_up;
+    char url[320], key_file[PATH_LEN], fingerprint[64];
+    struct buf scratch;
+    /* read by HTTP threads */
+    pthread_mutex_t lock;          /* replicas[] */
+    struct replica_view *replicas; /* [n_replicas] */
+    _Atomic u32 outstanding;       /* taken from HTTP threads, not ended */
+    _Atomic u32 capacity;          /* slots of replicas that are up, plus the queue */
+    _Atomic u32 n_waiting;
+    _Atomic u32 retry_after_s; /* when a slot is likely to be free */
+    _Atomic bool refuse;       /* draining */
+    _Atomic bool none_left;    /* every replica is out of service for good */
+    _Atomic u64 routed, refused_full, requeued;
+};
+/* flights.c */
+struct flight *flight_find(struct head *h, u64 id);
+void flight_new(struct head *h, struct request *r, u64 now_ns);
+void flight_cancel(struct head *h, u64 id);
+bool flight_try(struct head *h, struct flight *f); /* reserve and dispatch; false: it must wait */
+void flight_fail(struct head *h, struct flight *f, enum finish how, const char *why);
+void flight_put_back(struct head *h, struct flight *f, u64 now_ns);
+void flight_drop(struct head *h, struct flight *f);
+void flights_retry_queue(struct head *h, u64 now_ns);
+/* status.c: what HTTP threads ask */
+void status_health(void *head, struct ingress_health *out);
+void status_topology(void *head, struct buf *json);
+void status_metrics(void *head, struct buf *text);
+u32 status_in_flight(void *head);
+
+#endif

@@ -1,0 +1,177 @@
+/* The main loop: one thread, the only one that calls MPI. Idle means asleep: see the design's rules in wire.h. */
+#include "agent/agent_internal.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { NAP_US = 50, BUSY_SLEEP_MS = 10, IDLE_SLEEP_MS = 100 };
+
+/* ---- messages ------------------------------------------------------------------------------------------------*/
+void agent_send(struct agent *a, u32 to, enum message_type type, const void *head, size_t head_len,
+                const void *body, size_t len)
+{
+    struct error err;
+    if (wire_send2(a->wire, to, (u16)type, head, head_len, body, len, &err))
+        agent_die(a, "sending a message", &err);
+}
+
+static void on_chunk(struct agent *a, u32 from, const void *body, size_t len)
+{
+    if (a->head) head_chunks(a->head, from, body, len);
+}
+static void on_refused(struct agent *a, u32 from, const void *body, size_t len)
+{
+    if (a->head && len == sizeof(struct msg_refused)) head_refused(a->head, from, body);
+}
+static void on_load(struct agent *a, u32 from, const void *body, size_t len)
+{
+    if (a->head && len == sizeof(struct msg_load)) head_load(a->head, from, body);
+}
+static void on_dispatch(struct agent *a, u32 from, const void *body, size_t len)
+{
+    if (a->leader) leader_dispatch(a->leader, from, body, len);
+}
+static void on_cancel(struct agent *a, u32 from, const void *body, size_t len)
+{
+    (void)from;
+    u64 id;
+    if (!a->leader || len != sizeof id) return;
+    memcpy(&id, body, sizeof id);
+    leader_cancel(a->leader, id);
+}
+static void on_drain(struct agent *a, u32 from, const void *body, size_t len)
+{
+    (void)from, (void)body, (void)len;
+    agent_drain(a);
+}
+static void on_hurry(struct agent *a, u32 from, const void *body, size_t len)
+{
+    (void)from, (void)body, (void)len;
+    if (a->leader) leader_hurry(a->leader);
+}
+static void on_end(struct agent *a, u32 from, const void *body, size_t len)
+{
+    (void)from, (void)body, (void)len;
+    a->ended = true;
+}
+
+static void on_message(void *arg, u32 from, u16 type, const void *body, size_t len)
+{
+    static void (*const handlers[])(struct agent *, u32, const void *, size_t) = {
+        [MSG_DISPATCH] = on_dispatch, [MSG_CANCEL] = on_cancel, [MSG_CHUNK] = on_chunk,
+        [MSG_REFUSED] = on_refused,   [MSG_LOAD] = on_load,     [MSG_DRAIN] = on_drain,
+        [MSG_HURRY] = on_hurry,       [MSG_END] = on_end,
+    };
+    if (type < COUNT_OF(handlers) && handlers[type]) handlers[type](arg, from, body, len);
+}
+
+static int poll_wire(struct agent *a)
+{
+    struct error err;
+    int n = wire_poll(a->wire, on_message, a, &err);
+    if (n < 0) agent_die(a, "messages", &err);
+    return n;
+}
+
+/* ---- signals -------------------------------------------------------------------------------------------------*/
+void agent_drain(struct agent *a)
+{
+    if (a->draining) return;
+    a->draining = true;
+    if (a->head)
+        head_drain(a->head);
+    else
+        agent_send(a, 0, MSG_DRAIN, NULL, 0, NULL, 0); /* rank 0 may not have had the signal */
+    if (a->leader) leader_drain(a->leader);
+}
+
+/* INT, TERM, or a second drain signal: the launcher gives us 0.9 s. */
+_Noreturn static void leave_at_once(struct agent *a, int sig)
+{
+    if (a->head) {
+        log_info("signal %d: ending at once", sig);
+        head_abort(a->head, "the server was stopped");
+    }
+    if (a->leader) leader_kill_engine(a->leader);
+    _exit(128 + sig);
+}
+
+static int take_signals(struct agent *a)
+{
+    struct signalfd_siginfo s;
+    int n = 0;
+    while (read(a->signals, &s, sizeof s) == sizeof s) {
+        n++;
+        if (s.ssi_signo != SIGUSR1) leave_at_once(a, (int)s.ssi_signo);
+        agent_drain(a);
+    }
+    return n;
+}
+
+/* ---- sleep ---------------------------------------------------------------------------------------------------*/
+static bool busy(const struct agent *a)
+{
+    return (a->head && head_busy(a->head)) || (a->leader && leader_busy(a->leader));
+}
+
+static u64 sleep_ns(const struct agent *a, u64 now)
+{
+    if (now < a->bell_until_ns || wire_busy(a->wire)) return NAP_US * NS_PER_US;
+    u64 ns = (busy(a) ? BUSY_SLEEP_MS : IDLE_SLEEP_MS) * NS_PER_MS;
+    u64 deadline = a->head ? head_deadline(a->head) : UINT64_MAX;
+    if (deadline != UINT64_MAX) ns = deadline <= now ? NAP_US * NS_PER_US : MIN_OF(ns, deadline - now);
+    return ns;
+}
+
+static void wait_ready(struct agent *a, u64 ns)
+{
+    struct epoll_event events[8];
+    struct timespec t = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)};
+#ifdef SYS_epoll_pwait2
+    if (syscall(SYS_epoll_pwait2, a->epoll, events, COUNT_OF(events), &t, NULL, 0) >= 0 || errno != ENOSYS)
+        return;
+#endif
+    if (ns < NS_PER_MS)
+        nanosleep(&t, NULL); /* before kernel 5.11: a bell does not end a nap */
+    else
+        epoll_wait(a->epoll, events, COUNT_OF(events), (int)(ns / NS_PER_MS));
+}
+
+static void rest(struct agent *a, u64 now)
+{
+    bool may = !a->head || head_prepare_sleep(a->head);
+    if (may && a->leader) may = leader_prepare_sleep(a->leader);
+    if (may && poll_wire(a) == 0) {
+        watchdog_turn(&a->watchdog, now, "sleep");
+        wait_ready(a, sleep_ns(a, now));
+    }
+    if (a->head) head_woke(a->head);
+    if (a->leader) leader_woke(a->leader);
+    if (wire_drain_bell(a->wire)) a->bell_until_ns = clock_ns() + WIRE_BELL_NS;
+}
+
+int agent_loop(struct agent *a)
+{
+    while (!a->ended) {
+        u64 now = clock_ns();
+        watchdog_turn(&a->watchdog, now, "messages");
+        int n = poll_wire(a);
+        if (a->head) {
+            watchdog_turn(&a->watchdog, now, "requests and routing");
+            n += head_turn(a->head, now);
+        }
+        if (a->leader && !a->ended) {
+            watchdog_turn(&a->watchdog, now, "scheduler and engine");
+            n += leader_turn(a->leader, now);
+        }
+        n += take_signals(a);
+        if (n == 0 && !a->ended) rest(a, now);
+    }
+    return a->exit_code;
+}

@@ -1,0 +1,47 @@
+/* What agents say to each other. Bodies are plain structs of the job's one build (wire_agree refuses others). */
+#ifndef MPISERVE_AGENT_MESSAGES_H
+#define MPISERVE_AGENT_MESSAGES_H
+
+#include "mpiserve/request.h"
+
+enum message_type {
+    MSG_DISPATCH = 1, /* ingress -> leader: struct msg_dispatch, then the request block */
+    MSG_CANCEL,       /* ingress -> leader: u64 request */
+    MSG_CHUNK,        /* leader -> ingress: struct msg_chunk, then chunk blocks */
+    MSG_REFUSED,      /* leader -> ingress: struct msg_refused */
+    MSG_LOAD, /* leader -> ingress: struct msg_load, at changes, while busy, and every few seconds when idle */
+    MSG_DRAIN, /* rank 0 -> all: no new reservations */
+    MSG_HURRY, /* rank 0 -> all: the drain's time is over, end what runs */
+    MSG_END,   /* rank 0 -> all: leave the loop and finalize */
+};
+struct msg_dispatch {
+    struct slot_token token;
+    u32 origin; /* rank of the ingress */
+    u8 pad[16 - (sizeof(struct slot_token) + 4) % 16];
+};
+_Static_assert(sizeof(struct msg_dispatch) % 8 == 0, "the request block behind it is 8-byte aligned");
+struct msg_chunk {
+    u32 others; /* slots of this replica in use by other ingresses */
+    u32 pad;
+};
+enum refusal { REFUSED_STALE, REFUSED_UNAVAILABLE };
+struct msg_refused {
+    u64 request;
+    struct slot_token token;
+    u32 why; /* enum refusal */
+};
+enum replica_state { REPLICA_LOADING, REPLICA_UP, REPLICA_RESTARTING, REPLICA_BROKEN, REPLICA_STATES };
+struct msg_load {
+    i32 replica;
+    u32 state; /* enum replica_state */
+    u32 others;
+    u32 engine_gen, engine_pid;
+    u32 running, waiting; /* sequences */
+    u32 free_blocks, total_blocks;
+    u32 slots_in_use;
+    u64 prompt_tokens, generated_tokens, preemptions, steps, deaths;
+    u64 slot_runs, slot_finishes, slot_reaped, slot_stale;
+    char trouble[160]; /* why the state is not UP */
+};
+
+#endif

@@ -1,0 +1,409 @@
+/* From nothing to a rank that can loop, and back. Collective calls come in the same order on every rank; a rank that fails says so to
+ * all (together), so that one error is printed and every rank ends in order. */
+#include "agent/agent_internal.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- before MPI ----------------------------------------------------------------------------------------------*/
+/* The launcher's number for this process: -1 when there is no launcher. */
+static int launcher_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *v = getenv(names[i]);
+        if (v && v[0]) return atoi(v);
+    }
+    return -1;
+}
+
+static void print_error(const struct error *err)
+{
+    char line[1100];
+    log_error("%s", error_text(err, line, sizeof line));
+}
+
+/* The launcher's end is ours: nothing of a job outlives it. */
+static void follow_launcher(void)
+{
+    if (launcher_rank() < 0) return;
+    pid_t parent = getppid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(1);
+}
+
+static int take_signals(struct agent *a, struct error *err)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    a->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    return a->signals < 0 ? error_errno(err, "", "signalfd") : 0;
+}
+
+static void raise_file_limit(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r)) return;
+    r.rlim_cur = r.rlim_max == RLIM_INFINITY || r.rlim_max > 65536 ? 65536 : r.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &r);
+}
+
+static int load_options(struct agent *a, int argc, char **argv)
+{
+    struct error err;
+    int rc = config_load(&a->config, argc, argv, 1, &err);
+    if (rc == 0) return 0;
+    if (rc < 0 && launcher_rank() <= 0) print_error(&err);
+    return rc < 0 ? 2 : -1; /* -1: help was printed */
+}
+
+static enum log_level level_of(const char *name)
+{
+    static const char *const names[] = {
+        [LOG_ERROR] = "error", [LOG_WARNING] = "warning", [LOG_INFO] = "info", [LOG_DEBUG] = "debug"};
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (strcmp(name, names[i]) == 0) return (enum log_level)i;
+    return LOG_INFO;
+}
+
+/* ---- agreement -----------------------------------------------------------------------------------------------*/
+/* Collective. Every rank tells whether its last step went well; the first one that failed prints why. */
+static int together(struct agent *a, int rc, const struct error *err)
+{
+    u32 size = wire_size(a->wire);
+    u8 mine = rc != 0, *all = mem_zero(size, 1);
+    struct error trouble;
+    int failed = 0;
+    if (wire_allgather(a->wire, &mine, 1, all, &trouble)) {
+        print_error(&trouble);
+        wire_abort(a->wire, 1);
+    }
+    for (u32 r = 0; r < size && !failed; r++) {
+        if (!all[r]) continue;
+        failed = 1;
+        if (r == agent_rank(a)) print_error(err);
+    }
+    free(all);
+    return failed;
+}
+
+static u64 build_hash(void)
+{
+    struct buf exe = {0};
+    u64 h = hash_bytes(MPISERVE_VERSION, strlen(MPISERVE_VERSION), 1);
+    if (file_read("/proc/self/exe", 1u << 30, &exe, NULL) == 0) h = hash_bytes(exe.data, exe.len, h);
+    buf_release(&exe);
+    return h;
+}
+
+static int agree(struct agent *a, struct error *err)
+{
+    u64 config = config_fingerprint(&a->config);
+    a->fingerprint = hash_bytes(&config, sizeof config, a->needs.fingerprint);
+    const struct wire_item items[] = {{"build", NULL, build_hash()},
+                                      {"configuration", NULL, config},
+                                      {"model", NULL, a->needs.fingerprint}};
+    return wire_agree(a->wire, items, COUNT_OF(items), err);
+}
+
+/* ---- what an engine will be --------------------------------------------------------------------------------*/
+/* The kernels' level: the lowest of all ranks, so that any replica can take over any request bit by bit. */
+static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
+{
+    const char *best = strcmp(a->config.cpu_isa, "auto") == 0 ? ops_cpu_best() : a->config.cpu_isa;
+    i32 mine = MIN_OF(ops_isa_level(best), ops_isa_level(ops_cpu_best())), low = mine;
+    i32 *all = mem_zero(wire_size(a->wire), sizeof *all);
+    int rc = wire_allgather(a->wire, &mine, sizeof mine, all, err);
+    for (u32 r = 0; r < wire_size(a->wire); r++) low = MIN_OF(low, all[r]);
+    free(all);
+    *isa = ops_isa_name(low);
+    return rc;
+}
+
+static u64 memory_for_kv(const struct agent *a)
+{
+    long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    u64 available = pages > 0 && page > 0 ? (u64)pages * (u64)page : 1ull << 30;
+    return available / 2 / wire_node_size(a->wire);
+}
+
+static int size_engine(struct agent *a, const char *isa, struct error *err)
+{
+    const struct config *c = &a->config;
+    a->max_model_len =
+        c->max_model_len ? (u32)MIN_OF(c->max_model_len, (i64)a->model.max_position) : a->model.max_position;
+    if (c->max_model_len > (i64)a->model.max_position)
+        return error_set(err, ERR_INPUT, "--max-model-len", "%lld is more than the model's %u",
+                         (long long)c->max_model_len, a->model.max_position);
+    a->max_num_seqs = (u32)c->max_num_seqs;
+    a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
+    struct engine_ask ask = {
+        .model = c->model, .compute = c->compute, .isa = isa, .block_size = (u32)c->block_size};
+    if (engine_plan(&ask, &a->needs, err)) return -1;
+    u64 per_seq = (a->max_model_len + (u64)c->block_size - 1) / (u64)c->block_size;
+    u64 wanted = per_seq * a->max_num_seqs + 1;
+    u64 room = (c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a)) /
+               a->needs.kv_bytes_per_block;
+    a->n_blocks = (u32)MIN_OF(wanted, MIN_OF(room, (u64)UINT32_MAX));
+    if (a->n_blocks < per_seq + 1)
+        return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",
+                         "one sequence of %u tokens needs %llu bytes of KV cache, there are %llu: give more, "
+                         "or lower --max-model-len",
+                         a->max_model_len, (unsigned long long)((per_seq + 1) * a->needs.kv_bytes_per_block),
+                         (unsigned long long)(room * a->needs.kv_bytes_per_block));
+    a->numerics = a->needs.numerics;
+    return 0;
+}
+
+/* ---- placement and cores -------------------------------------------------------------------------------------*/
+static int place(struct agent *a, struct error *err)
+{
+    u32 n = wire_size(a->wire), *node_of = mem_zero(n, sizeof *node_of);
+    for (u32 r = 0; r < n; r++) node_of[r] = wire_peers(a->wire)[r].node_rank;
+    struct place_job job = {.n_ranks = n, .n_nodes = wire_n_nodes(a->wire), .node_of = node_of};
+    const struct config *c = &a->config;
+    struct place_spec spec = {.tp = c->tensor_parallel_size,
+                              .pp = c->pipeline_parallel_size,
+                              .dp = c->data_parallel_size,
+                              .dp_local = c->data_parallel_size_local,
+                              .max_group = 1};
+    int rc = place_plan(&a->plan, &job, &spec, err);
+    if (!rc) rc = place_check(a->plan.replicas, a->plan.n_replicas, err);
+    free(node_of);
+    return rc;
+}
+
+u32 agent_loader_rank(const struct agent *a)
+{
+    for (u32 i = 0; i < wire_node_size(a->wire); i++)
+        if (a->plan.ranks[wire_node_ranks(a->wire)[i]].replica >= 0) return i;
+    return 0;
+}
+
+/* Collective: the masks of all ranks of this node, divided among its engines. */
+static int share_cores(struct agent *a, struct error *err)
+{
+    struct cpuset mine = {0}, *all = mem_zero(wire_size(a->wire), sizeof *all);
+    struct topo *t = NULL;
+    int rc = cpuset_of_self(&mine, err);
+    if (wire_allgather(a->wire, &mine, sizeof mine, all, err)) rc = -1;
+    if (!rc && !(t = topo_load(err))) rc = -1;
+    if (!rc) {
+        u32 n = wire_node_size(a->wire);
+        struct cpuset *masks = mem_zero(n, sizeof *masks), *out = mem_zero(n, sizeof *out);
+        bool *engine = mem_zero(n, sizeof *engine);
+        for (u32 i = 0; i < n; i++) {
+            u32 r = wire_node_ranks(a->wire)[i];
+            masks[i] = all[r];
+            engine[i] = a->plan.ranks[r].replica >= 0;
+        }
+        struct topo_division how;
+        rc = topo_divide(t, masks, engine, n, out, &how, err);
+        if (!rc) {
+            a->cpus = out[wire_peers(a->wire)[agent_rank(a)].local_rank];
+            a->cores = MAX_OF(1u, topo_cores_of(t, &a->cpus));
+            a->node_cores = how.cores;
+            a->cores_shared = how.shared || how.cores < 2 * n; /* agents need some too */
+            if (how.shared && wire_peers(a->wire)[agent_rank(a)].local_rank == 0)
+                log_info("%u ranks share %u cores: engines are bound round robin to single cores", n,
+                         how.cores);
+        }
+        free(masks);
+        free(out);
+        free(engine);
+    }
+    topo_free(t);
+    free(all);
+    return rc;
+}
+
+/* ---- the job's folder ----------------------------------------------------------------------------------------*/
+/* Rank 0 makes it where nobody above has (a bare mpirun), after what dead jobs left is gone. */
+static int make_dir(struct agent *a, struct error *err)
+{
+    int rc = jobdir_attach(&a->dir, err);
+    if (rc != 0) return MIN_OF(rc, 0);
+    jobdir_sweep();
+    rc = jobdir_make(&a->dir, a->config.run_dir, err);
+    a->owns_dir = rc == 0;
+    return rc;
+}
+
+/* Other nodes: a folder of the same name, for the doorbells. */
+static int same_dir_here(const struct agent *a, struct error *err)
+{
+    char parent[PATH_LEN];
+    snprintf(parent, sizeof parent, "%s", a->dir.path);
+    char *slash = strrchr(parent, '/');
+    if (slash && slash != parent) {
+        *slash = 0;
+        mkdir(parent, 0700);
+    }
+    if (mkdir(a->dir.path, 0700) && errno != EEXIST)
+        return error_errno(err, a->dir.path, "cannot make the job's folder on this node");
+    return 0;
+}
+
+static int write_pids(struct agent *a, struct error *err)
+{
+    u32 n = wire_node_size(a->wire);
+    int *ranks = mem_zero(n, sizeof *ranks), *pids = mem_zero(n, sizeof *pids);
+    for (u32 i = 0; i < n; i++) {
+        ranks[i] = (int)wire_node_ranks(a->wire)[i];
+        pids[i] = wire_peers(a->wire)[ranks[i]].pid;
+    }
+    int rc = jobdir_write_pids(&a->dir, ranks, pids, (int)n, err);
+    free(ranks);
+    free(pids);
+    return rc;
+}
+
+/* Collective: rank 0 chooses the folder, every node has one of that name. */
+static int make_run_dir(struct agent *a, struct error *err)
+{
+    if (together(a, agent_rank(a) == 0 ? make_dir(a, err) : 0, err)) return 1;
+    int rc = wire_bcast(a->wire, 0, &a->dir, sizeof a->dir, err);
+    bool first = wire_peers(a->wire)[agent_rank(a)].local_rank == 0;
+    if (!rc && first && agent_rank(a) != 0) rc = same_dir_here(a, err);
+    if (!rc && first) rc = write_pids(a, err);
+    if (together(a, rc, err)) return 1;
+    return together(a, wire_bells(a->wire, a->dir.path, err), err);
+}
+
+static int open_slots(struct agent *a, struct error *err)
+{
+    u32 epoch = 0, n = wire_size(a->wire), *node_of = mem_zero(n, sizeof *node_of);
+    if (agent_rank(a) == 0 && random_bytes(&epoch, sizeof epoch, err)) epoch = (u32)clock_ns();
+    epoch = 1 + epoch % SLOT_EPOCH_MAX;
+    int rc = wire_bcast(a->wire, 0, &epoch, sizeof epoch, err);
+    for (u32 r = 0; r < n; r++) node_of[r] = wire_peers(a->wire)[r].node_rank;
+    u64 lease = (u64)(a->config.slot_lease_s * (double)NS_PER_S);
+    struct slots_spec spec = {.owner = 0,
+                              .epoch = epoch,
+                              .node_of = node_of,
+                              .lease_short_ns = lease,
+                              .lease_long_ns = 30 * lease,
+                              .ring = (void (*)(void *, u32))wire_ring,
+                              .ctx = a->wire};
+    if (!rc && !(a->slots = slots_new(&spec, err))) rc = err->code;
+    free(node_of);
+    return together(a, rc, err);
+}
+
+/* ---- the whole way -------------------------------------------------------------------------------------------*/
+static void describe(const struct agent *a)
+{
+    const struct place_rank *mine = &a->plan.ranks[agent_rank(a)];
+    if (mine->replica < 0) {
+        log_info("no engine here");
+        return;
+    }
+    const struct replica_rank *r = &a->plan.replicas[mine->replica].rank;
+    char cpus[CPUSET_TEXT];
+    log_info("replica %d: ReplicaRank {rank %u, node_rank %u, local_rank %u} on %s, CPUs %s, %s on %s",
+             mine->replica, r->rank, r->node_rank, r->local_rank, wire_peers(a->wire)[agent_rank(a)].host,
+             cpuset_print(&a->cpus, cpus, sizeof cpus), a->needs.compute, a->needs.isa);
+}
+
+static int start_rooms(struct agent *a, struct error *err)
+{
+    int rc = 0;
+    if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
+    if (together(a, rc, err)) return 1;
+    if (agent_rank(a) == 0) {
+        rc = key_find(&a->config, a->key, err);
+        if (!rc) rc = head_new(a, err);
+    }
+    if (together(a, rc, err)) return 1;
+    a->epoll = epoll_create1(EPOLL_CLOEXEC);
+    int fds[] = {a->signals, wire_fd(a->wire), a->head ? head_fd(a->head) : -1};
+    for (size_t i = 0; i < COUNT_OF(fds); i++) {
+        struct epoll_event e = {.events = EPOLLIN, .data.fd = fds[i]};
+        if (fds[i] >= 0 && epoll_ctl(a->epoll, EPOLL_CTL_ADD, fds[i], &e)) rc = error_errno(err, "", "epoll");
+    }
+    if (a->leader && !rc) rc = leader_watch(a->leader, a->epoll, err);
+    if (!rc) rc = watchdog_start(&a->watchdog, err);
+    if (together(a, rc, err)) return 1;
+    if (a->leader) leader_start(a->leader);
+    return 0;
+}
+
+int agent_start(struct agent *a, int argc, char **argv)
+{
+    struct error err = {0};
+    a->signals = a->epoll = -1;
+    log_setup(LOG_INFO, "");
+    int rc = load_options(a, argc, argv);
+    if (rc) return rc < 0 ? -1 : rc;
+    log_setup(level_of(a->config.log_level), "");
+    follow_launcher();
+    raise_file_limit();
+    struct error model_err = {0};
+    int model_rc = model_read_config(a->config.model, &a->model, &model_err);
+    if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
+        print_error(&err);
+        return 1;
+    }
+    char who[32];
+    snprintf(who, sizeof who, "rank %u", agent_rank(a));
+    log_setup(level_of(a->config.log_level), who);
+    if (together(a, model_rc, &model_err)) return 1;
+    const char *isa;
+    if (together(a, agree_on_isa(a, &isa, &err), &err)) return 1;
+    if (together(a, size_engine(a, isa, &err), &err)) return 1;
+    if (agree(a, &err)) { /* the same error on every rank */
+        if (agent_rank(a) == 0) print_error(&err);
+        return 1;
+    }
+    if (together(a, place(a, &err), &err)) return 1;
+    if (together(a, share_cores(a, &err), &err)) return 1;
+    describe(a);
+    if (make_run_dir(a, &err)) return 1;
+    if (open_slots(a, &err)) return 1;
+    return start_rooms(a, &err);
+}
+
+void agent_finish(struct agent *a)
+{
+    leader_free(a->leader);
+    head_free(a->head);
+    watchdog_stop(&a->watchdog);
+    slots_free(a->slots);
+    if (a->owns_dir) jobdir_remove(&a->dir);
+    place_release(&a->plan);
+    if (a->epoll >= 0) close(a->epoll);
+    if (a->signals >= 0) close(a->signals);
+    if (a->wire) wire_end(a->wire);
+}
+
+_Noreturn void agent_die(struct agent *a, const char *what, const struct error *err)
+{
+    char line[1100];
+    log_error("%s: %s. This rank ends, and the job with it.", what, error_text(err, line, sizeof line));
+    if (a->leader) leader_kill_engine(a->leader);
+    wire_abort(a->wire, 1);
+}
+
+int agent_main(int argc, char **argv)
+{
+    struct agent *a = mem_zero(1, sizeof *a);
+    int rc = agent_start(a, argc, argv);
+    if (rc == 0) rc = agent_loop(a);
+    agent_finish(a);
+    free(a);
+    return rc < 0 ? 0 : rc;
+}

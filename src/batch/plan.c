@@ -1,0 +1,270 @@
+/* Planning a step: who computes what, and the frame that says so. */
+#include "batch/batch_internal.h"
+#include <string.h>
+
+bool batch_wants_step(const struct batch *b)
+{
+    u32 allowed = b->n_suspects ? 1 : b->spec.in_flight;
+    return b->engine_up && batch_steps_in_flight(b) < allowed &&
+           (b->counts.running + b->counts.waiting > 0 || b->n_to_free > 0);
+}
+
+/* Tokens of the row's history once all planned steps are done. */
+static u32 history_after(const struct seq *s)
+{
+    return s->n_tokens + s->pending;
+}
+
+/* Does the sequence need more computation, as far as is known now? */
+static bool seq_has_work(const struct batch *b, const struct seq *s)
+{
+    u32 history = history_after(s);
+    return s->planned < history && history < seq_limit(b, s);
+}
+
+static bool take_row(struct batch *b, struct seq *s)
+{
+    if (s->row != NO_ROW) return true;
+    if (b->n_free_rows == 0) return false;
+    s->row = b->free_rows[--b->n_free_rows];
+    b->rows[s->row].seq = s;
+    b->counts.waiting--;
+    b->counts.running++;
+    return true;
+}
+
+/* The youngest running sequence behind `than` in scheduling order; NULL when there is none. */
+static struct seq *youngest_behind(struct batch *b, const struct seq *than)
+{
+    for (struct job *j = b->last; j; j = j->prev) {
+        for (u32 i = j->request->n_samples; i-- > 0;) {
+            struct seq *s = &j->seqs[i];
+            if (s == than) return NULL;
+            if (s->row != NO_ROW) return s;
+        }
+    }
+    return NULL;
+}
+
+static void unplan(struct batch *b, const struct seq *s)
+{
+    for (u32 i = 0; i < b->n_plan; i++) {
+        if (b->plan[i].seq != s) continue;
+        memmove(&b->plan[i], &b->plan[i + 1], (b->n_plan - i - 1) * sizeof *b->plan);
+        b->n_plan--;
+        return;
+    }
+}
+
+static bool one_block(struct batch *b, struct seq *s)
+{
+    if (s->n_blocks == s->cap_blocks) {
+        s->cap_blocks = s->cap_blocks ? 2 * s->cap_blocks : 16;
+        s->blocks = mem_resize(s->blocks, s->cap_blocks * sizeof *s->blocks);
+    }
+    if (!kv_take(b->kv, &s->blocks[s->n_blocks])) return false;
+    s->n_blocks++;
+    return true;
+}
+
+/* Blocks for positions [0, upto). Younger sequences make room; what they lose is computed again later. */
+static bool take_blocks(struct batch *b, struct seq *s, u32 upto)
+{
+    u32 needed = (upto + b->spec.block_size - 1) / b->spec.block_size;
+    while (s->n_blocks < needed) {
+        if (one_block(b, s)) continue;
+        struct seq *victim = youngest_behind(b, s);
+        if (!victim) return false;
+        unplan(b, victim);
+        seq_evict(b, victim);
+        b->counts.preemptions++;
+    }
+    return true;
+}
+
+/* Bytes of the data area for a new row, rounded up part by part. */
+static size_t pad8(size_t n)
+{
+    return (n + 7) & ~(size_t)7;
+}
+static size_t seq_new_data(const struct seq *s)
+{
+    const struct request *r = s->job->request;
+    return pad8(4ull * s->n_tokens) + pad8(8ull * r->bias.len) + pad8(4ull * r->allowed.len) +
+           pad8(4ull * r->bad_words.len) + pad8(4ull * r->eos_ids.len) + pad8(4ull * r->stop_ids.len);
+}
+
+struct plan_room {
+    u32 tokens;
+    size_t bytes;
+};
+
+static bool plan_seq(struct batch *b, struct seq *s, struct plan_room *room)
+{
+    if (s->ended || !seq_has_work(b, s) || room->tokens == 0) return false;
+    u32 n = MIN_OF(history_after(s) - s->planned, room->tokens);
+    n = MIN_OF(n, 0xffffu);
+    size_t bytes = sizeof(struct row) + pad8(4ull * (n / b->spec.block_size + 2));
+    if (!s->sent) bytes += sizeof(struct seq_new) + seq_new_data(s);
+    if (bytes > room->bytes) return false;
+    bool had_row = s->row != NO_ROW;
+    if (!take_row(b, s)) return false;
+    if (!take_blocks(b, s, s->planned + n)) {
+        /* a waiting sequence starts only when its whole chunk fits; a running one waits where it is */
+        if (!had_row) seq_evict(b, s);
+        return false;
+    }
+    room->tokens -= n;
+    room->bytes -= bytes;
+    b->plan[b->n_plan++] = (struct planned_row){s, n, s->n_blocks_sent, s->planned + n == history_after(s)};
+    return true;
+}
+
+/* Two passes in scheduling order: first every sequence that decodes (one token each), then prompt chunks. */
+static void choose(struct batch *b, struct plan_room *room)
+{
+    for (int prompts = 0; prompts < 2; prompts++) {
+        for (struct job *j = b->first; j; j = j->next) {
+            for (u32 i = 0; i < j->request->n_samples && b->n_plan < b->spec.max_rows; i++) {
+                struct seq *s = &j->seqs[i];
+                bool decodes = s->row != NO_ROW && s->planned + 1 == history_after(s) && s->sent;
+                if (decodes == !prompts) plan_seq(b, s, room);
+            }
+        }
+    }
+}
+
+/* After a death somebody is to blame: suspects run one request at a time until each has given a token. */
+static void choose_suspect(struct batch *b, struct plan_room *room)
+{
+    for (struct job *j = b->first; j; j = j->next) {
+        if (!j->suspect) continue;
+        for (u32 i = 0; i < j->request->n_samples && b->n_plan < b->spec.max_rows; i++)
+            plan_seq(b, &j->seqs[i], room);
+        if (b->n_plan > 0) return;
+    }
+}
+
+/* ---- the frame
+ * -----------------------------------------------------------------------------------------------*/
+struct data_fill {
+    u8 *base;
+    u32 used;
+};
+static struct span fill(struct data_fill *d, const void *from, u32 count, u32 item)
+{
+    struct span s = {d->used, count};
+    if (count) memcpy(d->base + d->used, from, (size_t)count * item);
+    d->used += (u32)pad8((size_t)count * item);
+    return s;
+}
+
+static void fill_new(const struct batch *b, const struct seq *s, struct seq_new *n, struct data_fill *d)
+{
+    const struct request *r = s->job->request;
+    *n = (struct seq_new){.row = s->row,
+                          .row_gen = b->rows[s->row].gen,
+                          .request = r->id,
+                          .sample = s->sample,
+                          .prompt_len = r->prompt.len,
+                          .n_tok = s->n_tokens,
+                          .max_len = seq_limit(b, s),
+                          .sampling = r->sampling};
+    n->sampling.seed += s->sample;
+    n->tokens = fill(d, s->tokens, s->n_tokens, 4);
+    n->bias = fill(d, request_at(r, r->bias), r->bias.len, sizeof(struct token_bias));
+    n->allowed = fill(d, request_at(r, r->allowed), r->allowed.len, 4);
+    n->bad_words = fill(d, request_at(r, r->bad_words), r->bad_words.len, 4);
+    n->eos_ids = fill(d, request_at(r, r->eos_ids), r->eos_ids.len, 4);
+    n->stop_ids = fill(d, request_at(r, r->stop_ids), r->stop_ids.len, 4);
+}
+
+static void fill_row(const struct batch *b, const struct planned_row *p, struct row *row, struct data_fill *d)
+{
+    const struct seq *s = p->seq;
+    *row = (struct row){.row = s->row,
+                        .row_gen = b->rows[s->row].gen,
+                        .pos = s->planned,
+                        .n_tok = (u16)p->n_tok,
+                        .src = SRC_HISTORY,
+                        .want = p->want ? WANT_SAMPLE : WANT_NOTHING,
+                        .mask_slot = -1};
+    row->block_delta[0] = fill(d, s->blocks + s->n_blocks_sent, s->n_blocks - s->n_blocks_sent, 4);
+}
+
+static const void *build_frame(struct batch *b, size_t *len)
+{
+    struct step head = {.id = b->next_step,
+                        .gen = b->gen,
+                        .numerics = b->spec.numerics,
+                        .kind = STEP_FORWARD,
+                        .n_free = b->n_to_free,
+                        .n_rows = b->n_plan,
+                        .need_committed = b->committed_step};
+    size_t data = 0;
+    for (u32 i = 0; i < b->n_plan; i++) {
+        const struct seq *s = b->plan[i].seq;
+        head.n_tok += b->plan[i].n_tok;
+        data += pad8(4ull * (s->n_blocks - s->n_blocks_sent));
+        if (!s->sent) head.n_new++, data += seq_new_data(s);
+    }
+    head.data_len = (u32)data;
+    *len = step_frame_bytes(&head);
+    buf_clear(&b->frame);
+    buf_reserve(&b->frame, *len);
+    struct step_view v;
+    step_frame_layout(b->frame.data, &head, &v);
+    if (b->n_to_free) memcpy((void *)v.free, b->to_free, b->n_to_free * sizeof *b->to_free);
+    struct data_fill d = {(u8 *)v.data, 0};
+    u32 n_new = 0;
+    for (u32 i = 0; i < b->n_plan; i++) {
+        struct seq *s = b->plan[i].seq;
+        if (!s->sent) fill_new(b, s, (struct seq_new *)v.new + n_new++, &d);
+        fill_row(b, &b->plan[i], (struct row *)v.rows + i, &d);
+    }
+    BUG_ON(d.used != head.data_len);
+    step_frame_seal(b->frame.data);
+    return b->frame.data;
+}
+
+const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
+{
+    (void)now_ns;
+    if (!batch_wants_step(b)) return NULL;
+    b->n_plan = 0;
+    size_t fixed = sizeof(struct step) + 64 + pad8(b->n_to_free * sizeof(struct seq_free));
+    struct plan_room room = {b->spec.max_step_tokens,
+                             b->spec.max_frame > fixed ? b->spec.max_frame - fixed : 0};
+    if (b->n_suspects)
+        choose_suspect(b, &room);
+    else
+        choose(b, &room);
+    if (b->n_plan == 0 && b->n_to_free == 0) return NULL;
+    const void *frame = build_frame(b, len);
+    for (u32 i = 0; i < b->n_plan; i++) {
+        struct seq *s = b->plan[i].seq;
+        s->sent = true;
+        s->planned += b->plan[i].n_tok;
+        s->pending += b->plan[i].want;
+        s->n_blocks_sent = s->n_blocks;
+        s->last_step = b->next_step;
+    }
+    b->n_to_free = 0;
+    b->next_step++;
+    b->counts.steps++;
+    return frame;
+}
+
+const void *batch_canary(struct batch *b, size_t *len)
+{
+    if (!b->engine_up || batch_steps_in_flight(b) > 0) return NULL;
+    struct step head = {
+        .id = b->next_step++, .gen = b->gen, .numerics = b->spec.numerics, .kind = STEP_CANARY};
+    *len = step_frame_bytes(&head);
+    buf_clear(&b->frame);
+    buf_reserve(&b->frame, *len);
+    struct step_view v;
+    step_frame_layout(b->frame.data, &head, &v);
+    step_frame_seal(b->frame.data);
+    return b->frame.data;
+}

@@ -1,0 +1,139 @@
+/* Starting mpirun: its arguments and environment for Open MPI 4 and 5, and the fork. What the user has set in the
+ * environment wins over what is set here. */
+#include "cli/up.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+enum { FIXED_ARGUMENTS = 8, SHM_PER_RANK = 8 << 20 };
+
+struct variable {
+    const char *name, *value;
+};
+
+static int set_all(const struct variable *list, size_t n, struct error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (setenv(list[i].name, list[i].value, 0) < 0)
+            return error_errno(err, list[i].name, "cannot add to the environment");
+    return 0;
+}
+
+/* Session files and shared memory of MPI go where they are found again if the job is killed. */
+static int set_environment(const struct jobdir *d, struct error *err)
+{
+    static const struct variable for_root[] = {
+        {"OMPI_ALLOW_RUN_AS_ROOT", "1"},
+        {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
+        {"PRTE_ALLOW_RUN_AS_ROOT", "1"},
+        {"PRTE_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
+    };
+    /* A machine that is lost without a word is noticed in seconds, not in minutes. */
+    static const struct variable keep_alive[] = {
+        {"OMPI_MCA_oob_tcp_keepalive_time", "2"},
+        {"OMPI_MCA_oob_tcp_keepalive_intvl", "1"},
+        {"OMPI_MCA_oob_tcp_keepalive_probes", "3"},
+    };
+    const struct variable shm[] = {
+        {"OMPI_MCA_btl_vader_backing_directory", d->shm}, /* Open MPI 4 */
+        {"OMPI_MCA_btl_sm_backing_directory", d->shm},    /* 5 */
+        {"OMPI_MCA_osc_sm_backing_directory", d->shm},
+        {"OMPI_MCA_osc_rdma_backing_directory", d->shm},
+    };
+    char session[PATH_LEN + 8];
+    jobdir_file(d, "mpi", session, sizeof(session));
+    if (mkdir(session, 0700) < 0 && errno != EEXIST)
+        return error_errno(err, session, "cannot make the folder");
+    if (setenv("TMPDIR", session, 1) < 0) return error_errno(err, "TMPDIR", "cannot set it");
+    int rc = jobdir_export(d, err);
+    if (rc == 0 && d->shm[0]) rc = set_all(shm, COUNT_OF(shm), err);
+    if (rc == 0) rc = set_all(keep_alive, COUNT_OF(keep_alive), err);
+    if (rc == 0 && geteuid() == 0) rc = set_all(for_root, COUNT_OF(for_root), err);
+    return rc;
+}
+
+/* Containers often have 64 MB there: a rank that touches more dies of SIGBUS without a word. */
+static void check_shm(const struct config *c, const struct jobdir *d)
+{
+    struct statvfs fs;
+    if (!d->shm[0] || statvfs(d->shm, &fs) < 0) return;
+    u64 free_bytes = (u64)fs.f_bavail * fs.f_frsize;
+    if (free_bytes < (u64)c->ranks * SHM_PER_RANK)
+        log_warning("/dev/shm has %llu MB left, %lld ranks may need %lld: enlarge it (docker run --shm-size) "
+                    "if ranks "
+                    "die with SIGBUS",
+                    (unsigned long long)(free_bytes >> 20), (long long)c->ranks,
+                    (long long)(c->ranks * SHM_PER_RANK >> 20));
+}
+
+/* In the child: everything up to exec. The error goes through the pipe, which exec closes. */
+static _Noreturn void become(const char **arguments, pid_t parent, int log, int report)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    setpgid(0, 0); /* Ctrl-C is for `up`, which drains; the job must not see it */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(127);
+    int null = open("/dev/null", O_RDONLY);
+    if (null >= 0 && dup2(null, 0) >= 0 && dup2(log, 1) >= 0 && dup2(log, 2) >= 0) {
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        execvp(arguments[0], (char **)arguments);
+    }
+    int why = errno;
+    ssize_t n = write(report, &why, sizeof(why));
+    _exit(n == sizeof(why) ? 127 : 126);
+}
+
+static int start(const char **arguments, int log, pid_t *pid, struct error *err)
+{
+    int report[2], why = 0;
+    if (pipe2(report, O_CLOEXEC) < 0) return error_errno(err, "pipe", "cannot make one");
+    pid_t parent = getpid();
+    *pid = fork();
+    if (*pid == 0) become(arguments, parent, log, report[1]);
+    close(report[1]);
+    ssize_t n = *pid < 0 ? 0 : read(report[0], &why, sizeof(why));
+    close(report[0]);
+    if (*pid < 0) return error_errno(err, arguments[0], "cannot start a process");
+    if (n != sizeof(why)) return 0;
+    if (why == ENOENT)
+        return error_set(err, ERR_NOT_FOUND, arguments[0],
+                         "no such program in PATH: install Open MPI (make deps), load its module, or name it "
+                         "with --mpirun");
+    errno = why;
+    return error_errno(err, arguments[0], "cannot run it");
+}
+
+int launch(const struct config *c, const struct jobdir *d, int log, int argc, char **argv, int first,
+           pid_t *pid, struct error *err)
+{
+    char program[PATH_LEN], count[24];
+    ssize_t len = readlink("/proc/self/exe", program, sizeof(program) - 1);
+    if (len < 0) return error_errno(err, "/proc/self/exe", "cannot find the program's own name");
+    program[len] = 0;
+    snprintf(count, sizeof(count), "%lld", (long long)c->ranks);
+    /* Engines bind themselves. mpirun counts cores where threads of a core would do, so it is always told that ranks may share
+     * them; it treats a machine as crowded only when it is. */
+    const char *fixed[FIXED_ARGUMENTS] = {c->mpirun,         "-np",  count, "--bind-to", "none",
+                                          "--oversubscribe", program};
+    const char **arguments = mem_zero(FIXED_ARGUMENTS + (size_t)argc, sizeof(*arguments));
+    size_t n = 0;
+    while (fixed[n]) {
+        arguments[n] = fixed[n];
+        n++;
+    }
+    config_passed(argc, argv, first, arguments + n, argc);
+    check_shm(c, d);
+    int rc = set_environment(d, err);
+    if (rc == 0) rc = start(arguments, log, pid, err);
+    free(arguments);
+    return rc;
+}

@@ -1,0 +1,291 @@
+/* mpiserve up: from the start of a job to its last trace. */
+#include "cli/up.h"
+#include "mpiserve/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum phase { STARTING, READY, DRAINING, ENDING };
+enum event { EVENT_SIGNAL, EVENT_FILE, EVENT_RANK }; /* EVENT_RANK + index */
+enum {
+    LOST_GRACE_MS = 250, /* a rank is gone: so long do the others have to be on their way out too */
+    END_GRACE_MS = 1200, /* ranks write their last words after SIGTERM; mpirun gives them a second */
+    DRAIN_MORE_MS = 5000,
+    EXIT_INTERRUPTED = 130,
+};
+
+struct up {
+    struct config config;
+    struct jobdir dir;
+    struct tail tail;
+    struct ranks ranks;
+    struct endpoint endpoint;
+    enum phase phase;
+    int epoll_fd, signal_fd, notify_fd;
+    pid_t mpirun;
+    int status;  /* of mpirun, once it has ended */
+    bool ended;  /* mpirun has */
+    bool lost;   /* a rank died that should not have */
+    bool killed; /* ended by force */
+    u64 started_ns;
+    u64 deadline_ns; /* of the phase; 0: none */
+};
+
+static bool prepare(struct up *u, struct error *err)
+{
+    sigset_t set;
+    struct epoll_event on_signal = {.events = EPOLLIN, .data.u64 = EVENT_SIGNAL};
+    struct epoll_event on_file = {.events = EPOLLIN, .data.u64 = EVENT_FILE};
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGCHLD);
+    signal(SIGPIPE, SIG_IGN);
+    /* Processes of the job whose parent dies become ours, so that none can be lost from sight. */
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    if (sigprocmask(SIG_BLOCK, &set, NULL) == 0 &&
+        (u->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)) >= 0 &&
+        (u->notify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) >= 0 &&
+        inotify_add_watch(u->notify_fd, u->dir.path, IN_MOVED_TO | IN_MODIFY) >= 0 &&
+        (u->epoll_fd = epoll_create1(EPOLL_CLOEXEC)) >= 0 &&
+        epoll_ctl(u->epoll_fd, EPOLL_CTL_ADD, u->signal_fd, &on_signal) == 0 &&
+        epoll_ctl(u->epoll_fd, EPOLL_CTL_ADD, u->notify_fd, &on_file) == 0)
+        return true;
+    error_errno(err, u->dir.path, "cannot watch the folder and signals");
+    return false;
+}
+
+static bool start(struct up *u, int argc, char **argv, struct error *err)
+{
+    char log[PATH_LEN + 16];
+    jobdir_file(&u->dir, "run.log", log, sizeof(log));
+    int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        error_errno(err, log, "cannot make the log");
+        return false;
+    }
+    bool ok = tail_init(&u->tail, log, err) == 0 &&
+              launch(&u->config, &u->dir, fd, argc, argv, 2, &u->mpirun, err) == 0;
+    close(fd);
+    return ok;
+}
+
+/* ---- what people see ---------------------------------------------------------------------------------------------*/
+static void say_ready(const struct up *u)
+{
+    const struct endpoint *e = &u->endpoint;
+    char key[PATH_LEN + 16] = "";
+    if (e->key_file[0]) snprintf(key, sizeof(key), " -H @%s", e->key_file);
+    printf("\nmpiserve serves %s with %lld ranks, ready after %.1f s\n\n", e->model, (long long)e->ranks,
+           (double)(clock_ns() - u->started_ns) / 1e9);
+    printf("  URL   %s\n", e->url);
+    printf("  try   curl -sS%s %s/v1/chat/completions -H 'Content-Type: application/json' -d "
+           "'{\"messages\":[{\"role\":\"user\",\"content\":\"What is 17 + 25?\"}]}'\n",
+           key, e->url);
+    printf("  log   %s/run.log (warnings and errors are shown here too)\n", u->dir.path);
+    printf("  stop  Ctrl-C here, or kill %d: running requests finish; a second time ends them\n\n", getpid());
+    fflush(stdout);
+}
+
+static void say_failed(const struct up *u)
+{
+    if (!u->tail.errors && !u->tail.shown) tail_last(&u->tail, 10);
+    if (WIFSIGNALED(u->status) && !u->killed)
+        log_error("mpirun was ended by signal %d (%s)", WTERMSIG(u->status), strsignal(WTERMSIG(u->status)));
+    static const char *const what[] = {
+        [STARTING] = "the job did not start",
+        [READY] = "the job ended without being asked to",
+        [DRAINING] = "the job did not end cleanly",
+        [ENDING] = "the job was ended",
+    };
+    log_error("%s", what[u->phase]);
+}
+
+/* The log of a job that failed is worth more than tidiness: the last one is kept. */
+static void keep_log(const struct up *u)
+{
+    char from[PATH_LEN + 16], to[PATH_LEN + 16];
+    jobdir_file(&u->dir, "run.log", from, sizeof(from));
+    if (!u->dir.given) {
+        snprintf(to, sizeof(to), "%s", u->dir.path);
+        snprintf(strrchr(to, '/'), 20, "/last-failure.log");
+        if (rename(from, to) < 0) return;
+    }
+    log_info("its log: %s", u->dir.given ? from : to);
+}
+
+/* ---- phases ------------------------------------------------------------------------------------------------------*/
+static void enter(struct up *u, enum phase phase, u64 limit_ms)
+{
+    u->phase = phase;
+    u->deadline_ns = limit_ms ? clock_ns() + limit_ms * NS_PER_MS : 0;
+}
+
+/* Ranks are tied to mpirun, engines to ranks: one signal ends them all. */
+static void kill_job(struct up *u)
+{
+    u->killed = true;
+    if (!u->ended) kill(-u->mpirun, SIGKILL);
+}
+
+static void asked_to_stop(struct up *u)
+{
+    if (u->phase == READY) {
+        log_info("draining: running requests have %g s to finish; once more ends them",
+                 u->config.graceful_shutdown_timeout_s);
+        enter(u, DRAINING, (u64)(u->config.graceful_shutdown_timeout_s * 1000) + DRAIN_MORE_MS);
+        if (!u->ended) kill(u->mpirun, SIGUSR1); /* mpirun hands it to every rank */
+    } else if (u->phase == DRAINING && u->ranks.n) {
+        enter(u, ENDING, END_GRACE_MS);
+        ranks_signal(&u->ranks, SIGTERM);
+    } else { /* nothing runs yet, or it takes too long */
+        enter(u, ENDING, 0);
+        kill_job(u);
+    }
+}
+
+static void on_signals(struct up *u)
+{
+    struct signalfd_siginfo info;
+    while (read(u->signal_fd, &info, sizeof(info)) == sizeof(info))
+        if (info.ssi_signo != SIGCHLD) asked_to_stop(u);
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+        if (pid == u->mpirun) {
+            u->ended = true;
+            u->status = status;
+        }
+}
+
+static void on_files(struct up *u)
+{
+    char events[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
+    while (read(u->notify_fd, events, sizeof(events)) > 0) continue;
+    tail_more(&u->tail);
+    ranks_watch(&u->ranks, &u->dir, u->epoll_fd, EVENT_RANK);
+    struct endpoint e;
+    if (endpoint_read(&u->dir, &e, NULL) < 0) return;
+    u->endpoint = e;
+    if (u->phase == STARTING && e.state == ENDPOINT_READY) {
+        enter(u, READY, 0);
+        say_ready(u);
+    }
+    if (u->phase == READY && e.state == ENDPOINT_DRAINING) {
+        log_info("draining: running requests finish, then the job ends");
+        enter(u, DRAINING, (u64)(u->config.graceful_shutdown_timeout_s * 1000) + DRAIN_MORE_MS);
+    }
+}
+
+static bool end_is_wanted(const struct up *u)
+{
+    return u->phase >= DRAINING || u->endpoint.state >= ENDPOINT_DRAINING;
+}
+
+static void on_rank(struct up *u, int index)
+{
+    ranks_gone(&u->ranks, index, u->epoll_fd);
+    if (end_is_wanted(u) || u->lost) return;
+    /* mpirun takes seconds to end the others; but let it, if all are ending by themselves. */
+    u->lost = true;
+    u->deadline_ns = clock_ns() + LOST_GRACE_MS * NS_PER_MS;
+}
+
+static void on_deadline(struct up *u)
+{
+    u->deadline_ns = 0;
+    if (u->lost && u->phase < DRAINING && u->ranks.n_gone < u->ranks.n) {
+        const struct watched *w = &u->ranks.list[u->ranks.first_gone];
+        log_error("rank %d (process %d) died", w->rank, w->pid);
+    } else if (u->phase == DRAINING) {
+        log_warning("the job does not end in time: ending it");
+    }
+    kill_job(u);
+}
+
+static void wait_for_end(struct up *u)
+{
+    struct epoll_event events[16];
+    while (!u->ended) {
+        u64 now = clock_ns();
+        int timeout = -1;
+        if (u->deadline_ns)
+            timeout = u->deadline_ns > now ? (int)((u->deadline_ns - now) / NS_PER_MS + 1) : 0;
+        int n = epoll_wait(u->epoll_fd, events, COUNT_OF(events), timeout);
+        for (int i = 0; i < n; i++) {
+            u64 which = events[i].data.u64;
+            if (which == EVENT_SIGNAL)
+                on_signals(u);
+            else if (which == EVENT_FILE)
+                on_files(u);
+            else
+                on_rank(u, (int)(which - EVENT_RANK));
+        }
+        if (u->deadline_ns && clock_ns() >= u->deadline_ns) on_deadline(u);
+    }
+    on_files(u); /* the last words */
+}
+
+static int finish(struct up *u)
+{
+    bool clean = WIFEXITED(u->status) && WEXITSTATUS(u->status) == 0 && !u->killed;
+    children_end(2000);
+    tail_more(&u->tail);
+    if (clean && u->phase == STARTING && u->endpoint.state < ENDPOINT_READY) clean = false;
+    if (u->phase == ENDING) return EXIT_INTERRUPTED;
+    if (clean && (u->phase == DRAINING || end_is_wanted(u))) {
+        log_info("stopped");
+        return 0;
+    }
+    say_failed(u);
+    keep_log(u);
+    return 1;
+}
+
+static int run(struct up *u, int argc, char **argv)
+{
+    struct error err;
+    char text[1024];
+    int status = 1;
+    u->started_ns = clock_ns();
+    if (prepare(u, &err) && start(u, argc, argv, &err)) {
+        log_info("starting %lld ranks of %s; log: %s/run.log", (long long)u->config.ranks,
+                 u->config.served_model_name[0], u->dir.path);
+        wait_for_end(u);
+        status = finish(u);
+    } else {
+        log_error("%s", error_text(&err, text, sizeof(text)));
+    }
+    ranks_release(&u->ranks);
+    jobdir_remove(&u->dir);
+    return status;
+}
+
+int cli_up(int argc, char **argv)
+{
+    struct up u = {.epoll_fd = -1, .signal_fd = -1, .notify_fd = -1};
+    struct error err;
+    char text[1024];
+    log_setup(LOG_INFO, "");
+    ranks_init(&u.ranks);
+    int rc = config_load(&u.config, argc, argv, 2, &err);
+    if (rc > 0) return 0;
+    for (int i = 0; rc == 0 && i < u.config.n_notes; i++) log_info("%s", u.config.notes[i]);
+    if (rc == 0) jobdir_sweep();
+    if (rc == 0) rc = jobdir_make(&u.dir, u.config.run_dir, &err);
+    if (rc < 0) {
+        log_error("%s", error_text(&err, text, sizeof(text)));
+        return 1;
+    }
+    return run(&u, argc, argv);
+}

@@ -1,0 +1,48 @@
+/* Inside of cli/: the parts of `mpiserve up`. */
+#ifndef CLI_UP_H
+#define CLI_UP_H
+
+#include "mpiserve/config.h"
+#include "mpiserve/jobdir.h"
+
+#include <sys/types.h>
+
+/* ---- launch.c: starting mpirun ----------------------------------------------------------------------------------*/
+/* Starts mpirun in a process group of its own, tied to this process's life, with its output appended to log. *pid is its
+ * process. The ranks get argv[first..] less what is up's own. */
+int launch(const struct config *c, const struct jobdir *d, int log, int argc, char **argv, int first,
+           pid_t *pid, struct error *err);
+
+/* ---- tail.c: what the ranks print ---------------------------------------------------------------------------------*/
+/* Shows new lines of the log on stderr: warnings, errors, and everything that is not a log line (crashes, messages of
+ * mpirun). */
+struct tail {
+    int fd;
+    struct buf line; /* the last, still unfinished one */
+    u64 shown;       /* lines shown so far */
+    u64 errors;      /* of them, errors */
+    bool in_box;
+};
+int tail_init(struct tail *t, const char *path, struct error *err);
+void tail_more(struct tail *t);              /* shows what was added since */
+void tail_last(const struct tail *t, int n); /* shows the last n lines, whatever they are */
+void tail_release(struct tail *t);
+
+/* ---- ranks.c: the processes of the job -----------------------------------------------------------------------------*/
+struct ranks {
+    struct watched {
+        int rank, pid, fd; /* fd: a pidfd; -1: gone */
+    } * list;
+    int n, n_gone;
+    int first_gone; /* index, or -1 */
+};
+void ranks_init(struct ranks *r);
+/* Reads the file `pids` (once) and adds a pidfd for each to epoll, with data = base + index. 0: not there yet. */
+int ranks_watch(struct ranks *r, const struct jobdir *d, int epoll_fd, u64 base);
+void ranks_gone(struct ranks *r, int index, int epoll_fd);
+void ranks_signal(const struct ranks *r, int sig); /* to all that live */
+void ranks_release(struct ranks *r);
+/* Kills every process below this one and waits for it, for at most limit_ms; returns how many were killed. */
+int children_end(int limit_ms);
+
+#endif

@@ -1,0 +1,85 @@
+/* Rules between options, and the defaults that depend on the machine. */
+#include "config/options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+bool config_host_is_loopback(const char *host)
+{
+    return strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0 || strncmp(host, "127.", 4) == 0;
+}
+
+int config_check(struct config *c, struct error *err)
+{
+    if (c->tensor_parallel_size != 1 || c->pipeline_parallel_size != 1)
+        return error_set(
+            err, ERR_UNSUPPORTED,
+            c->tensor_parallel_size != 1 ? "--tensor-parallel-size" : "--pipeline-parallel-size",
+            "a replica is one rank in this release: only 1 is possible, not %lld",
+            (long long)(c->tensor_parallel_size != 1 ? c->tensor_parallel_size : c->pipeline_parallel_size));
+    if (c->max_num_batched_tokens < c->max_num_seqs)
+        return error_set(
+            err, ERR_INPUT, "--max-num-batched-tokens",
+            "%lld is less than --max-num-seqs %lld: a step holds a token of every running sequence",
+            (long long)c->max_num_batched_tokens, (long long)c->max_num_seqs);
+    if (c->api_key_none && !config_host_is_loopback(c->host))
+        return error_set(err, ERR_INPUT, "--api-key",
+                         "none is only possible on 127.0.0.1: %s can be reached from outside this machine",
+                         c->host);
+    return 0;
+}
+
+static bool holds_model(const char *folder)
+{
+    char file[2 * PATH_LEN + 16];
+    snprintf(file, sizeof(file), "%s/config.json", folder);
+    return file_exists(file);
+}
+
+/* Of a built tree, then of an installed one. */
+static int find_demo_model(char *out, size_t size, struct error *err)
+{
+    static const char *const places[] = {"jobs/demo-model", "../share/mpiserve/demo-model"};
+    char program[PATH_LEN], place[2 * PATH_LEN], real[4096];
+    ssize_t len = readlink("/proc/self/exe", program, sizeof(program) - 1);
+    if (len < 0) return error_errno(err, "/proc/self/exe", "cannot find the program's own folder");
+    program[len] = 0;
+    *strrchr(program, '/') = 0;
+    for (size_t i = 0; i < COUNT_OF(places); i++) {
+        snprintf(place, sizeof(place), "%s/%s", program, places[i]);
+        if (holds_model(place) && realpath(place, real)) return path_join(out, size, err, "%s", real);
+    }
+    return error_set(err, ERR_NOT_FOUND, "MODEL",
+                     "no model was named, and there is no demo model at %s/%s or %s/%s", program, places[0],
+                     program, places[1]);
+}
+
+/* "models/qwen/" -> "qwen"; for "." and ".." the folder's own name. */
+static void name_from_folder(const char *folder, char *out, size_t size)
+{
+    char real[4096];
+    size_t len = strlen(folder);
+    while (len > 1 && folder[len - 1] == '/') len--;
+    size_t start = len;
+    while (start && folder[start - 1] != '/') start--;
+    if (strspn(folder + start, "./") >= len - start && realpath(folder, real)) {
+        const char *slash = strrchr(real, '/');
+        snprintf(out, size, "%s", slash[1] ? slash + 1 : "model");
+        return;
+    }
+    snprintf(out, size, "%.*s", (int)(len - start), folder + start);
+}
+
+int config_complete(struct config *c, struct error *err)
+{
+    int rc = 0;
+    if (!c->model[0]) rc = find_demo_model(c->model, sizeof(c->model), err);
+    if (rc == 0 && c->n_served_model_names == 0) {
+        name_from_folder(c->model, c->served_model_name[0], sizeof(c->served_model_name[0]));
+        c->n_served_model_names = 1;
+    }
+    if (c->max_ongoing_requests == 0) c->max_ongoing_requests = MIN_OF(c->max_num_seqs, 1024);
+    return rc;
+}

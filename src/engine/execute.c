@@ -1,0 +1,282 @@
+#include "engine/execute.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One row's part of the work at hand. */
+struct job {
+    struct seq_row *row;
+    const struct row *plan;
+    u32 logits; /* row of the logits, or none */
+    u32 result; /* index, or none */
+    bool nan;   /* a test wants its logits NaN */
+    struct choice choice;
+};
+static const u32 none = UINT32_MAX;
+
+struct execute {
+    struct execute_spec spec;
+    struct rows rows;
+    u64 last_id;
+    struct fwd_seq *seqs; /* [max_rows] */
+    struct job *jobs;     /* [max_rows] */
+    u32 n_seqs, n_jobs;
+    struct sampler **samplers; /* one a thread */
+    int n_samplers;
+    const float *logits;
+    _Atomic u32 ticket;
+    u8 *out; /* results frame */
+    struct results_view results;
+};
+
+static u32 logprobs_bytes(u32 n_logprobs)
+{
+    return ((1 + n_logprobs) * (u32)sizeof(struct token_logprob) + 7) & ~7u;
+}
+
+/* Data of a result: its token in 8 bytes, then its log-probabilities. */
+static u32 result_bytes(const struct sampling *s)
+{
+    return 8 + (s->n_logprobs < 0 ? 0 : logprobs_bytes((u32)s->n_logprobs));
+}
+
+size_t execute_results_max(u32 max_rows, u32 max_logprobs)
+{
+    struct results h = {.n = max_rows, .data_len = max_rows * (8 + logprobs_bytes(max_logprobs))};
+    return results_frame_bytes(&h);
+}
+
+struct execute *execute_new(const struct execute_spec *spec, struct error *err)
+{
+    const struct rows_limits *l = &spec->limits;
+    if ((u64)l->max_rows * (8 + 12 * (1 + (u64)l->max_logprobs)) > 1u << 30) {
+        error_set(err, ERR_INPUT, "max_logprobs", "%u for %u rows is too much", l->max_logprobs, l->max_rows);
+        return NULL;
+    }
+    struct execute *x = mem_zero(1, sizeof(*x));
+    x->spec = *spec;
+    if (rows_init(&x->rows, l, err) < 0) {
+        free(x);
+        return NULL;
+    }
+    x->seqs = mem_zero(l->max_rows, sizeof(*x->seqs));
+    x->jobs = mem_zero(l->max_rows, sizeof(*x->jobs));
+    x->n_samplers = pool_threads(spec->pool);
+    x->samplers = mem_zero((size_t)x->n_samplers, sizeof(*x->samplers));
+    for (int i = 0; i < x->n_samplers; i++) x->samplers[i] = sampler_new(l->vocab);
+    x->out = mem_alloc(execute_results_max(l->max_rows, l->max_logprobs));
+    return x;
+}
+
+void execute_free(struct execute *x)
+{
+    if (!x) return;
+    rows_release(&x->rows);
+    for (int i = 0; i < x->n_samplers; i++) sampler_free(x->samplers[i]);
+    free(x->samplers);
+    free(x->seqs);
+    free(x->jobs);
+    free(x->out);
+    free(x);
+}
+
+/* ---- preparing ---- */
+
+static void run_block_ops(struct execute *x, const struct step_view *v)
+{
+    size_t bytes = forward_block_bytes(x->spec.forward);
+    for (u32 i = 0; i < v->head->n_ops; i++) {
+        const struct block_op *op = &v->ops[i];
+        void *to = forward_block(x->spec.forward, op->dst);
+        if (op->op == BLOCK_ZERO)
+            memset(to, 0, bytes);
+        else if (op->src != op->dst)
+            memcpy(to, forward_block(x->spec.forward, op->src), bytes);
+    }
+}
+
+/* Rows to sequences of the forward pass; dead rows take no part, but get their results. */
+static void gather(struct execute *x, const struct step_view *v)
+{
+    u32 n_logits = 0, n_results = 0;
+    x->n_seqs = x->n_jobs = 0;
+    for (u32 i = 0; i < v->head->n_rows; i++) {
+        const struct row *plan = &v->rows[i];
+        struct seq_row *r = &x->rows.row[plan->row];
+        struct job *job = &x->jobs[x->n_jobs++];
+        bool sample = plan->want == WANT_SAMPLE;
+        *job = (struct job){.row = r, .plan = plan, .logits = none, .result = none};
+        if (sample) job->result = n_results++;
+        if (r->dead) continue;
+        const i32 *tokens = r->history + plan->pos;
+        if (sample) job->logits = n_logits++;
+        job->nan = fault_tokens(&x->spec.fault, tokens, plan->n_tok);
+        x->seqs[x->n_seqs++] = (struct fwd_seq){.tokens = tokens,
+                                                .pos = plan->pos,
+                                                .n_tok = plan->n_tok,
+                                                .blocks = r->blocks,
+                                                .want_logits = sample};
+    }
+}
+
+/* The results frame's head and tables; its length depends on the plan alone, not on what is sampled. */
+static void layout_results(struct execute *x, const struct step *step)
+{
+    struct results h = {.step = step->id, .gen = step->gen, .kind = step->kind, .commit = step->id};
+    for (u32 i = 0; i < x->n_jobs; i++) {
+        if (x->jobs[i].result == none) continue;
+        h.n++;
+        h.data_len += result_bytes(&x->jobs[i].row->sampler.sampling);
+    }
+    results_frame_layout(x->out, &h, &x->results);
+    struct result *r = (struct result *)x->results.rows;
+    u32 at = 0;
+    for (u32 i = 0; i < x->n_jobs; i++) {
+        const struct job *job = &x->jobs[i];
+        if (job->result == none) continue;
+        *r++ = (struct result){.row = job->plan->row,
+                               .row_gen = job->plan->row_gen,
+                               .pos0 = job->plan->pos + job->plan->n_tok,
+                               .tokens = {at, 0},
+                               .logprobs = {at + 8, 0}};
+        at += result_bytes(&job->row->sampler.sampling);
+    }
+    memset((u8 *)x->results.data, 0, h.data_len);
+}
+
+/* ---- sampling ---- */
+
+static void sample_row(struct execute *x, struct sampler *sampler, struct job *job)
+{
+    const struct result *r = &x->results.rows[job->result];
+    u32 vocab = x->spec.limits.vocab;
+    float *logits = (float *)x->logits + (size_t)job->logits * vocab;
+    bool wanted = job->row->sampler.sampling.n_logprobs >= 0;
+    struct token_logprob *logprobs = wanted ? (void *)(x->results.data + r->logprobs.off) : NULL;
+    if (job->nan) logits[vocab - 1] = NAN;
+    job->choice = sampler_choose(sampler, &job->row->sampler, logits, job->row->history, job->row->n_tok,
+                                 NULL, logprobs);
+}
+
+static void sample_some(void *arg, int thread, int threads)
+{
+    struct execute *x = arg;
+    (void)threads;
+    for (u32 i; (i = atomic_fetch_add(&x->ticket, 1)) < x->n_jobs;)
+        if (x->jobs[i].logits != none) sample_row(x, x->samplers[thread], &x->jobs[i]);
+}
+
+static void sample_all(struct execute *x)
+{
+    atomic_store(&x->ticket, 0);
+    if (x->results.head->n > 1)
+        pool_run(x->spec.pool, sample_some, x);
+    else
+        sample_some(x, 0, 1);
+}
+
+static u8 flags_of(enum sampler_state state)
+{
+    return state == SAMPLER_OK ? 0 : state == SAMPLER_NONFINITE ? RESULT_NONFINITE : RESULT_NOTHING;
+}
+
+/* In the step's order: choices into histories and results. */
+static void conclude(struct execute *x)
+{
+    for (u32 i = 0; i < x->n_jobs; i++) {
+        struct job *job = &x->jobs[i];
+        if (job->result == none) continue;
+        struct result *r = (struct result *)&x->results.rows[job->result];
+        if (job->logits != none) job->row->dead = flags_of(job->choice.state);
+        r->flags = job->row->dead;
+        if (r->flags) continue;
+        memcpy((u8 *)x->results.data + r->tokens.off, &job->choice.token, sizeof(i32));
+        r->n_out = 1;
+        r->tokens.len = 1;
+        r->logprobs.len = job->choice.n_logprobs;
+        rows_append(job->row, job->choice.token);
+    }
+}
+
+/* ---- steps ---- */
+
+static void run_forward(struct execute *x, const struct step_view *v)
+{
+    run_block_ops(x, v);
+    gather(x, v);
+    layout_results(x, v->head);
+    if (x->n_seqs) x->logits = forward_run(x->spec.forward, x->seqs, x->n_seqs);
+    sample_all(x);
+    conclude(x);
+}
+
+/* One token on the scratch block: proves that the whole path still works. */
+static bool run_canary(struct execute *x)
+{
+    static const i32 token = 0;
+    static const u32 scratch = 0;
+    const struct fwd_seq seq = {.tokens = &token, .n_tok = 1, .blocks = &scratch, .want_logits = true};
+    const float *logits = forward_run(x->spec.forward, &seq, 1);
+    for (u32 i = 0; i < x->spec.limits.vocab; i++)
+        if (!isfinite(logits[i])) return false;
+    return true;
+}
+
+static int admit(struct execute *x, const struct step_view *v, struct error *err)
+{
+    const struct step *h = v->head;
+    if (h->gen != x->spec.gen)
+        return error_set(err, ERR_STATE, "step", "of generation %u, this engine is %u", h->gen, x->spec.gen);
+    if (h->numerics != x->spec.numerics)
+        return error_set(err, ERR_PEER, "step", "numerics class %08x, this engine has %08x", h->numerics,
+                         x->spec.numerics);
+    if (h->id != x->last_id + 1)
+        return error_set(err, ERR_PEER, "step", "follows step %llu", (unsigned long long)x->last_id);
+    return rows_check(&x->rows, v, err);
+}
+
+static int run(struct execute *x, const struct step_view *v, struct error *err)
+{
+    int rc = admit(x, v, err);
+    if (rc < 0) return rc;
+    x->last_id = v->head->id;
+    if (x->spec.fault.kind) fault_step(&x->spec.fault, v->head);
+    rc = rows_apply(&x->rows, v, err);
+    if (rc < 0) return rc;
+    x->n_jobs = x->n_seqs = 0;
+    if (v->head->kind == STEP_FORWARD) {
+        run_forward(x, v);
+        return 0;
+    }
+    layout_results(x, v->head);
+    if (v->head->kind == STEP_CANARY && !run_canary(x))
+        return error_set(err, ERR_STATE, "canary", "the model gives numbers that are not finite");
+    return 0;
+}
+
+/* A refusal names the step as well as it can. */
+static void refuse(struct execute *x, const void *frame, size_t len, const struct error *err)
+{
+    struct step head = {.kind = STEP_FORWARD};
+    char text[1100];
+    if (len >= sizeof(head)) memcpy(&head, frame, sizeof(head));
+    if (head.kind < STEP_FORWARD || head.kind > STEP_CANARY) head.kind = STEP_FORWARD;
+    log_error("step %llu refused: %s", (unsigned long long)head.id, error_text(err, text, sizeof(text)));
+    struct results h = {.step = head.id, .gen = x->spec.gen, .kind = head.kind, .failed = 1};
+    results_frame_layout(x->out, &h, &x->results);
+}
+
+const void *execute_step(struct execute *x, const void *frame, size_t len, size_t *out_len)
+{
+    struct step_view v;
+    struct error err;
+    u64 start = clock_ns();
+    if (step_view(&v, frame, len, &err) < 0 || run(x, &v, &err) < 0) refuse(x, frame, len, &err);
+    struct results *h = (struct results *)x->results.head;
+    h->usec = (u32)((clock_ns() - start) / NS_PER_US);
+    results_frame_seal(h);
+    *out_len = h->bytes;
+    return h;
+}

@@ -1,0 +1,108 @@
+#include "engine/load.h"
+#include "engine/forward.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+
+enum { IMAGE_EMPTY, IMAGE_LOADING, IMAGE_READY };
+static const u64 waiting_log_ns = 30 * NS_PER_S;
+
+static int map(int fd, const char *what, u64 bytes, bool writable, void **out, struct error *err)
+{
+    struct stat st;
+    *out = NULL;
+    if (fstat(fd, &st) < 0) return error_errno(err, what, "descriptor %d", fd);
+    if (st.st_size < 0 || (u64)st.st_size < bytes)
+        return error_set(err, ERR_PEER, what, "the memory has %lld bytes, %llu are needed",
+                         (long long)st.st_size, (unsigned long long)bytes);
+    void *mem = mmap(NULL, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    if (mem == MAP_FAILED) return error_errno(err, what, "cannot map %llu bytes", (unsigned long long)bytes);
+    madvise(mem, bytes, MADV_DONTDUMP);
+    madvise(mem, bytes, MADV_HUGEPAGE); /* where the machine allows it for shared memory */
+    *out = mem;
+    return 0;
+}
+
+static bool image_is(const struct weights_head *h, u64 bytes, u64 fingerprint)
+{
+    return h->bytes == bytes && h->fingerprint == fingerprint;
+}
+
+/* Only one loader lives at a time: LOADING was left by a dead one. */
+static int fill(struct loaded *l, u64 fingerprint, struct channel_head *head, struct error *err)
+{
+    struct weights_head *h = l->image;
+    u64 bytes = l->image_bytes - WEIGHTS_IMAGE_OFFSET, start = clock_ns();
+    if (atomic_load(&h->ready) == IMAGE_READY && image_is(h, bytes, fingerprint)) return 0;
+    atomic_store(&h->ready, IMAGE_LOADING);
+    h->bytes = bytes;
+    h->fingerprint = fingerprint;
+    int rc = weights_fill(&l->config, l->files, (u8 *)l->image + WEIGHTS_IMAGE_OFFSET, bytes,
+                          &head->loaded_bytes, err);
+    if (rc < 0) return rc;
+    atomic_store(&h->ready, IMAGE_READY);
+    log_info("weights of %s: %llu MiB in %.2f s", l->config.dir, (unsigned long long)(bytes >> 20),
+             (double)(clock_ns() - start) / NS_PER_S);
+    return 0;
+}
+
+static int wait_for_loader(struct loaded *l, u64 fingerprint, struct channel_head *head, struct error *err)
+{
+    const struct weights_head *h = l->image;
+    u64 said = clock_ns();
+    while (atomic_load(&h->ready) != IMAGE_READY) {
+        u64 now = clock_ns();
+        atomic_store(&head->heartbeat_ns, now);
+        if (now - said >= waiting_log_ns) {
+            said = now;
+            log_warning("still waiting for another rank's engine to load the weights");
+        }
+        nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+    }
+    if (image_is(h, l->image_bytes - WEIGHTS_IMAGE_OFFSET, fingerprint)) return 0;
+    return error_set(err, ERR_PEER, "weights",
+                     "the loaded image is not of the model in %s (has it changed on disk?)", l->config.dir);
+}
+
+static int load_weights(struct loaded *l, struct channel_head *head, int fd, struct error *err)
+{
+    const struct engine_boot *boot = &head->boot;
+    size_t bytes;
+    int rc = weights_plan(&l->config, l->files, &bytes, err);
+    if (rc < 0) return rc;
+    l->image_bytes = WEIGHTS_IMAGE_OFFSET + bytes;
+    if (boot->weights_bytes != l->image_bytes)
+        return error_set(err, ERR_PEER, "weights", "planned %llu bytes, the model in %s needs %zu",
+                         (unsigned long long)boot->weights_bytes, l->config.dir, l->image_bytes);
+    u64 fingerprint = model_fingerprint(&l->config, l->files);
+    rc = map(fd, "weights", l->image_bytes, boot->loader, &l->image, err);
+    if (rc == 0)
+        rc = boot->loader ? fill(l, fingerprint, head, err) : wait_for_loader(l, fingerprint, head, err);
+    if (rc < 0) return rc;
+    mprotect(l->image, l->image_bytes, PROT_READ); /* others use it too: no stray write may reach it */
+    return weights_bind(&l->config, l->files, (const u8 *)l->image + WEIGHTS_IMAGE_OFFSET, &l->weights, err);
+}
+
+int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int kv_fd, struct error *err)
+{
+    memset(l, 0, sizeof(*l));
+    l->kv_bytes = head->boot.kv_bytes;
+    int rc = model_read_config(head->boot.model, &l->config, err);
+    if (rc == 0) {
+        l->files = model_open(head->boot.model, err);
+        rc = l->files ? load_weights(l, head, weights_fd, err) : -1;
+    }
+    if (rc == 0) rc = map(kv_fd, "KV", l->kv_bytes, true, &l->kv, err);
+    if (rc != 0) load_release(l);
+    return rc;
+}
+
+void load_release(struct loaded *l)
+{
+    if (l->image) munmap(l->image, l->image_bytes);
+    if (l->kv) munmap(l->kv, l->kv_bytes);
+    if (l->files) model_close(l->files);
+    memset(l, 0, sizeof(*l));
+}

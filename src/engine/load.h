@@ -1,0 +1,20 @@
+/* load: a model in this process: configuration, shared weights image, KV memory. */
+#ifndef MPISERVE_ENGINE_LOAD_H
+#define MPISERVE_ENGINE_LOAD_H
+
+#include "engine/weights.h"
+#include "mpiserve/step.h"
+
+struct loaded {
+    struct model_config config;
+    struct model_files *files;
+    struct weights weights;
+    void *image, *kv; /* mappings, or NULL */
+    size_t image_bytes, kv_bytes;
+};
+/* Reads the model, fills the image in weights_fd or waits until its loader has, and maps kv_fd. head: for progress and
+ * heartbeats, and its boot for all else. On an error *l needs no release. */
+int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int kv_fd, struct error *err);
+void load_release(struct loaded *l);
+
+#endif

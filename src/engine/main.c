@@ -1,0 +1,209 @@
+/* The engine process: from its first instruction to its last step. */
+#include "engine/execute.h"
+#include "engine/load.h"
+#include "mpiserve/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+static const u64 idle_ns = 500 * NS_PER_MS; /* between heartbeats of an idle engine */
+
+struct engine {
+    struct channel *channel;
+    struct channel_head *head;
+    const struct engine_boot *boot;
+    struct fault fault;
+    struct loaded model;
+    struct pool *pool;
+    struct forward *forward;
+    struct execute *execute;
+};
+
+/* Dies with its agent. The agent may have died before prctl: then somebody else is the parent now. */
+static void tie_to_agent(const struct engine_boot *boot)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != (pid_t)boot->agent_pid) _exit(1);
+}
+
+/* What a terminal or a launcher sends to the whole group is the agent's to act on. */
+static void ignore_signals(void)
+{
+    const int ignored[] = {SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGPIPE};
+    sigset_t none;
+    for (size_t i = 0; i < COUNT_OF(ignored); i++) signal(ignored[i], SIG_IGN);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* If memory runs out, an engine should go rather than an agent: it comes back. */
+static void prefer_as_victim(void)
+{
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    if (write(fd, "300", 3) != 3) log_debug("cannot set oom_score_adj");
+    close(fd);
+}
+
+static int bind_to_cpus(const struct engine_boot *boot, struct error *err)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (unsigned i = 0; i < COUNT_OF(boot->cpus) * 64; i++)
+        if (boot->cpus[i / 64] >> (i % 64) & 1) CPU_SET(i, &set);
+    if (CPU_COUNT(&set) == 0) return 0;
+    if (sched_setaffinity(0, sizeof(set), &set) < 0)
+        return error_errno(err, "cpus", "cannot bind to the CPUs assigned");
+    return 0;
+}
+
+static int check_boot(const struct engine *e, struct error *err)
+{
+    const struct engine_boot *b = e->boot;
+    if (!memchr(b->model, 0, sizeof(b->model)) || !memchr(b->compute, 0, sizeof(b->compute)) ||
+        !memchr(b->isa, 0, sizeof(b->isa)) || b->threads < 1 || b->threads > 4096 || b->n_blocks < 2)
+        return error_set(err, ERR_PEER, "boot", "%u threads, %u blocks", b->threads, b->n_blocks);
+    size_t most = channel_max_frame(e->channel), results = execute_results_max(b->max_rows, b->max_logprobs);
+    if (results > most)
+        return error_set(err, ERR_PEER, "boot", "results of %zu bytes do not fit into frames of %zu", results,
+                         most);
+    return 0;
+}
+
+static int make_forward(struct engine *e, struct error *err)
+{
+    const struct engine_boot *b = e->boot;
+    struct forward_spec spec = {.config = &e->model.config,
+                                .weights = &e->model.weights,
+                                .ops = ops_cpu(b->isa),
+                                .kv = e->model.kv,
+                                .block_size = b->block_size,
+                                .n_blocks = b->n_blocks,
+                                .max_step_tokens = b->max_step_tokens,
+                                .max_rows = b->max_rows};
+    if (!spec.ops)
+        return error_set(err, ERR_UNSUPPORTED, "isa", "this machine has no \"%s\" (its best: %s)", b->isa,
+                         ops_cpu_best());
+    if (compute_parse(b->compute, &spec.compute) < 0)
+        return error_set(err, ERR_PEER, "compute", "\"%s\"", b->compute);
+    if (!b->block_size ||
+        forward_kv_bytes(spec.config, spec.compute, b->n_blocks, b->block_size) > b->kv_bytes)
+        return error_set(err, ERR_PEER, "KV", "%u blocks of %u tokens do not fit into %llu bytes",
+                         b->n_blocks, b->block_size, (unsigned long long)b->kv_bytes);
+    e->pool = pool_new((int)b->threads, b->spin_us * NS_PER_US, err);
+    if (!e->pool) return -1;
+    spec.pool = e->pool;
+    e->forward = forward_new(&spec, err);
+    return e->forward ? 0 : -1;
+}
+
+static int make_execute(struct engine *e, struct error *err)
+{
+    const struct engine_boot *b = e->boot;
+    struct execute_spec spec = {.limits = {.max_rows = b->max_rows,
+                                           .max_step_tokens = b->max_step_tokens,
+                                           .max_model_len = b->max_model_len,
+                                           .max_logprobs = b->max_logprobs,
+                                           .block_size = b->block_size,
+                                           .n_blocks = b->n_blocks,
+                                           .vocab = e->model.config.vocab},
+                                .forward = e->forward,
+                                .pool = e->pool,
+                                .gen = b->gen,
+                                .numerics = b->numerics,
+                                .fault = e->fault};
+    e->execute = execute_new(&spec, err);
+    return e->execute ? 0 : -1;
+}
+
+static int prepare(struct engine *e, struct error *err)
+{
+    atomic_store(&e->head->heartbeat_ns, clock_ns());
+    atomic_store(&e->head->state, ENGINE_LOADING);
+    int rc = fault_parse(&e->fault, getenv("MPISERVE_FAULT"), err);
+    if (rc == 0) rc = check_boot(e, err);
+    if (rc == 0) rc = bind_to_cpus(e->boot, err);
+    if (rc < 0) return rc;
+    if (e->fault.kind) fault_load(&e->fault);
+    rc = load_model(&e->model, e->head, FD_WEIGHTS, FD_KV, err);
+    if (rc == 0) rc = make_forward(e, err);
+    if (rc == 0) rc = make_execute(e, err);
+    return rc;
+}
+
+static void answer(struct engine *e, const void *frame, size_t len)
+{
+    size_t bytes;
+    const void *results = execute_step(e->execute, frame, len, &bytes);
+    void *to;
+    /* room comes as soon as the agent has read: with two steps in flight the ring is never full for long */
+    while (!(to = channel_result_claim(e->channel, bytes)))
+        nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+    memcpy(to, results, bytes);
+    channel_step_consume(e->channel);
+    atomic_store(&e->head->heartbeat_ns, clock_ns());
+    channel_result_publish(e->channel, bytes);
+}
+
+static int serve(struct engine *e, struct error *err)
+{
+    u64 spin_ns = e->boot->spin_us * NS_PER_US;
+    for (;;) {
+        size_t len;
+        atomic_store(&e->head->heartbeat_ns, clock_ns());
+        const void *frame = channel_step_peek(e->channel, &len);
+        if (frame)
+            answer(e, frame, len);
+        else if (len)
+            return error_set(err, ERR_PEER, "channel", "the ring of steps is corrupt");
+        else
+            channel_engine_wait(e->channel, spin_ns, idle_ns);
+    }
+}
+
+static void release(struct engine *e)
+{
+    execute_free(e->execute);
+    forward_free(e->forward);
+    pool_free(e->pool);
+    load_release(&e->model);
+    channel_free(e->channel);
+}
+
+int engine_main(int argc, char **argv)
+{
+    struct error err = {0};
+    struct engine e = {.channel = channel_attach(&err)};
+    char text[1100], who[32];
+    (void)argc;
+    if (!e.channel) {
+        fprintf(stderr, "%s engine: is started by a rank of a job, not by hand (%s)\n", argv[0],
+                error_text(&err, text, sizeof(text)));
+        return 2;
+    }
+    e.head = channel_head(e.channel);
+    e.boot = &e.head->boot;
+    tie_to_agent(e.boot);
+    ignore_signals();
+    prctl(PR_SET_NAME, "mpiserve-eng");
+    snprintf(who, sizeof(who), "engine %u", e.boot->rank);
+    log_setup((enum log_level)MIN_OF(e.boot->log_level, (u8)LOG_DEBUG), who);
+    prefer_as_victim();
+    int rc = prepare(&e, &err);
+    if (rc == 0) {
+        atomic_store(&e.head->state, ENGINE_READY);
+        rc = serve(&e, &err);
+    }
+    channel_fail(e.channel, &err);
+    log_error("%s", error_text(&err, text, sizeof(text)));
+    release(&e);
+    return 1;
+}

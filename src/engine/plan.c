@@ -1,0 +1,85 @@
+/* What an engine would need: asked by agents before there is one. */
+#include "engine/execute.h"
+#include "engine/forward.h"
+#include "mpiserve/engine.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static int resolve(const struct engine_ask *ask, struct engine_needs *out, enum compute *compute,
+                   struct error *err)
+{
+    const char *isa = strcmp(ask->isa, "auto") == 0 ? ops_cpu_best() : ask->isa;
+    const struct ops *ops = ops_cpu(isa);
+    if (!ops)
+        return error_set(err, ERR_UNSUPPORTED, "cpu-isa",
+                         "\"%s\" is not offered by this machine; its best is \"%s\"", isa, ops_cpu_best());
+    const char *name = ask->compute;
+    if (strcmp(name, "auto") == 0) name = ops->native_bf16 ? "bf16" : "f32";
+    if (compute_parse(name, compute) < 0)
+        return error_set(err, ERR_INPUT, "compute", "\"%s\" is none of auto, f32, bf16", name);
+    snprintf(out->isa, sizeof(out->isa), "%s", isa);
+    snprintf(out->compute, sizeof(out->compute), "%s", name);
+    return 0;
+}
+
+static u32 numerics_class(const struct engine_needs *n, u32 block_size)
+{
+    char text[160];
+    int len = snprintf(text, sizeof(text), "mpiserve %s, %s, %s, tp 1, pp 1, ep 1, blocks of %u",
+                       MPISERVE_VERSION, n->isa, n->compute, block_size);
+    u32 h = (u32)hash_bytes(text, (size_t)len, 0);
+    return h ? h : 1;
+}
+
+int compute_parse(const char *name, enum compute *out)
+{
+    if (strcmp(name, "f32") == 0)
+        *out = COMPUTE_F32;
+    else if (strcmp(name, "bf16") == 0)
+        *out = COMPUTE_BF16;
+    else
+        return ERR_INPUT;
+    return 0;
+}
+
+int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err)
+{
+    struct model_config config;
+    enum compute compute = COMPUTE_F32;
+    size_t bytes;
+    memset(out, 0, sizeof(*out));
+    if (!ask->block_size || ask->block_size % KV_TILE)
+        return error_set(err, ERR_INPUT, "block-size", "%u is not a multiple of %d", ask->block_size,
+                         KV_TILE);
+    int rc = resolve(ask, out, &compute, err);
+    if (rc < 0) return rc;
+    rc = model_read_config(ask->model, &config, err);
+    if (rc < 0) return rc;
+    struct model_files *files = model_open(ask->model, err);
+    if (!files) return err ? err->code : ERR_INPUT;
+    rc = weights_plan(&config, files, &bytes, err);
+    if (rc == 0) {
+        out->weights_bytes = WEIGHTS_IMAGE_OFFSET + bytes;
+        out->kv_bytes_per_block = forward_kv_bytes(&config, compute, 1, ask->block_size);
+        out->fingerprint = model_fingerprint(&config, files);
+        out->numerics = numerics_class(out, ask->block_size);
+        out->vocab = config.vocab;
+        out->max_model_len = config.max_position;
+    }
+    model_close(files);
+    return rc;
+}
+
+size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs,
+                        u32 block_size)
+{
+    const u64 lists = 1 << 20, margin = 4096;
+    u64 step = lists + margin + max_model_len * (u64)sizeof(i32) +
+               max_rows * (u64)(sizeof(struct seq_free) + sizeof(struct seq_new) + sizeof(struct row) + 16) +
+               (max_step_tokens / block_size + (u64)max_rows) * 2 * (sizeof(u32) + sizeof(struct block_op));
+    u64 need = STEP_IN_FLIGHT * 2 * MAX_OF(step, execute_results_max(max_rows, max_logprobs) + margin),
+        size = 1 << 21;
+    while (size < need) size *= 2;
+    return size;
+}

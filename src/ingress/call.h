@@ -1,0 +1,166 @@
+/* Calls: a client's request from its first token to its last, without HTTP. Inner door of ingress/.
+ *
+ * A call has a part for each prompt (a request to the agent) and n choices for each part. The main thread and the watcher touch only
+ * what is under `lock` (the mailbox and its flags); all else belongs to the HTTP thread that answers the call, one at a time.
+ *
+ * Life: call_new -> call_start -> { call_advance, call_sleep } until over -> call_close. Open parts keep the memory of a closed call
+ * until their last chunk has come. */
+#ifndef INGRESS_CALL_H
+#define INGRESS_CALL_H
+
+#include "ingress/api.h"
+#include "mpiserve/ingress.h"
+#include "mpiserve/metrics.h"
+#include "mpiserve/text.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct call;
+struct prompt {
+    i32 *ids; /* in the call's arena */
+    u32 n;
+    struct api_text text; /* what echo shows; NULL: the decoded ids */
+};
+struct part {
+    u64 id; /* of the request block */
+    struct part *next;
+    struct call *call;
+    u32 index;            /* of the prompt */
+    u32 n_done;           /* choices that ended; HTTP thread */
+    bool cut;             /* one of them by a stop string, which the agent cannot know; HTTP thread */
+    bool open, cancelled; /* under the call's lock */
+};
+enum { LP_TOKENS, LP_VALUES, LP_TOP, LP_OFFSETS, LP_LISTS }; /* chat uses the first only */
+struct choice {
+    struct detok detok;
+    struct stop_scan stops;
+    struct buf text;          /* unary: all of it; stream: what was not sent yet */
+    struct buf lp[LP_LISTS];  /* JSON items, the same way */
+    struct buf ids;           /* the same, when asked for */
+    u32 n_received, n_tokens; /* tokens that came; tokens that count */
+    u32 n_unsent;             /* tokens since the last event */
+    u64 chars;                /* characters decoded so far */
+    u64 first_ns, last_ns;    /* arrival of the first and of the last token */
+    enum finish finish;
+    i32 stop_id, stop_string; /* -1: none */
+    bool started;             /* its first event was written */
+};
+struct call {
+    struct ingress *in;
+    u64 serial;
+    struct call *next; /* live calls of a shard, under its lock */
+    _Atomic u32 refs;
+    void (*wake)(void *http); /* lets the sleeping HTTP side run again */
+    void *http;
+    int fd; /* of the connection, open until call_close */
+    struct arena mem;
+    struct params p;
+    struct sampling sampling; /* max_tokens and min_tokens are of each part */
+    i32 *bad_words;
+    u32 n_bad_words;
+    struct prompt *prompts;
+    struct part *parts;
+    struct choice *choices; /* [n_prompts, n] */
+    u32 n_prompts, n_choices;
+    char id[160];
+    struct api_text prompt_text; /* chat, when asked for */
+    i64 created;
+    u64 started_ns, deadline_ns; /* deadline 0: none */
+    _Atomic u64 last_write_ns;
+
+    pthread_mutex_t lock;
+    struct buf mail; /* {u64 arrival, chunk} ... */
+    u32 n_open;      /* parts with the agent */
+    bool sleeping, closed, gone, timed_out, ping, poke;
+    bool watched; /* fd is in the watcher's set */
+
+    struct buf batch, piece, head, out; /* mail being read; scratch; begin of an event; events not sent yet */
+    size_t out_at;
+    u32 n_submitted, n_ended;
+    u64 n_prompt_tokens, n_cached;
+    bool failed, over, event_sent; /* over: nothing more will be written to out */
+    struct api_error error;        /* failed */
+};
+
+struct shard {
+    pthread_mutex_t lock;
+    struct part *parts[64];
+    struct call *live;
+};
+enum { SHARDS = 64 };
+enum ingress_state { IN_LOADING, IN_READY, IN_DRAINING, IN_ABORTED };
+
+struct ingress_series { /* looked up once */
+    struct series *prompt_cached, *success[COUNT_OF(METRICS_FINISHED_REASONS)];
+    struct series *request_prompt, *request_generation, *request_max, *request_n;
+    struct series *first_token, *inter_token, *per_token, *e2e;
+    struct metric *http_requests, *http_seconds;
+};
+struct MHD_Daemon;
+struct ingress {
+    struct ingress_spec spec;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat_template; /* NULL: none_why says why */
+    char none_why[512];
+    struct api_limits limits;
+    size_t longest_token; /* bytes */
+    const char *model_name;
+    _Atomic int state; /* enum ingress_state */
+    char abort_why[256];
+    struct shard shards[SHARDS];
+    _Atomic u64 next_id, next_serial;
+    _Atomic u32 n_answering, n_parts;
+    struct metrics *metrics;
+    struct ingress_series series;
+    struct MHD_Daemon *daemon;
+    i64 started_unix;
+    int listen_fd, port;
+    int watch_fd, watch_stop_fd;
+    pthread_t watch_thread;
+};
+
+/* ---- calls.c ---- */
+struct call *call_new(struct ingress *in);
+void call_unref(struct call *c);
+/* p, sampling, prompts are set: makes the parts and hands them to the agent; -1 with *e: nothing runs. */
+int call_start(struct call *c, struct api_error *e);
+/* Reads the mailbox and flags; true when the client has gone (then only close is left). */
+bool call_advance(struct call *c);
+/* suspend(http) is called, under the lock, when nothing is waiting to be read: then true. */
+bool call_sleep(struct call *c, void (*suspend)(void *http));
+void call_close(
+    struct call *c); /* the HTTP side is done with it: cancels what runs, gives its reference back */
+void call_fail(struct call *c, const struct api_error *e);
+/* Deadlines, keep-alive comments, calls that wait for room; and connections that sleep from one tick to the next get watched. */
+void calls_tick(struct ingress *in, u64 now);
+void calls_wake_all(struct ingress *in);
+void calls_client_gone(struct ingress *in, u64 serial);
+void calls_release(struct ingress *in); /* parts that never got their last chunk */
+
+/* ---- watch.c: the thread that ticks and sees clients leave ---- */
+int watch_start(struct ingress *in, struct error *err);
+void watch_stop(struct ingress *in);
+void watch_add(struct ingress *in, int fd, u64 serial);
+void watch_remove(struct ingress *in, int fd);
+
+/* ---- choice.c ---- */
+void choice_init(struct call *c, struct choice *ch, const struct prompt *prompt);
+void choice_release(struct choice *ch);
+/* New tokens of the choice; -1: the chunk does not follow what came before. */
+int choice_feed(struct call *c, struct choice *ch, const struct chunk *chunk, u64 now);
+const char *choice_finish_reason(const struct choice *ch);
+
+/* ---- answer.c, stream.c ---- */
+void answer_json(struct call *c, struct buf *to); /* the whole answer of a call that is over */
+void answer_usage(const struct call *c, struct buf *to,
+                  bool whole); /* {"prompt_tokens":...}; whole: with details */
+void answer_logprobs(const struct call *c, const struct choice *ch, struct buf *to);
+void answer_stop_reason(const struct call *c, const struct choice *ch, struct buf *to);
+void answer_text(struct buf *to, const char *s, size_t len); /* a JSON string; s NULL: empty */
+void answer_id_list(const i32 *ids, u32 n, struct buf *to);  /* [1,2] */
+void stream_begin(struct call *c);
+void stream_choice(struct call *c, struct choice *ch); /* what the choice has to say now, into c->out */
+void stream_end(struct call *c);                       /* usage, or the error, and [DONE] */
+
+#endif

@@ -1,0 +1,80 @@
+/* An exchange: one HTTP request and its answer. Inner door of ingress/: handlers see this, and no HTTP library.
+ *
+ * A handler answers with one of the reply functions, or puts the exchange to sleep; it is called by one HTTP thread at a time. */
+#ifndef INGRESS_HTTP_H
+#define INGRESS_HTTP_H
+
+#include "ingress/call.h"
+
+struct MHD_Connection;
+struct exchange;
+enum { METHOD_GET = 1, METHOD_POST = 2, ROUTE_OPEN = 1, ROUTE_WORK = 2, ROUTE_UNCOUNTED = 4, ROUTE_TAIL = 8 };
+struct route {
+    const char *path;
+    u8 methods;
+    u8 flags; /* OPEN: no key asked; WORK: refused while loading or draining; UNCOUNTED: not in the HTTP metrics; TAIL: prefix */
+    int (*answer)(struct exchange *x);
+};
+struct exchange {
+    struct ingress *in;
+    struct MHD_Connection *connection;
+    const struct route *route; /* NULL: none */
+    const char *method;        /* a constant */
+    char tail[256];            /* of the path, behind a ROUTE_TAIL route */
+    char request_id[132];
+    struct buf body;
+    u64 n_body;             /* bytes that came, kept or not */
+    struct api_error error; /* refused: what to say when the body has been read */
+    bool named;             /* request_id is the client's own */
+    bool refused, answering, replied;
+    u64 started_ns;
+    int status;
+    struct call *call;
+};
+
+/* All return 0, or -1: the connection is to be closed. body is taken (empty afterwards). */
+int reply_json(struct exchange *x, int status, struct buf *body);
+int reply_text(struct exchange *x, int status, const char *media_type, struct buf *body);
+int reply_error(struct exchange *x, const struct api_error *e);
+int reply_stream(struct exchange *x); /* events of x->call, until it is over */
+bool request_id_ok(const char *id);   /* printable, at most 128 bytes */
+const char *exchange_header(const struct exchange *x, const char *name); /* NULL: absent */
+int exchange_fd(const struct exchange *x);
+void exchange_suspend(void *exchange); /* call_sleep calls it */
+void exchange_wake(void *exchange);    /* any thread, once for each suspend */
+
+/* routes.c: the table; the methods of a path that is known are in *allow. */
+const struct route *route_find(const char *path, const char *method, const char **tail, u8 *methods);
+
+/* auth.c */
+bool auth_ok(const char *key, const char *authorization, const char *x_api_key);
+
+/* Handlers. generate.c */
+int answer_completions(struct exchange *x);
+int answer_chat(struct exchange *x);
+int generate_go_on(struct exchange *x); /* the connection was resumed */
+/* tokens.c */
+int answer_tokenize(struct exchange *x);
+int answer_detokenize(struct exchange *x);
+/* pages.c */
+int answer_models(struct exchange *x);
+int answer_model(struct exchange *x);
+int answer_health(struct exchange *x);
+int answer_live(struct exchange *x);
+int answer_load(struct exchange *x);
+int answer_metrics(struct exchange *x);
+int answer_version(struct exchange *x);
+int answer_topology(struct exchange *x);
+
+/* generate.c: the body as JSON, or -1 with *e; `model` of a body is one of ours. */
+struct json *body_read(struct exchange *x, struct api_error *e);
+int model_check(const struct ingress *in, const char *name, struct api_error *e);
+
+/* listen.c: a listening socket on host and port; *port is the real one. */
+int listen_open(const char *host, int port, int *fd, int *real_port, struct error *err);
+
+/* http.c */
+int http_start(struct ingress *in, struct error *err);
+void http_stop(struct ingress *in);
+
+#endif

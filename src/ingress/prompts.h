@@ -1,0 +1,23 @@
+/* From a request's body to prompts of token ids. Inner door of ingress/. */
+#ifndef INGRESS_PROMPTS_H
+#define INGRESS_PROMPTS_H
+
+#include "ingress/call.h"
+
+/* The four forms of `prompt`: a text, texts, ids, lists of ids. Ids and texts lie in mem. */
+int prompts_read(const struct ingress *in, const struct params *p, struct arena *mem, struct prompt **prompts,
+                 u32 *n, struct api_error *e);
+/* The messages through the chat template; prompt->text is what the template gave. */
+int prompts_chat(const struct ingress *in, const struct params *p, struct arena *mem, struct prompt *prompt,
+                 struct api_error *e);
+/* Cuts by truncate_prompt_tokens, then checks the length against the context; generating: one token must fit behind it. */
+int prompts_fit(const struct ingress *in, const struct params *p, struct prompt *prompt, bool generating,
+                struct api_error *e);
+/* bad_words as ids: each word plain and with a blank in front. */
+int prompts_bad_words(const struct ingress *in, const struct params *p, struct arena *mem, i32 **words,
+                      u32 *n, struct api_error *e);
+
+/* messages.c: the context of a chat template as JSON, from the messages and fields of the request. */
+struct json *messages_context(const struct ingress *in, const struct params *p, struct api_error *e);
+
+#endif

@@ -1,0 +1,67 @@
+/* The watcher: a thread that keeps the time and sees clients leave. The HTTP library does not look at connections that
+ * sleep, so the descriptors of those that sleep for long are in an epoll set of our own, marked with the call's serial number: a
+ * late event finds no call. Short calls are over before the first tick and cost nothing here. */
+#include "ingress/call.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { TICK_MS = 250, STOP = 0 /* no call has this serial */ };
+
+static void *watch_run(void *arg)
+{
+    struct ingress *in = arg;
+    double interval = in->spec.config->sse_keep_alive_interval_s;
+    int tick_ms = interval > 0 && interval * 500 < TICK_MS ? MAX_OF((int)(interval * 500), 1) : TICK_MS;
+    u64 last_tick = clock_ns();
+    for (;;) {
+        struct epoll_event events[64];
+        int n = epoll_wait(in->watch_fd, events, COUNT_OF(events), tick_ms);
+        for (int i = 0; i < n; i++) {
+            if (events[i].data.u64 == STOP) return NULL;
+            calls_client_gone(in, events[i].data.u64);
+        }
+        u64 now = clock_ns();
+        if (now - last_tick < (u64)tick_ms * NS_PER_MS) continue;
+        last_tick = now;
+        calls_tick(in, now);
+    }
+}
+
+int watch_start(struct ingress *in, struct error *err)
+{
+    in->watch_fd = epoll_create1(EPOLL_CLOEXEC);
+    in->watch_stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event stop = {.events = EPOLLIN, .data.u64 = STOP};
+    if (in->watch_fd < 0 || in->watch_stop_fd < 0 ||
+        epoll_ctl(in->watch_fd, EPOLL_CTL_ADD, in->watch_stop_fd, &stop) < 0)
+        return error_errno(err, "ingress", "cannot watch connections");
+    int rc = pthread_create(&in->watch_thread, NULL, watch_run, in);
+    if (rc != 0) return error_set(err, ERR_IO, "ingress", "cannot start a thread (error %d)", rc);
+    return 0;
+}
+
+void watch_stop(struct ingress *in)
+{
+    u64 one = 1;
+    if (in->watch_thread && write(in->watch_stop_fd, &one, sizeof(one)) == sizeof(one))
+        pthread_join(in->watch_thread, NULL);
+    in->watch_thread = 0;
+    if (in->watch_fd >= 0) close(in->watch_fd);
+    if (in->watch_stop_fd >= 0) close(in->watch_stop_fd);
+    in->watch_fd = in->watch_stop_fd = -1;
+}
+
+void watch_add(struct ingress *in, int fd, u64 serial)
+{
+    /* once is enough, and a client that has left would wake us for ever */
+    struct epoll_event e = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.u64 = serial};
+    if (epoll_ctl(in->watch_fd, EPOLL_CTL_ADD, fd, &e) < 0)
+        (void)epoll_ctl(in->watch_fd, EPOLL_CTL_MOD, fd, &e);
+}
+
+void watch_remove(struct ingress *in, int fd)
+{
+    (void)epoll_ctl(in->watch_fd, EPOLL_CTL_DEL, fd, NULL);
+}

@@ -1,0 +1,220 @@
+/* Making, finding and removing the folders of a job. */
+#include "mpiserve/jobdir.h"
+
+#include "jobdir/owner.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SHM_FOLDER "/dev/shm"
+
+const char *jobdir_file(const struct jobdir *d, const char *name, char *out, size_t size)
+{
+    int len = snprintf(out, size, "%s/%s", d->path, name);
+    BUG_ON(len < 0 || (size_t)len >= size);
+    return out;
+}
+
+static const char *temporary_folder(void)
+{
+    const char *folder = getenv("TMPDIR");
+    return folder && *folder ? folder : "/tmp";
+}
+
+/* A folder of ours that nobody else can write; made when it is not there. */
+static int private_folder(const char *path, struct error *err)
+{
+    struct stat st;
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return error_errno(err, path, "cannot make the folder (TMPDIR or --run-dir chooses another place)");
+    if (lstat(path, &st) < 0) return error_errno(err, path, "cannot look at the folder");
+    if (!S_ISDIR(st.st_mode)) return error_set(err, ERR_INPUT, path, "is not a folder");
+    if (st.st_uid != geteuid())
+        return error_set(err, ERR_INPUT, path,
+                         "belongs to user %u, not to you: choose another place with TMPDIR or --run-dir",
+                         st.st_uid);
+    if (st.st_mode & 022)
+        return error_set(err, ERR_INPUT, path,
+                         "can be written by other users: chmod 700 it, or choose another place");
+    return 0;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st, (void)type, (void)ftw;
+    remove(path);
+    return 0;
+}
+
+static void remove_tree(const char *path)
+{
+    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+}
+
+/* In a folder that is not ours alone, only what jobs write; run.log stays for its reader. */
+static void remove_own_files(const char *folder)
+{
+    static const char *const names[] = {"endpoint.json", "key", "pids"};
+    char path[2 * PATH_LEN];
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
+        unlink(path);
+        snprintf(path, sizeof(path), "%s/%s.new", folder, names[i]);
+        unlink(path);
+    }
+    snprintf(path, sizeof(path), "%s/mpi", folder);
+    remove_tree(path);
+    DIR *dir = opendir(folder);
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        if (strncmp(e->d_name, "bell-", 5) != 0) continue;
+        snprintf(path, sizeof(path), "%s/%s", folder, e->d_name);
+        unlink(path);
+    }
+    if (dir) closedir(dir);
+    snprintf(path, sizeof(path), "%s/owner", folder); /* the last: until then nobody else may come in */
+    unlink(path);
+}
+
+static int new_job_name(char *out, size_t size, struct error *err)
+{
+    u32 draw;
+    int rc = random_bytes(&draw, sizeof(draw), err);
+    if (rc == 0) snprintf(out, size, "%08x", draw);
+    return rc;
+}
+
+static int check_length(const char *path, struct error *err)
+{
+    if (strlen(path) <= JOBDIR_PATH_MAX) return 0;
+    return error_set(err, ERR_INPUT, path,
+                     "is too long for sockets: %zu bytes, at most %d; choose a shorter TMPDIR or --run-dir",
+                     strlen(path), JOBDIR_PATH_MAX);
+}
+
+/* Filled under another name first, so that nobody ever sees a folder without an owner. */
+static int make_new(struct jobdir *d, struct error *err)
+{
+    char parent[PATH_LEN], fresh[PATH_LEN + 8];
+    int rc = path_join(parent, sizeof(parent), err, "%s/mpiserve-%u", temporary_folder(), geteuid());
+    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s/%s", parent, d->job);
+    if (rc == 0) rc = check_length(d->path, err);
+    if (rc == 0) rc = private_folder(parent, err);
+    if (rc < 0) return rc;
+    snprintf(fresh, sizeof(fresh), "%s.new", d->path);
+    rc = private_folder(fresh, err);
+    if (rc == 0) rc = owner_write(fresh, d->job, err);
+    if (rc == 0 && rename(fresh, d->path) < 0)
+        rc = error_errno(err, d->path, "cannot rename %s to it", fresh);
+    if (rc < 0) remove_tree(fresh);
+    return rc;
+}
+
+static int make_given(struct jobdir *d, const char *run_dir, struct error *err)
+{
+    struct owner o;
+    int rc = private_folder(run_dir, err);
+    if (rc < 0) return rc;
+    char *full = realpath(run_dir, NULL);
+    if (!full) return error_errno(err, run_dir, "cannot find the folder's full name");
+    rc = path_join(d->path, sizeof(d->path), err, "%s", full);
+    free(full);
+    if (rc == 0) rc = check_length(d->path, err);
+    if (rc == 0 && owner_read(d->path, &o)) {
+        if (!owner_gone(&o))
+            return error_set(err, ERR_STATE, run_dir, "is in use by a running job (process %d on %s)", o.pid,
+                             o.host);
+        remove_own_files(d->path);
+    }
+    d->given = true;
+    return rc < 0 ? rc : owner_write(d->path, d->job, err);
+}
+
+/* Without it MPI falls back to its own places: slower and less tidy, never wrong. */
+static void make_shm(struct jobdir *d)
+{
+    struct error err;
+    snprintf(d->shm, sizeof(d->shm), SHM_FOLDER "/mpiserve-%u-%s", geteuid(), d->job);
+    if (private_folder(d->shm, &err) == 0 && owner_write(d->shm, d->job, &err) == 0) return;
+    char text[1024];
+    log_warning("%s", error_text(&err, text, sizeof(text)));
+    d->shm[0] = 0;
+}
+
+int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err)
+{
+    memset(d, 0, sizeof(*d));
+    int rc = new_job_name(d->job, sizeof(d->job), err);
+    if (rc == 0) rc = *run_dir ? make_given(d, run_dir, err) : make_new(d, err);
+    if (rc < 0) return rc;
+    make_shm(d);
+    return 0;
+}
+
+int jobdir_attach(struct jobdir *d, struct error *err)
+{
+    const char *job = getenv("MPISERVE_JOB"), *path = getenv("MPISERVE_RUN_DIR");
+    memset(d, 0, sizeof(*d));
+    if (!job || !path || !*job || !*path) return 0;
+    int rc = path_join(d->job, sizeof(d->job), err, "%s", job);
+    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s", path);
+    return rc < 0 ? rc : 1;
+}
+
+int jobdir_export(const struct jobdir *d, struct error *err)
+{
+    if (setenv("MPISERVE_RUN_DIR", d->path, 1) < 0 || setenv("MPISERVE_JOB", d->job, 1) < 0)
+        return error_errno(err, "environment", "cannot add to it");
+    return 0;
+}
+
+void jobdir_remove(const struct jobdir *d)
+{
+    if (d->shm[0]) remove_tree(d->shm);
+    if (d->given)
+        remove_own_files(d->path);
+    else if (d->path[0])
+        remove_tree(d->path);
+    if (d->given || !d->path[0]) return;
+    char parent[PATH_LEN];
+    snprintf(parent, sizeof(parent), "%s", d->path);
+    *strrchr(parent, '/') = 0;
+    rmdir(parent); /* when it was the last */
+}
+
+/* Folders in `parent` whose names start with prefix, if they are ours and their owner is gone. */
+static int sweep(const char *parent, const char *prefix)
+{
+    int removed = 0;
+    struct stat st;
+    DIR *dir = opendir(parent);
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        char path[PATH_LEN];
+        struct owner o;
+        if (e->d_name[0] == '.' || strncmp(e->d_name, prefix, strlen(prefix)) != 0) continue;
+        if (path_join(path, sizeof(path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
+        if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
+        if (!owner_read(path, &o) || !owner_gone(&o)) continue;
+        remove_tree(path);
+        removed++;
+    }
+    if (dir) closedir(dir);
+    return removed;
+}
+
+int jobdir_sweep(void)
+{
+    const char *places[] = {temporary_folder(), "/tmp"};
+    char path[PATH_LEN], prefix[64];
+    int removed = 0;
+    for (size_t i = 0; i < COUNT_OF(places); i++)
+        if (path_join(path, sizeof(path), NULL, "%s/mpiserve-%u", places[i], geteuid()) == 0)
+            removed += sweep(path, "");
+    snprintf(prefix, sizeof(prefix), "mpiserve-%u-", geteuid());
+    return removed + sweep(SHM_FOLDER, prefix);
+}

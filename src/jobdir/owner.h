@@ -1,0 +1,19 @@
+/* Inside of jobdir/: the file `owner`. */
+#ifndef JOBDIR_OWNER_H
+#define JOBDIR_OWNER_H
+
+#include "mpiserve/jobdir.h"
+
+struct owner {
+    int pid;
+    u64 start, pid_ns;
+    char boot[64], host[256], job[JOB_NAME_LEN];
+};
+/* This process owns the folder from now on. */
+int owner_write(const char *folder, const char *job, struct error *err);
+/* false: there is none, or not one that was written by owner_write. */
+bool owner_read(const char *folder, struct owner *o);
+/* Certainly dead. What cannot be known from here counts as living. */
+bool owner_gone(const struct owner *o);
+
+#endif

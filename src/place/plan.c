@@ -1,0 +1,199 @@
+/* The assignment: which ranks may hold engines, how many replicas there are, and who belongs to which. */
+#include "mpiserve/place.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What the spec asks of the two kinds of nodes, in replicas; dp already resolved. */
+struct quota {
+    u64 head, others;
+};
+
+struct node_use {
+    u32 ranks;   /* that may hold an engine */
+    u32 engines; /* placed there */
+};
+
+static bool may_hold(const struct place_job *job, const struct place_spec *spec, u32 rank)
+{
+    if (spec->dp_local != 0) return true;
+    if (job->n_nodes == 1) return rank != 0;
+    return job->node_of[rank] != job->node_of[0];
+}
+
+static int check_spec(const struct place_job *job, const struct place_spec *spec, struct error *err)
+{
+    if (!job->n_ranks || !job->n_nodes) return error_set(err, ERR_INPUT, "", "a job needs at least one rank");
+    for (u32 r = 0; r < job->n_ranks; r++)
+        if (job->node_of[r] >= job->n_nodes)
+            return error_set(err, ERR_INPUT, "", "rank %u is on node %u of %u", r, job->node_of[r],
+                             job->n_nodes);
+    const struct {
+        const char *name;
+        i64 value, least;
+    } rows[] = {
+        {"tensor_parallel_size", spec->tp, 1},
+        {"pipeline_parallel_size", spec->pp, 1},
+        {"data_parallel_size", spec->dp, spec->dp == PLACE_ABSENT ? PLACE_ABSENT : 1},
+        {"data_parallel_size_local", spec->dp_local, PLACE_ABSENT},
+    };
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        if (rows[i].value < rows[i].least || rows[i].value > INT32_MAX)
+            return error_set(err, ERR_INPUT, rows[i].name, "is %lld: must be at least %lld",
+                             (long long)rows[i].value, (long long)MAX_OF(rows[i].least, 0));
+    return 0;
+}
+
+/* Replicas that fit on a node: its ranks by whole groups. */
+static u64 fits(const struct node_use *nodes, u32 n_nodes, u32 head, bool on_head, u64 group)
+{
+    u64 n = 0;
+    for (u32 i = 0; i < n_nodes; i++)
+        if ((i == head) == on_head) n += nodes[i].ranks / group;
+    return n;
+}
+
+static int check_divisible(const struct place_job *job, const struct place_spec *spec,
+                           const struct node_use *nodes, u64 group, struct error *err)
+{
+    u64 eligible = 0;
+    u32 head = job->node_of[0];
+    bool head_fixed = spec->dp_local > 0; /* its surplus ranks idle by request */
+    for (u32 i = 0; i < job->n_nodes; i++)
+        if (!(head_fixed && i == head)) eligible += nodes[i].ranks;
+    if (eligible % group)
+        return error_set(err, ERR_INPUT, "tensor_parallel_size",
+                         "%llu ranks%s are not divisible by tensor_parallel_size * pipeline_parallel_size = "
+                         "%lld * %lld = %llu: start another number of ranks, or set data_parallel_size",
+                         (unsigned long long)eligible,
+                         spec->dp_local == 0
+                             ? " (those that may hold an engine with data_parallel_size_local = 0)"
+                         : head_fixed ? " outside the head node"
+                                      : "",
+                         (long long)spec->tp, (long long)spec->pp, (unsigned long long)group);
+    for (u32 i = 0; i < job->n_nodes; i++)
+        if (nodes[i].ranks % group && !(head_fixed && i == head))
+            return error_set(err, ERR_INPUT, "tensor_parallel_size",
+                             "the %u ranks of node %u are not divisible by tensor_parallel_size * "
+                             "pipeline_parallel_size = %llu, and a replica stays in one node",
+                             nodes[i].ranks, i, (unsigned long long)group);
+    return 0;
+}
+
+static int resolve_quota(const struct place_job *job, const struct place_spec *spec,
+                         const struct node_use *nodes, u64 group, struct quota *q, struct error *err)
+{
+    u32 head = job->node_of[0];
+    u64 fit_head = fits(nodes, job->n_nodes, head, true, group);
+    u64 fit_others = fits(nodes, job->n_nodes, head, false, group);
+    if (spec->dp == PLACE_ABSENT) {
+        int rc = check_divisible(job, spec, nodes, group, err);
+        if (rc) return rc;
+    }
+    /* dp_local = 0 took the head node's ranks away in may_hold; in a one-node job others than rank 0 remain there. */
+    bool fixed = spec->dp_local > 0;
+    q->head = fixed ? (u64)spec->dp_local : fit_head;
+    if (q->head > fit_head)
+        return error_set(err, ERR_INPUT, "data_parallel_size_local",
+                         "asks for %lld replicas of %llu ranks on the head node, whose %u ranks allow %llu",
+                         (long long)spec->dp_local, (unsigned long long)group, nodes[head].ranks,
+                         (unsigned long long)fit_head);
+    q->others = fit_others;
+    if (spec->dp != PLACE_ABSENT) {
+        u64 dp = (u64)spec->dp;
+        if (fixed && dp < q->head)
+            return error_set(err, ERR_INPUT, "data_parallel_size_local",
+                             "is %lld, more than data_parallel_size = %lld", (long long)spec->dp_local,
+                             (long long)spec->dp);
+        if (!fixed) q->head = MIN_OF(dp, fit_head); /* an upper bound: PACK decides */
+        if (dp > q->head + fit_others)
+            return error_set(
+                err, ERR_INPUT, "data_parallel_size",
+                "asks for %llu replicas of %llu ranks each, but the job's %u ranks on %u nodes allow "
+                "%llu%s",
+                (unsigned long long)dp, (unsigned long long)group, job->n_ranks, job->n_nodes,
+                (unsigned long long)(q->head + fit_others),
+                spec->dp_local == PLACE_ABSENT ? "" : " with this data_parallel_size_local");
+        if (fixed) q->others = dp - q->head;
+    }
+    if (q->head + q->others == 0)
+        return error_set(
+            err, ERR_INPUT, spec->dp_local == 0 ? "data_parallel_size_local" : "",
+            "no rank is left for an engine: the job has %u ranks on %u nodes and a replica needs "
+            "%llu%s",
+            job->n_ranks, job->n_nodes, (unsigned long long)group,
+            spec->dp_local == 0 ? " outside rank 0 (data_parallel_size_local = 0)" : "");
+    return 0;
+}
+
+/* Walks the ranks upwards; each node collects a group at a time, and the group's first rank numbers the replica.
+ * Two passes: a replica is begun only where its node has ranks enough. */
+static void assign(struct place_plan *plan, const struct place_job *job, const struct place_spec *spec,
+                   struct node_use *nodes, const struct quota *q)
+{
+    u32 group = (u32)(spec->tp * spec->pp), head = job->node_of[0];
+    u64 left[2] = {q->others, q->head}; /* by "is the head node" */
+    u64 total = spec->dp == PLACE_ABSENT ? q->head + q->others : (u64)spec->dp;
+    i32 *open = mem_alloc(job->n_nodes * sizeof *open); /* the replica that a node is filling, or -1 */
+    for (u32 i = 0; i < job->n_nodes; i++) open[i] = -1;
+    for (u32 rank = 0; rank < job->n_ranks; rank++) {
+        u32 node = job->node_of[rank];
+        struct node_use *u = &nodes[node];
+        if (!may_hold(job, spec, rank)) continue;
+        if (open[node] < 0) {
+            if (plan->n_replicas == total || !left[node == head] || u->ranks - u->engines < group) continue;
+            left[node == head]--;
+            open[node] = (i32)plan->n_replicas++;
+            plan->replicas[open[node]] = (struct place_replica){
+                .leader = rank, .first_engine = (u32)open[node] * group, .node = node, .live = true};
+        }
+        struct place_replica *rep = &plan->replicas[open[node]];
+        u32 at = rep->n_engines++;
+        plan->engines[rep->first_engine + at] = rank;
+        plan->ranks[rank] = (struct place_rank){
+            .replica = open[node], .tp = at % (u32)spec->tp, .pp = at / (u32)spec->tp, .is_leader = at == 0};
+        u->engines++;
+        if (rep->n_engines == group) open[node] = -1;
+    }
+    free(open);
+}
+
+int place_plan(struct place_plan *plan, const struct place_job *job, const struct place_spec *spec,
+               struct error *err)
+{
+    *plan = (struct place_plan){0};
+    int rc = check_spec(job, spec, err);
+    if (rc) return rc;
+    u64 group = (u64)spec->tp * (u64)spec->pp;
+    struct node_use *nodes = mem_zero(job->n_nodes, sizeof *nodes);
+    for (u32 r = 0; r < job->n_ranks; r++) nodes[job->node_of[r]].ranks += may_hold(job, spec, r);
+    struct quota q = {0};
+    rc = resolve_quota(job, spec, nodes, group, &q, err);
+    if (!rc && group > spec->max_group)
+        rc = error_set(
+            err, ERR_UNSUPPORTED, "tensor_parallel_size",
+            "tensor_parallel_size * pipeline_parallel_size = %lld * %lld = %llu engines a replica: this "
+            "build runs %u; use data_parallel_size to serve with more ranks",
+            (long long)spec->tp, (long long)spec->pp, (unsigned long long)group, spec->max_group);
+    if (!rc) {
+        plan->n_ranks = job->n_ranks;
+        plan->ranks = mem_zero(job->n_ranks, sizeof *plan->ranks);
+        plan->replicas = mem_zero(job->n_ranks, sizeof *plan->replicas);
+        plan->engines = mem_zero(job->n_ranks, sizeof *plan->engines);
+        for (u32 r = 0; r < job->n_ranks; r++) plan->ranks[r].replica = -1;
+        assign(plan, job, spec, nodes, &q);
+        place_rerank(plan->replicas, plan->n_replicas);
+        for (u32 i = 0; job->cores_of && i < job->n_nodes; i++)
+            plan->oversubscribed |= nodes[i].engines > job->cores_of[i];
+    }
+    free(nodes);
+    return rc;
+}
+
+void place_release(struct place_plan *plan)
+{
+    free(plan->ranks);
+    free(plan->replicas);
+    free(plan->engines);
+    *plan = (struct place_plan){0};
+}

@@ -1,0 +1,119 @@
+/* Text to ids: added tokens first, what lies between them through normalizer, pre-tokenizer and model. */
+#include "text/tokenizer.h"
+#include "text/utf8.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static const size_t TEXT_MAX = (size_t)1 << 28; /* the model numbers the bytes of a word with 32 bits */
+
+void text_spans_add(struct text_spans *spans, size_t from, size_t to)
+{
+    if (from == to) return;
+    if (spans->len && spans->data[spans->len - 1].to == from) {
+        spans->data[spans->len - 1].to = to;
+        return;
+    }
+    if (spans->len == spans->cap) {
+        spans->cap = spans->cap ? spans->cap * 2 : 16;
+        spans->data = mem_resize(spans->data, spans->cap * sizeof(*spans->data));
+    }
+    spans->data[spans->len++] = (struct text_span){from, to};
+}
+
+void text_spans_release(struct text_spans *spans)
+{
+    free(spans->data);
+    *spans = (struct text_spans){0};
+}
+
+bool spans_overlap(const struct text_spans *spans, size_t from, size_t to)
+{
+    if (!spans) return false;
+    size_t low = 0, high = spans->len; /* the first span that ends after from */
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (spans->data[mid].to > from) {
+            high = mid;
+        } else {
+            low = mid + 1;
+        }
+    }
+    return low < spans->len && spans->data[low].from < to;
+}
+
+/* Cuts text at the added tokens of one of the two sets and gives the sections between them to `plain`. */
+typedef int section_of(struct encoding *e, const char *text, size_t len);
+
+static int by_added(struct encoding *e, const struct added *added, const struct added_mode *mode,
+                    const char *text, size_t len, section_of *plain)
+{
+    size_t done = 0;
+    while (done < len) {
+        struct added_match m = {len, len, -1};
+        if (added->n_tokens) m = added_find(added, text, len, done, mode);
+        if (m.from > done) {
+            int rc = plain(e, text + done, m.from - done);
+            if (rc) return rc;
+        }
+        if (m.id >= 0) ids_add(e->out, m.id);
+        done = m.to;
+    }
+    return 0;
+}
+
+/* A section without tokens of the raw set. Where the normalizer moves bytes, nobody knows which of them came from the
+ * messages: then no special token of the normalized set is found in a section that holds any. */
+static int raw_section(struct encoding *e, const char *text, size_t len)
+{
+    const struct tokenizer *t = e->t;
+    size_t from = (size_t)(text - e->text);
+    struct added_mode mode = {
+        .split_special = e->flags & TOKENIZE_SPLIT_SPECIAL || spans_overlap(e->content, from, from + len),
+    };
+    normalizer_run(&t->normalizer, &text, &len, &e->normalized);
+    return by_added(e, &t->normalized, &mode, text, len, pretokenize);
+}
+
+static int encode(struct encoding *e, const char *text, size_t len)
+{
+    const struct tokenizer *t = e->t;
+    struct added_mode mode = {e->flags & TOKENIZE_SPLIT_SPECIAL, e->content};
+    if (e->flags & TOKENIZE_ADD_SPECIAL) {
+        for (size_t i = 0; i < t->prefix.len; i++) ids_add(e->out, t->prefix.data[i]);
+    }
+    int rc = by_added(e, &t->raw, &mode, text, len, raw_section);
+    if (rc == 0 && e->flags & TOKENIZE_ADD_SPECIAL) {
+        for (size_t i = 0; i < t->suffix.len; i++) ids_add(e->out, t->suffix.data[i]);
+    }
+    return rc;
+}
+
+int tokenizer_encode_spans(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
+                           const struct text_spans *content, struct ids *out, struct error *err)
+{
+    size_t good = utf8_valid(text, len), before = out->len;
+    if (good < len) {
+        char where[32];
+        snprintf(where, sizeof(where), "byte %zu", good);
+        return error_set(err, ERR_INPUT, where, "the text is not UTF-8");
+    }
+    if (len > TEXT_MAX)
+        return error_set(err, ERR_INPUT, "", "a text of %zu bytes is too long to encode", len);
+    struct encoding e = {.t = t, .text = text, .content = content, .flags = flags, .out = out, .err = err};
+    e.patterns = pattern_scratch_new();
+    if (!e.patterns) return error_set(err, ERR_MEMORY, "", "no memory for pattern matching");
+    int rc = encode(&e, text, len);
+    if (rc) out->len = before;
+    pattern_scratch_free(e.patterns);
+    bpe_scratch_release(&e.bpe);
+    buf_release(&e.normalized);
+    buf_release(&e.prefixed);
+    return rc;
+}
+
+int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, unsigned flags, struct ids *out,
+                     struct error *err)
+{
+    return tokenizer_encode_spans(t, text, len, flags, NULL, out, err);
+}

@@ -1,0 +1,24 @@
+/* utf8: characters in bytes. Private to this room. */
+#ifndef TEXT_UTF8_H
+#define TEXT_UTF8_H
+
+#include "mpiserve/base.h"
+
+enum { UTF8_MAX = 4, REPLACEMENT = 0xFFFD };
+
+/* Looks at the character at s (len > 0 bytes). Good: its length, with the code point in *cp. Ill-formed: -n, where n
+ * bytes are the maximal ill-formed part. 0: the bytes begin a character and end before it does. */
+int utf8_next(const char *s, size_t len, u32 *cp);
+/* Index of the first byte that is not UTF-8, or len. */
+size_t utf8_valid(const char *s, size_t len);
+int utf8_put(u32 cp, char out[UTF8_MAX]); /* the number of bytes written */
+void utf8_add(struct buf *out, u32 cp);
+
+/* In valid text only: the code point at s, and the length of the last character of the len > 0 bytes at s. */
+u32 utf8_at(const char *s, int *len);
+int utf8_last(const char *s, size_t len);
+
+bool utf8_is_space(u32 cp); /* White_Space */
+bool utf8_is_word(u32 cp);  /* Alphabetic, marks, decimal digits, connectors, joiners */
+
+#endif

@@ -1,0 +1,243 @@
+/* Doorbells: a datagram socket per rank in the node, and one more between nodes. A lost or forged bell costs a little time, never
+ * correctness: the receiver only looks at MPI sooner. */
+#include "wire/wire_inner.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { NONCE = 16, MAX_ADDRESSES = 4, DRAIN_MAX = 64 };
+static const u64 bell_gap_ns = 50 * NS_PER_US;
+
+/* What a rank tells the others about its sockets. */
+struct bell_card {
+    i32 code; /* 0, or why there are none */
+    u16 port, n_addresses;
+    u32 addresses[MAX_ADDRESSES], masks[MAX_ADDRESSES]; /* network byte order */
+    u8 nonce[NONCE];                                    /* rank 0's counts */
+    char message[256];
+};
+
+struct bell_target {
+    struct sockaddr_in to[MAX_ADDRESSES]; /* of a rank on another node */
+    u32 n;
+    _Atomic u64 rung_ns;
+};
+
+struct bell {
+    int local, remote, fd; /* AF_UNIX; UDP or -1; what the main loop waits on */
+    char dir[PATH_LEN];
+    char own_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+    u8 nonce[NONCE];
+    struct bell_target *targets; /* [size] */
+};
+
+static int bell_path(struct sockaddr_un *a, const char *dir, u32 rank, struct error *err)
+{
+    *a = (struct sockaddr_un){.sun_family = AF_UNIX};
+    int n = snprintf(a->sun_path, sizeof a->sun_path, "%s/bell.%u", dir, rank);
+    if (n > 0 && (size_t)n < sizeof a->sun_path) return 0;
+    return error_set(err, ERR_INPUT, dir,
+                     "the path of a doorbell would be %d bytes long, a socket's may be %zu: "
+                     "choose a shorter folder (run_dir, TMPDIR)",
+                     n, sizeof a->sun_path - 1);
+}
+
+static int check_folder(const char *dir, struct error *err)
+{
+    struct stat st;
+    if (lstat(dir, &st)) return error_errno(err, dir, "folder of the doorbells");
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 077))
+        return error_set(err, ERR_INPUT, dir, "must be a folder of this user with mode 0700");
+    return 0;
+}
+
+static int open_local(struct wire *w, struct bell *b, const char *dir, struct error *err)
+{
+    struct sockaddr_un a;
+    int rc = bell_path(&a, dir, w->size - 1, err); /* the longest name, so that all ranks of a node agree */
+    if (!rc) rc = check_folder(dir, err);
+    if (!rc) rc = bell_path(&a, dir, w->rank, err);
+    if (rc) return rc;
+    b->local = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (b->local < 0) return error_errno(err, dir, "socket");
+    unlink(a.sun_path);
+    if (bind(b->local, (struct sockaddr *)&a, sizeof a)) return error_errno(err, a.sun_path, "bind");
+    strcpy(b->own_path, a.sun_path);
+    strcpy(b->dir, dir);
+    return 0;
+}
+
+static int open_remote(struct bell *b, u16 *port, struct error *err)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET};
+    socklen_t len = sizeof a;
+    b->remote = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (b->remote < 0 || bind(b->remote, (struct sockaddr *)&a, sizeof a) ||
+        getsockname(b->remote, (struct sockaddr *)&a, &len))
+        return error_errno(err, "", "UDP socket of the doorbell");
+    *port = a.sin_port;
+    return 0;
+}
+
+static void list_addresses(struct bell_card *card)
+{
+    struct ifaddrs *all = NULL;
+    if (getifaddrs(&all)) return;
+    for (struct ifaddrs *i = all; i && card->n_addresses < MAX_ADDRESSES; i = i->ifa_next) {
+        if (!i->ifa_addr || i->ifa_addr->sa_family != AF_INET || !i->ifa_netmask) continue;
+        if (!(i->ifa_flags & IFF_UP) || (i->ifa_flags & IFF_LOOPBACK)) continue;
+        card->addresses[card->n_addresses] = ((struct sockaddr_in *)i->ifa_addr)->sin_addr.s_addr;
+        card->masks[card->n_addresses++] = ((struct sockaddr_in *)i->ifa_netmask)->sin_addr.s_addr;
+    }
+    freeifaddrs(all);
+}
+
+/* One descriptor for the main loop, whatever is behind it. */
+static int join_fds(struct bell *b, struct error *err)
+{
+    b->fd = b->local;
+    if (b->remote < 0) return 0;
+    b->fd = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event e = {.events = EPOLLIN};
+    if (b->fd < 0 || epoll_ctl(b->fd, EPOLL_CTL_ADD, b->local, &e) ||
+        epoll_ctl(b->fd, EPOLL_CTL_ADD, b->remote, &e))
+        return error_errno(err, "", "epoll of the doorbells");
+    return 0;
+}
+
+/* The addresses of a rank that lie in a network of ours; all of them when none does. A bell goes to each of them. */
+static void choose_addresses(struct bell_target *t, const struct bell_card *mine, const struct bell_card *its)
+{
+    for (int any = 0; any < 2 && !t->n; any++)
+        for (u32 i = 0; i < MIN_OF(its->n_addresses, MAX_ADDRESSES); i++) {
+            bool near = any;
+            for (u32 k = 0; k < mine->n_addresses && !near; k++)
+                near = !((its->addresses[i] ^ mine->addresses[k]) & mine->masks[k]);
+            if (!near) continue;
+            t->to[t->n++] = (struct sockaddr_in){
+                .sin_family = AF_INET, .sin_port = its->port, .sin_addr.s_addr = its->addresses[i]};
+        }
+}
+
+static int exchange(struct wire *w, struct bell *b, struct bell_card *mine, struct error *err)
+{
+    struct bell_card *cards = mem_zero(w->size, sizeof *cards);
+    int rc = wire_allgather(w, mine, sizeof *mine, cards, err);
+    for (u32 r = 0; !rc && r < w->size; r++)
+        if (cards[r].code) {
+            cards[r].message[sizeof cards[r].message - 1] = 0;
+            rc = error_set(err, cards[r].code, "doorbell", "rank %u (%s): %s", r, w->peers[r].host,
+                           cards[r].message);
+        }
+    memcpy(b->nonce, cards[0].nonce, NONCE);
+    for (u32 r = 0; !rc && r < w->size; r++) {
+        if (wire_same_node(w, r)) continue;
+        choose_addresses(&b->targets[r], mine, &cards[r]);
+        if (!b->targets[r].n)
+            log_warning(
+                "rank %u (%s) has no IPv4 address for doorbells: messages to it arrive up to 100 ms later", r,
+                w->peers[r].host);
+    }
+    free(cards);
+    return rc;
+}
+
+int wire_bells(struct wire *w, const char *dir, struct error *err)
+{
+    BUG_ON(w->bell != NULL);
+    struct bell *b = mem_zero(1, sizeof *b);
+    b->local = b->remote = b->fd = -1;
+    b->targets = mem_zero(w->size, sizeof *b->targets);
+    struct bell_card card = {0};
+    struct error why = {0};
+    int rc = open_local(w, b, dir, &why);
+    if (!rc && w->n_nodes > 1) {
+        rc = open_remote(b, &card.port, &why);
+        list_addresses(&card);
+    }
+    if (!rc) rc = join_fds(b, &why);
+    if (!rc) rc = random_bytes(card.nonce, NONCE, &why);
+    card.code = rc;
+    if (rc) snprintf(card.message, sizeof card.message, "%.150s: %.100s", why.where, why.message);
+    w->bell = b;
+    rc = exchange(w, b, &card, err);
+    if (rc) bell_release(w);
+    return rc;
+}
+
+void bell_release(struct wire *w)
+{
+    struct bell *b = w ? w->bell : NULL;
+    if (!b) return;
+    if (b->own_path[0]) unlink(b->own_path);
+    if (b->fd >= 0 && b->fd != b->local) close(b->fd);
+    if (b->local >= 0) close(b->local);
+    if (b->remote >= 0) close(b->remote);
+    free(b->targets);
+    free(b);
+    w->bell = NULL;
+}
+
+int wire_fd(const struct wire *w)
+{
+    return w->bell ? w->bell->fd : -1;
+}
+
+void wire_ring(struct wire *w, u32 rank)
+{
+    struct bell *b = w->bell;
+    if (!b || rank == w->rank || w->states[rank].forgotten) return;
+    struct bell_target *t = &b->targets[rank];
+    u64 now = clock_ns();
+    if (now - atomic_load_explicit(&t->rung_ns, memory_order_relaxed) < bell_gap_ns) {
+        atomic_fetch_add_explicit(&w->bells_saved, 1, memory_order_relaxed);
+        return;
+    }
+    atomic_store_explicit(&t->rung_ns, now, memory_order_relaxed);
+    atomic_fetch_add_explicit(&w->bells_sent, 1, memory_order_relaxed);
+    if (wire_same_node(w, rank)) {
+        struct sockaddr_un a;
+        if (bell_path(&a, b->dir, rank, NULL)) return;
+        /* a full queue or a rank that has left: it is awake, or does not matter */
+        (void)!sendto(b->local, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&a, sizeof a);
+        return;
+    }
+    for (u32 i = 0; i < t->n; i++)
+        (void)!sendto(b->remote, b->nonce, NONCE, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&t->to[i],
+                      sizeof t->to[i]);
+}
+
+static bool drain(struct wire *w, int fd, const u8 *nonce)
+{
+    bool heard = false;
+    for (int i = 0; fd >= 0 && i < DRAIN_MAX; i++) {
+        u8 got[NONCE + 1];
+        ssize_t n = recv(fd, got, sizeof got, MSG_DONTWAIT);
+        if (n < 0) break;
+        bool genuine = !nonce || (n == NONCE && !memcmp(got, nonce, NONCE));
+        w->counts.bells_heard += genuine;
+        w->counts.bells_foreign += !genuine;
+        heard |= genuine;
+    }
+    return heard;
+}
+
+bool wire_drain_bell(struct wire *w)
+{
+    if (!w->bell) return false;
+    bool local = drain(w, w->bell->local, NULL); /* only this user can reach it */
+    return drain(w, w->bell->remote, w->bell->nonce) || local;
+}

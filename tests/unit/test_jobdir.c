@@ -1,0 +1,282 @@
+/* jobdir/: folders and their owners, the endpoint file, pids, keys, and what a sweep removes. */
+#include "jobdir/owner.h"
+#include "mpiserve/jobdir.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char place[64]; /* TMPDIR of these tests */
+
+static int set_up(void **state)
+{
+    (void)state;
+    snprintf(place, sizeof(place), "/tmp/test_jobdir-%d", getpid());
+    setenv("TMPDIR", place, 1);
+    return mkdir(place, 0700);
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    return rmdir(place); /* every test removes what it made */
+}
+
+static void write_text(const char *folder, const char *name, const char *text)
+{
+    char path[PATH_LEN + 32];
+    struct error err;
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    assert_int_equal(file_write_whole(path, text, strlen(text), 0600, &err), 0);
+}
+
+static bool exists(const char *folder, const char *name)
+{
+    char path[PATH_LEN + 32];
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    return file_exists(path);
+}
+
+static void a_new_folder_is_private_and_goes_away(void **state)
+{
+    (void)state;
+    struct jobdir d;
+    struct error err;
+    struct stat st;
+    assert_int_equal(jobdir_make(&d, "", &err), 0);
+    assert_int_equal(stat(d.path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0700);
+    assert_true(exists(d.path, "owner") && (!d.shm[0] || exists(d.shm, "owner")));
+    jobdir_sweep(); /* others may have left something; we live */
+    assert_true(exists(d.path, "owner"));
+    jobdir_remove(&d);
+    assert_false(file_exists(d.path) || (d.shm[0] && file_exists(d.shm)));
+}
+
+static void attaching(void **state)
+{
+    (void)state;
+    struct jobdir d, other;
+    struct error err;
+    assert_int_equal(jobdir_attach(&other, &err), 0);
+    assert_int_equal(jobdir_make(&d, "", &err), 0);
+    assert_int_equal(jobdir_export(&d, &err), 0);
+    assert_int_equal(jobdir_attach(&other, &err), 1);
+    assert_string_equal(other.path, d.path);
+    assert_string_equal(other.job, d.job);
+    unsetenv("MPISERVE_JOB");
+    unsetenv("MPISERVE_RUN_DIR");
+    jobdir_remove(&d);
+}
+
+static void endpoint_there_and_back(void **state)
+{
+    (void)state;
+    struct jobdir d;
+    struct error err;
+    struct endpoint e = {.state = ENDPOINT_DRAINING,
+                         .url = "http://[::1]:0",
+                         .host = "::1",
+                         .port = 0,
+                         .key_file = "/a \"b\"/key",
+                         .model = "m\n",
+                         .job = "x",
+                         .pid = 1,
+                         .ranks = 8},
+                    back;
+    assert_int_equal(jobdir_make(&d, "", &err), 0);
+    assert_int_equal(endpoint_read(&d, &back, &err), ERR_NOT_FOUND);
+    assert_int_equal(endpoint_write(&d, &e, &err), 0);
+    assert_int_equal(endpoint_read(&d, &back, &err), 0);
+    assert_memory_equal(&e, &back, sizeof(e));
+    static const char *const broken[] = {"", "{", "[]", "{\"state\":1}", "{\"state\":\"HAPPY\"}"};
+    for (size_t i = 0; i < COUNT_OF(broken); i++) {
+        write_text(d.path, "endpoint.json", broken[i]);
+        assert_int_equal(endpoint_read(&d, &back, &err), ERR_PEER);
+    }
+    jobdir_remove(&d);
+}
+
+static void pids_there_and_back(void **state)
+{
+    (void)state;
+    struct jobdir d;
+    struct error err;
+    const int ranks[] = {0, 3, 7}, pids[] = {100, 200, 300};
+    int r[4], p[4];
+    assert_int_equal(jobdir_make(&d, "", &err), 0);
+    assert_int_equal(jobdir_read_pids(&d, r, p, 4, &err), ERR_NOT_FOUND);
+    assert_int_equal(jobdir_write_pids(&d, ranks, pids, 3, &err), 0);
+    assert_int_equal(jobdir_read_pids(&d, r, p, 4, &err), 3);
+    assert_memory_equal(r, ranks, sizeof(ranks));
+    assert_memory_equal(p, pids, sizeof(pids));
+    assert_int_equal(jobdir_read_pids(&d, r, p, 2, &err), 2);
+    jobdir_remove(&d);
+}
+
+static void keys(void **state)
+{
+    (void)state;
+    struct jobdir d;
+    struct error err;
+    char a[64], b[64], path[PATH_LEN + 32];
+    struct stat st;
+    struct buf text = {0};
+    assert_int_equal(jobdir_new_key(a, sizeof(a), &err), 0);
+    assert_int_equal(jobdir_new_key(b, sizeof(b), &err), 0);
+    assert_int_equal(strlen(a), 40);
+    assert_string_not_equal(a, b);
+    assert_int_equal(jobdir_make(&d, "", &err), 0);
+    assert_int_equal(jobdir_write_key(&d, a, &err), 0);
+    assert_int_equal(stat(jobdir_file(&d, "key", path, sizeof(path)), &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(file_read(path, 1000, &text, &err), 0);
+    assert_memory_equal(text.data, "Authorization: Bearer ", 22);
+    assert_memory_equal(text.data + 22, a, 40);
+    buf_release(&text);
+    jobdir_remove(&d);
+}
+
+/* A child makes folders and dies without removing them. */
+static void what_a_dead_owner_leaves_is_swept(void **state)
+{
+    (void)state;
+    struct jobdir d;
+    int status, pipe_fd[2];
+    assert_int_equal(pipe(pipe_fd), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct error err;
+        int rc = jobdir_make(&d, "", &err);
+        write_text(d.path, "run.log", "x");
+        _exit(rc == 0 && write(pipe_fd[1], &d, sizeof(d)) == (ssize_t)sizeof(d) ? 0 : 1);
+    }
+    assert_int_equal(read(pipe_fd[0], &d, sizeof(d)), sizeof(d));
+    assert_int_equal(waitpid(child, &status, 0), child);
+    close(pipe_fd[0]);
+    close(pipe_fd[1]);
+    assert_int_equal(status, 0);
+    assert_true(exists(d.path, "run.log"));
+    assert_true(jobdir_sweep() >= 1);
+    assert_false(file_exists(d.path) || (d.shm[0] && file_exists(d.shm)));
+    char parent[PATH_LEN];
+    snprintf(parent, sizeof(parent), "%s", d.path);
+    *strrchr(parent, '/') = 0;
+    assert_int_equal(rmdir(parent), 0);
+}
+
+static void who_counts_as_dead(void **state)
+{
+    (void)state;
+    struct jobdir d;
+    struct error err;
+    struct owner o, other;
+    assert_int_equal(jobdir_make(&d, "", &err), 0);
+    assert_true(owner_read(d.path, &o));
+    assert_int_equal(o.pid, getpid());
+    assert_string_equal(o.job, d.job);
+    assert_false(owner_gone(&o));
+    other = o;
+    other.start++; /* the pid was given away again */
+    assert_true(owner_gone(&other));
+    other = o;
+    other.pid = 1 << 30;
+    assert_true(owner_gone(&other));
+    other.pid_ns++; /* in another container: unknown */
+    assert_false(owner_gone(&other));
+    other.boot[0] ^= 1; /* before the machine was started again */
+    assert_true(owner_gone(&other));
+    other.host[0] ^= 1; /* on another machine: unknown */
+    assert_false(owner_gone(&other));
+    write_text(d.path, "owner", "12 nonsense");
+    assert_false(owner_read(d.path, &o));
+    jobdir_remove(&d);
+}
+
+static void a_given_folder(void **state)
+{
+    (void)state;
+    static const char *const of_a_job[] = {"endpoint.json", "key", "pids", "bell-0.sock", "owner"};
+    struct jobdir d, second;
+    struct error err;
+    char given[128];
+    snprintf(given, sizeof(given), "%s/given", place);
+    assert_int_equal(jobdir_make(&d, given, &err), 0);
+    assert_int_equal(jobdir_make(&second, given, &err), ERR_STATE); /* its owner lives */
+    for (size_t i = 0; i + 1 < COUNT_OF(of_a_job); i++) write_text(given, of_a_job[i], "x");
+    write_text(given, "mine", "x");
+    write_text(given, "run.log", "x");
+    jobdir_remove(&d);
+    for (size_t i = 0; i < COUNT_OF(of_a_job); i++) assert_false(exists(given, of_a_job[i]));
+    assert_true(exists(given, "mine") && exists(given, "run.log"));
+    char file[160];
+    snprintf(file, sizeof(file), "%s/mine", given);
+    unlink(file);
+    snprintf(file, sizeof(file), "%s/run.log", given);
+    unlink(file);
+    assert_int_equal(rmdir(given), 0);
+}
+
+static void places_that_cannot_be_used(void **state)
+{
+    (void)state;
+    struct jobdir d;
+    struct error err;
+    char path[128];
+    snprintf(path, sizeof(path), "%s/file", place);
+    write_text(place, "file", "x");
+    assert_int_equal(jobdir_make(&d, path, &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "not a folder"));
+    unlink(path);
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(chmod(path, 0777), 0);
+    assert_int_equal(jobdir_make(&d, path, &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "other users"));
+    rmdir(path);
+    char deep[JOBDIR_PATH_MAX + 128];
+    snprintf(deep, sizeof(deep), "%s/%0*d", place, JOBDIR_PATH_MAX, 0);
+    assert_int_equal(jobdir_make(&d, deep, &err), ERR_INPUT);
+    assert_non_null(strstr(err.message, "too long"));
+    rmdir(deep);
+}
+
+static void processes(void **state)
+{
+    (void)state;
+    int parent = -1;
+    assert_true(process_start(getpid(), &parent) > 0);
+    assert_int_equal(parent, getppid());
+    assert_int_equal(process_start(1 << 30, NULL), 0);
+    pid_t child = fork();
+    if (child == 0) _exit(0);
+    siginfo_t info;
+    assert_int_equal(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT), 0);
+    assert_int_equal(process_start(child, NULL), 0); /* dead, and not waited for yet */
+    waitpid(child, NULL, 0);
+}
+
+int main(void)
+{
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_new_folder_is_private_and_goes_away),
+        cmocka_unit_test(attaching),
+        cmocka_unit_test(endpoint_there_and_back),
+        cmocka_unit_test(pids_there_and_back),
+        cmocka_unit_test(keys),
+        cmocka_unit_test(what_a_dead_owner_leaves_is_swept),
+        cmocka_unit_test(who_counts_as_dead),
+        cmocka_unit_test(a_given_folder),
+        cmocka_unit_test(places_that_cannot_be_used),
+        cmocka_unit_test(processes),
+    };
+    return cmocka_run_group_tests_name("jobdir", tests, set_up, tear_down);
+}

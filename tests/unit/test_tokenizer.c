@@ -1,0 +1,528 @@
+/* Tokenizers against the cases in tests/reference/tokenizers (its README tells what the fields mean). */
+#include "mpiserve/text.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const char *const sets[] = {"gpt2", "llama3", "qwen", "deepseek", "o200k"};
+
+static const char *tests_dir(void)
+{
+    const char *dir = getenv("MPISERVE_TESTS");
+    return dir ? dir : "tests";
+}
+
+static struct tokenizer *load(const char *dir)
+{
+    struct error err = {0};
+    struct tokenizer *t = tokenizer_load(dir, &err);
+    if (!t) fail_msg("%s: %s: %s", dir, err.where, err.message);
+    return t;
+}
+
+static struct json *read_cases(const char *set, struct tokenizer **t)
+{
+    char path[512];
+    struct error err = {0};
+    snprintf(path, sizeof(path), "%s/reference/tokenizers/%s", tests_dir(), set);
+    *t = load(path);
+    strcat(path, "/cases.json");
+    struct json *cases = json_read_file(path, 64 << 20, &err);
+    if (!cases) fail_msg("%s: %s: %s", path, err.where, err.message);
+    return cases;
+}
+
+static void case_text(const struct json *c, struct buf *out)
+{
+    const struct json *repeat = json_get(c, "repeat"), *text = json_get(c, "text");
+    buf_clear(out);
+    buf_reserve(out, 1);
+    if (text) buf_add(out, json_text(text), json_len(text));
+    for (i64 i = 0; repeat && i < json_int(json_item(repeat, 1), 0); i++)
+        buf_text(out, json_text(json_item(repeat, 0)));
+}
+
+static void list_ids(const struct json *list, const struct json *rle, struct ids *out)
+{
+    for (size_t i = 0; i < json_len(list); i++) ids_add(out, (i32)json_int(json_item(list, i), -1));
+    for (size_t i = 0; i < json_len(rle); i++) {
+        const struct json *run = json_item(rle, i);
+        for (i64 k = 0; k < json_int(json_item(run, 1), 0); k++)
+            ids_add(out, (i32)json_int(json_item(run, 0), -1));
+    }
+}
+
+static bool same_ids(const struct ids *a, const struct ids *b)
+{
+    return a->len == b->len && (a->len == 0 || memcmp(a->data, b->data, a->len * sizeof(*a->data)) == 0);
+}
+
+static void expect_ids(const char *what, const char *text, const struct ids *got, const struct ids *want)
+{
+    if (same_ids(got, want)) return;
+    fprintf(stderr, "%s of \"%.200s\":", what, text);
+    for (size_t i = 0; i < MIN_OF(got->len, 40u); i++) fprintf(stderr, " %d", got->data[i]);
+    fprintf(stderr, "\n  instead of");
+    for (size_t i = 0; i < MIN_OF(want->len, 40u); i++) fprintf(stderr, " %d", want->data[i]);
+    fail_msg("%s of \"%.200s\" differ", what, text);
+}
+
+static void expect_text(const char *what, const struct buf *got, const char *want, size_t len)
+{
+    if (got->len != len || (len && memcmp(got->data, want, len) != 0))
+        fail_msg("%s: \"%.300s\" instead of \"%.300s\"", what, got->data ? got->data : "", want);
+}
+
+static void check_encode(const struct tokenizer *t, const struct json *c, const struct json *root,
+                         struct buf *text)
+{
+    struct ids want = {0}, split = {0}, around = {0}, got = {0};
+    struct error err = {0};
+    case_text(c, text);
+    list_ids(json_get(c, "ids"), json_get(c, "ids_rle"), &want);
+    assert_int_equal(tokenizer_encode(t, text->data, text->len, 0, &got, &err), 0);
+    expect_ids("ids", text->data, &got, &want);
+
+    list_ids(json_get(c, "ids_split") ? json_get(c, "ids_split") : json_get(c, "ids"), json_get(c, "ids_rle"),
+             &split);
+    got.len = 0;
+    assert_int_equal(tokenizer_encode(t, text->data, text->len, TOKENIZE_SPLIT_SPECIAL, &got, &err), 0);
+    expect_ids("split ids", text->data, &got, &split);
+
+    /* text that is all content is the same as split */
+    struct text_spans all = {0};
+    text_spans_add(&all, 0, text->len);
+    got.len = 0;
+    assert_int_equal(tokenizer_encode_spans(t, text->data, text->len, 0, &all, &got, &err), 0);
+    expect_ids("content ids", text->data, &got, &split);
+    text_spans_release(&all);
+
+    list_ids(json_get(root, "specials_prefix"), NULL, &around);
+    list_ids(json_get(c, "ids"), json_get(c, "ids_rle"), &around);
+    list_ids(json_get(root, "specials_suffix"), NULL, &around);
+    got.len = 0;
+    assert_int_equal(tokenizer_encode(t, text->data, text->len, TOKENIZE_ADD_SPECIAL, &got, &err), 0);
+    expect_ids("ids with special tokens", text->data, &got, &around);
+
+    struct buf decoded = {0};
+    const struct json *v = json_get(c, "decode");
+    tokenizer_decode(t, want.data, want.len, false, &decoded);
+    expect_text("decode", &decoded, v ? json_text(v) : text->data, v ? json_len(v) : text->len);
+    v = json_get(c, "decode_skip") ? json_get(c, "decode_skip") : v;
+    buf_clear(&decoded);
+    tokenizer_decode(t, around.data, around.len, true, &decoded);
+    expect_text("decode_skip", &decoded, v ? json_text(v) : text->data, v ? json_len(v) : text->len);
+    buf_release(&decoded);
+    ids_release(&want);
+    ids_release(&split);
+    ids_release(&around);
+    ids_release(&got);
+}
+
+static void test_cases(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < COUNT_OF(sets); s++) {
+        struct tokenizer *t;
+        struct json *root = read_cases(sets[s], &t);
+        const struct json *cases = json_get(root, "cases");
+        struct buf text = {0};
+        assert_true(json_len(cases) > 200);
+        assert_int_equal(tokenizer_vocab_size(t), json_int(json_get(root, "vocab_size"), -1));
+        for (size_t i = 0; i < json_len(cases); i++) check_encode(t, json_item(cases, i), root, &text);
+        print_message("# %s: %zu texts\n", sets[s], json_len(cases));
+        buf_release(&text);
+        json_drop(root);
+        tokenizer_free(t);
+    }
+}
+
+static size_t base64(const char *s, u8 *out)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    u32 bits = 0;
+    size_t n = 0, have = 0;
+    for (; *s && *s != '='; s++) {
+        bits = bits << 6 | (u32)(strchr(digits, *s) - digits);
+        have += 6;
+        if (have < 8) continue;
+        have -= 8;
+        out[n++] = (u8)(bits >> have);
+    }
+    return n;
+}
+
+static void test_reject(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < COUNT_OF(sets); s++) {
+        struct tokenizer *t;
+        struct json *root = read_cases(sets[s], &t);
+        const struct json *list = json_get(root, "reject");
+        assert_true(json_len(list) >= 23);
+        for (size_t i = 0; i < json_len(list); i++) {
+            u8 bytes[8192];
+            struct ids ids = {0};
+            struct error err = {0};
+            size_t len = base64(json_text(json_get(json_item(list, i), "base64")), bytes);
+            ids_add(&ids, 7);
+            assert_int_equal(tokenizer_encode(t, (char *)bytes, len, 0, &ids, &err), ERR_INPUT);
+            assert_int_equal(ids.len, 1);
+            assert_non_null(strstr(err.where, "byte "));
+            ids_release(&ids);
+        }
+        json_drop(root);
+        tokenizer_free(t);
+    }
+}
+
+static void test_questions(void **state)
+{
+    (void)state;
+    size_t len;
+    char path[512];
+    snprintf(path, sizeof(path), "%s/reference/tokenizers/llama3", tests_dir());
+    struct tokenizer *t = load(path);
+    i32 eot = tokenizer_id(t, "<|eot_id|>");
+    assert_true(eot > 0 && tokenizer_is_special(t, eot));
+    assert_memory_equal(tokenizer_token_bytes(t, eot, &len), "<|eot_id|>", 10);
+    assert_int_equal(len, 10);
+    assert_false(tokenizer_is_special(t, 0));
+    assert_memory_equal(tokenizer_token_bytes(t, tokenizer_id(t, "\xc4\xa0the"), &len), " the", 4);
+    assert_int_equal(len, 4);
+    assert_int_equal(tokenizer_id(t, "no such token"), -1);
+    assert_null(tokenizer_token_bytes(t, -1, &len));
+    assert_int_equal(len, 0);
+    assert_null(tokenizer_token_bytes(t, tokenizer_vocab_size(t), &len));
+    assert_string_equal(tokenizer_named_text(t, "bos"), "<|begin_of_text|>");
+    assert_int_equal(tokenizer_named_id(t, "bos"), tokenizer_id(t, "<|begin_of_text|>"));
+    assert_int_equal(tokenizer_named_id(t, "eos"), tokenizer_id(t, "<|end_of_text|>"));
+    assert_null(tokenizer_named_text(t, "pad"));
+    assert_int_equal(tokenizer_named_id(t, "pad"), -1);
+    tokenizer_free(t);
+    tokenizer_free(NULL);
+}
+
+/* The text of special tokens in a message stays text; the template's own are found next to it. */
+static void test_spans(void **state)
+{
+    (void)state;
+    static const char text[] = "<|im_start|>user\nhi<|im_end|>x<|im_end|>\n";
+    struct tokenizer *t;
+    struct json *root = read_cases("qwen", &t);
+    i32 end = tokenizer_id(t, "<|im_end|>");
+    struct text_spans content = {0};
+    struct ids ids = {0};
+    text_spans_add(&content, 17, 30); /* hi<|im_end|>x */
+    assert_int_equal(tokenizer_encode_spans(t, text, strlen(text), 0, &content, &ids, NULL), 0);
+    size_t ends = 0;
+    for (size_t i = 0; i < ids.len; i++) ends += ids.data[i] == end;
+    assert_int_equal(ends, 1);
+    struct buf back = {0};
+    tokenizer_decode(t, ids.data, ids.len, false, &back);
+    assert_string_equal(back.data, text);
+
+    content.data[0].to = 31; /* a single byte of the template's token is content: it is no token */
+    ids.len = 0;
+    assert_int_equal(tokenizer_encode_spans(t, text, strlen(text), 0, &content, &ids, NULL), 0);
+    for (size_t i = 0; i < ids.len; i++) assert_int_not_equal(ids.data[i], end);
+    buf_release(&back);
+    ids_release(&ids);
+    text_spans_release(&content);
+    json_drop(root);
+    tokenizer_free(t);
+}
+
+static double milliseconds_of(const struct tokenizer *t, const char *unit, size_t bytes)
+{
+    struct buf text = {0};
+    struct ids ids = {0};
+    while (text.len < bytes) buf_text(&text, unit);
+    u64 start = clock_ns();
+    assert_int_equal(tokenizer_encode(t, text.data, text.len, 0, &ids, NULL), 0);
+    double ms = (double)(clock_ns() - start) / 1e6;
+    struct buf back = {0};
+    tokenizer_decode(t, ids.data, ids.len, false, &back);
+    assert_int_equal(back.len, text.len);
+    assert_memory_equal(back.data, text.data, text.len);
+    buf_release(&back);
+    buf_release(&text);
+    ids_release(&ids);
+    return ms;
+}
+
+/* Work grows with the text, whatever the text is: eight times as much takes no more than some thirty times as long. */
+static void test_long_texts(void **state)
+{
+    (void)state;
+    static const char *const units[] = {
+        "a", " ", "\n", "1", ".", "ab", "\xcc\x81\xcc\xa7", "<", "the quick brown fox, 42! "};
+    for (size_t s = 0; s < COUNT_OF(sets); s++) {
+        struct tokenizer *t;
+        struct json *root = read_cases(sets[s], &t);
+        for (size_t i = 0; i < COUNT_OF(units); i++) {
+            if (strcmp(sets[s], "qwen") == 0 && (u8)units[i][0] == 0xCC)
+                continue; /* reordered: does not come back */
+            double small = milliseconds_of(t, units[i], 1 << 17),
+                   large = milliseconds_of(t, units[i], 1 << 20);
+            print_message("# %s, 1 MiB of \"%s\": %.0f ms\n", sets[s], units[i][0] == '\n' ? "\\n" : units[i],
+                          large);
+            assert_true(large < 30 * small + 100);
+        }
+        json_drop(root);
+        tokenizer_free(t);
+    }
+    struct tokenizer *t;
+    struct json *root = read_cases("qwen", &t);
+    struct buf marks = {0};
+    struct ids ids = {0};
+    while (marks.len < 1 << 20) buf_text(&marks, "\xcc\x81\xcc\xa7");
+    u64 start = clock_ns();
+    assert_int_equal(tokenizer_encode(t, marks.data, marks.len, 0, &ids, NULL), 0);
+    assert_true(clock_ns() - start < 20 * NS_PER_S);
+    ids_release(&ids);
+    buf_release(&marks);
+    json_drop(root);
+    tokenizer_free(t);
+}
+
+/* ---- files that are wrong or ask for what is not offered ---- */
+
+#define MODEL         "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}"
+#define PRE           "\"pre_tokenizer\":{\"type\":\"ByteLevel\"}"
+#define DEC           "\"decoder\":{\"type\":\"ByteLevel\"}"
+#define WITH_PRE(p)   "{" MODEL ",\"pre_tokenizer\":" p "," DEC "}"
+#define WITH_MODEL(m) "{\"model\":" m "," PRE "," DEC "}"
+#define WITH_ADDED(a) "{" MODEL "," PRE "," DEC ",\"added_tokens\":" a "}"
+#define SPLIT(regex)                                                                                         \
+    WITH_PRE("{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"behavior\":\"Isolated\","      \
+             "\"pattern\":{\"Regex\":\"" regex "\"}},{\"type\":\"ByteLevel\"}]}")
+
+struct bad_file {
+    int code;
+    const char *where, *text;
+};
+static const struct bad_file bad_files[] = {
+    {ERR_INPUT, "line", "{"},
+    {ERR_INPUT, "json", "[]"},
+    {ERR_INPUT, "model", "{}"},
+    {ERR_INPUT, "model", WITH_MODEL("3")},
+    {ERR_UNSUPPORTED, "model.type", WITH_MODEL("{\"type\":\"Unigram\",\"vocab\":[[\"a\",-1.5]]}")},
+    {ERR_UNSUPPORTED, "model.type", WITH_MODEL("{\"type\":\"WordPiece\",\"vocab\":{\"a\":0}}")},
+    {ERR_UNSUPPORTED, "model.byte_fallback",
+     WITH_MODEL("{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{},\"merges\":[]}")},
+    {ERR_UNSUPPORTED, "model.dropout",
+     WITH_MODEL("{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{},\"merges\":[]}")},
+    {ERR_UNSUPPORTED, "model.end_of_word_suffix",
+     WITH_MODEL("{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"vocab\":{},\"merges\":[]}")},
+    {ERR_INPUT, "model.vocab", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":[],\"merges\":[]}")},
+    {ERR_INPUT, "model.vocab", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":\"0\"},\"merges\":[]}")},
+    {ERR_INPUT, "model.vocab", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}")},
+    {ERR_INPUT, "model.vocab", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":4294967296},\"merges\":[]}")},
+    {ERR_INPUT, "model.vocab", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":9000000},\"merges\":[]}")},
+    {ERR_INPUT, "model.vocab", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"b\":1},\"merges\":[]}")},
+    {ERR_INPUT, "model.vocab", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"\":1},\"merges\":[]}")},
+    {ERR_INPUT, "model.merges", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1}}")},
+    {ERR_INPUT, "model.merges[0]", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1},\"merges\":[\"a b\"]}")},
+    {ERR_INPUT, "model.merges[0]", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1},\"merges\":[\"a a\"]}")},
+    {ERR_INPUT, "model.merges[1]",
+     WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"aa\":2},\"merges\":[\"a a\",\"aa\"]}")},
+    {ERR_INPUT, "model.merges[0]", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1},\"merges\":[[\"a\"]]}")},
+    {ERR_INPUT, "model.merges[0]", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1},\"merges\":[{}]}")},
+    {ERR_INPUT, "model.unk_token",
+     WITH_MODEL("{\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{\"a\":1},\"merges\":[]}")},
+    {ERR_UNSUPPORTED, "normalizer.type", "{" MODEL "," PRE "," DEC ",\"normalizer\":{\"type\":\"Nmt\"}}"},
+    {ERR_INPUT, "normalizer.type", "{" MODEL "," PRE "," DEC ",\"normalizer\":7}"},
+    {ERR_UNSUPPORTED, "pre_tokenizer", "{" MODEL "," DEC "}"},
+    {ERR_UNSUPPORTED, "pre_tokenizer.type", WITH_PRE("{\"type\":\"Metaspace\"}")},
+    {ERR_INPUT, "pre_tokenizer.type", WITH_PRE("{}")},
+    {ERR_INPUT, "pre_tokenizer.pretokenizers", WITH_PRE("{\"type\":\"Sequence\"}")},
+    {ERR_UNSUPPORTED, "pre_tokenizer",
+     WITH_PRE("{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"Digits\"}]}")},
+    {ERR_INPUT, "pre_tokenizer.pattern", WITH_PRE("{\"type\":\"Split\",\"behavior\":\"Isolated\"}")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.behavior",
+     WITH_PRE("{\"type\":\"Split\",\"behavior\":\"Torn\",\"pattern\":{\"String\":\"a\"}}")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("(")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("a*")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("[a&&b]")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("[a[b]]")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("\\\\p{N}{1,3}+")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("\\\\h")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("\\\\p{Nonsense}")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("[abc")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("(?m:a)")},
+    {ERR_UNSUPPORTED, "pre_tokenizer.pattern", SPLIT("a\\\\")},
+    {ERR_UNSUPPORTED, "decoder.type", "{" MODEL "," PRE "}"},
+    {ERR_UNSUPPORTED, "decoder.type", "{" MODEL "," PRE ",\"decoder\":{\"type\":\"WordPiece\"}}"},
+    {ERR_INPUT, "added_tokens", WITH_ADDED("{}")},
+    {ERR_INPUT, "added_tokens[0]", WITH_ADDED("[{\"id\":5}]")},
+    {ERR_INPUT, "added_tokens[0]", WITH_ADDED("[{\"id\":-5,\"content\":\"x\"}]")},
+    {ERR_INPUT, "added_tokens[0]", WITH_ADDED("[{\"id\":5,\"content\":\"\"}]")},
+    {ERR_INPUT, "added_tokens[0]", WITH_ADDED("[{\"id\":1,\"content\":\"x\"}]")},
+    {ERR_INPUT, "added_tokens[0]", WITH_ADDED("[{\"id\":7,\"content\":\"b\"}]")},
+    {ERR_UNSUPPORTED, "post_processor.type",
+     "{" MODEL "," PRE "," DEC ",\"post_processor\":{\"type\":\"BertProcessing\"}}"},
+    {ERR_INPUT, "post_processor.special_tokens",
+     "{" MODEL "," PRE "," DEC
+     ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}},{"
+     "\"Sequence\":{\"id\":\"A\"}}],\"special_tokens\":{\"x\":{\"ids\":[99]}}}}"},
+    {ERR_UNSUPPORTED, "post_processor.single",
+     "{" MODEL "," PRE "," DEC ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[]}}"},
+};
+
+static void write_file(const char *dir, const char *name, const char *text)
+{
+    char path[600];
+    struct error err;
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    assert_int_equal(file_write_whole(path, text, strlen(text), 0600, &err), 0);
+}
+
+static void temporary_folder(char *dir, size_t size)
+{
+    const char *tmp = getenv("TMPDIR");
+    snprintf(dir, size, "%s/mpiserve-tokenizer-XXXXXX", tmp ? tmp : "/tmp");
+    assert_non_null(mkdtemp(dir));
+}
+
+static void remove_folder(const char *dir)
+{
+    char path[600];
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json"};
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
+        unlink(path);
+    }
+    rmdir(dir);
+}
+
+static void test_bad_files(void **state)
+{
+    (void)state;
+    char dir[512];
+    temporary_folder(dir, sizeof(dir));
+    for (size_t i = 0; i < COUNT_OF(bad_files); i++) {
+        const struct bad_file *b = &bad_files[i];
+        struct error err = {0};
+        write_file(dir, "tokenizer.json", b->text);
+        struct tokenizer *t = tokenizer_load(dir, &err);
+        if (t || err.code != b->code || !strstr(err.where, b->where) || !err.message[0])
+            fail_msg("%s: loaded %d, code %d, %s: %s", b->text, t != NULL, err.code, err.where, err.message);
+    }
+    struct error err = {0};
+    write_file(dir, "tokenizer.json", "{" MODEL "," PRE "," DEC "}");
+    write_file(dir, "tokenizer_config.json", "{\"eos_token\":[]}");
+    assert_null(tokenizer_load(dir, &err));
+    assert_non_null(strstr(err.where, "eos_token"));
+    write_file(dir, "tokenizer_config.json", "{\"eos_token\":{\"content\":\"ab\"},\"bos_token\":\"?\"}");
+    struct tokenizer *t = load(dir);
+    assert_int_equal(tokenizer_named_id(t, "eos"), 2);
+    assert_int_equal(tokenizer_named_id(t, "bos"), -1);
+    tokenizer_free(t);
+    remove_folder(dir);
+    assert_null(tokenizer_load(dir, &err));
+    assert_int_equal(err.code, ERR_NOT_FOUND);
+}
+
+/* Every prefix of a good file, and the file with single bytes changed: an error or a tokenizer, never a crash. */
+static void test_damaged_files(void **state)
+{
+    (void)state;
+    char dir[512], path[600];
+    struct error err = {0};
+    struct buf whole = {0};
+    snprintf(path, sizeof(path), "%s/reference/tokenizers/qwen/tokenizer.json", tests_dir());
+    assert_int_equal(file_read(path, 1 << 24, &whole, &err), 0);
+    temporary_folder(dir, sizeof(dir));
+    for (u64 i = 0; i < 60; i++) {
+        u32 r[4];
+        rng_block(1, i, 0, r);
+        size_t at = r[0] % whole.len, len = i % 3 ? whole.len : at;
+        char was = whole.data[at];
+        whole.data[at] = "0\"{[,-9x"[r[1] % 8];
+        char *cut = mem_textn(whole.data, len);
+        write_file(dir, "tokenizer.json", cut);
+        struct tokenizer *t = tokenizer_load(dir, &err);
+        struct ids ids = {0};
+        if (t) tokenizer_encode(t, "Hello, <|im_end|> 123", 21, TOKENIZE_ADD_SPECIAL, &ids, &err);
+        ids_release(&ids);
+        tokenizer_free(t);
+        free(cut);
+        whole.data[at] = was;
+    }
+    remove_folder(dir);
+    buf_release(&whole);
+}
+
+static void expect_words(const char *pre, const char *text, const char *want)
+{
+    static const char vocab[] =
+        "{\"model\":{\"type\":\"BPE\",\"ignore_merges\":true,\"merges\":[],\"vocab\":{"
+        "\"a\":0,\"b\":1,\"-\":2,\"ab\":3,\"a-\":4,\"-b\":5,\"--\":6,\"a-b\":7,\"1\":8,\"12\":9,\"\xc4\xa0\":"
+        "10,"
+        "\"\xc4\xa0"
+        "a\":11}}," DEC ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[%s"
+        "{\"type\":\"ByteLevel\",\"use_regex\":false,\"add_prefix_space\":%s}]}}";
+    char dir[512];
+    struct buf file = {0}, got = {0};
+    struct ids ids = {0};
+    temporary_folder(dir, sizeof(dir));
+    buf_printf(&file, vocab, pre, strcmp(pre, "") == 0 ? "true" : "false");
+    write_file(dir, "tokenizer.json", file.data);
+    struct tokenizer *t = load(dir);
+    assert_int_equal(tokenizer_encode(t, text, strlen(text), 0, &ids, NULL), 0);
+    for (size_t i = 0; i < ids.len; i++) {
+        size_t len;
+        const char *bytes = tokenizer_token_bytes(t, ids.data[i], &len);
+        buf_printf(&got, "%s%.*s", i ? "|" : "", (int)len, bytes);
+    }
+    assert_string_equal(got.data ? got.data : "", want);
+    tokenizer_free(t);
+    buf_release(&file);
+    buf_release(&got);
+    ids_release(&ids);
+    remove_folder(dir);
+}
+
+#define CUT(behavior, invert)                                                                                \
+    "{\"type\":\"Split\",\"pattern\":{\"String\":\"-\"},\"behavior\":\"" behavior "\",\"invert\":" invert "},"
+
+static void test_split_behaviors(void **state)
+{
+    (void)state;
+    expect_words("", "a", " a");
+    expect_words("", " a", " a");
+    expect_words(CUT("Isolated", "false"), "a--b", "a|-|-|b");
+    expect_words(CUT("Removed", "false"), "a--b", "a|b");
+    expect_words(CUT("Removed", "true"), "a--b", "-|-");
+    expect_words(CUT("Contiguous", "false"), "a--b", "a|--|b");
+    expect_words(CUT("MergedWithPrevious", "false"), "a--b", "a-|-|b");
+    expect_words(CUT("MergedWithNext", "false"), "a--b", "a|-|-b");
+    expect_words(CUT("MergedWithNext", "false"), "a-", "a|-");
+    expect_words(CUT("MergedWithPrevious", "false"), "-b", "-|b");
+    expect_words(CUT("MergedWithPrevious", "true"), "a-b", "a|-b");
+    expect_words("{\"type\":\"Digits\",\"individual_digits\":true},", "a12", "a|1");
+    expect_words("{\"type\":\"Digits\",\"individual_digits\":false},", "a12", "a|12");
+    expect_words("{\"type\":\"Punctuation\"},", "a-b", "a|-|b");
+    expect_words("{\"type\":\"WhitespaceSplit\"},", " a  -b ", "a|-b");
+    expect_words("{\"type\":\"Whitespace\"},", "ab -- a", "ab|--|a");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cases),         cmocka_unit_test(test_reject),
+        cmocka_unit_test(test_questions),     cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_long_texts),    cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_damaged_files), cmocka_unit_test(test_split_behaviors),
+    };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
+}
