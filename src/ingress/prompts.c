@@ -102,46 +102,16 @@ int prompts_read(const struct ingress *in, const struct params *p, struct arena 
 }
 
 /* ---- chat ---------------------------------------------------------------------------------------------------- */
-static size_t trim_end(const char *s, size_t len)
-{
-    while (len && strchr(" \t\r\n", s[len - 1])) len--;
-    return len;
-}
-
-/* continue_final_message: the text ends where the last message's does, so the template's end of turn goes. */
-static int cut_after_final(const struct json *context, struct buf *text, struct api_error *e)
-{
-    const struct json *messages = json_get(context, "messages");
-    const struct json *content = json_get(json_item(messages, json_len(messages) - 1), "content");
-    const char *s = json_text(content), *found = NULL;
-    size_t whole = json_len(content), lead = 0;
-    while (lead < whole && strchr(" \t\r\n", s[lead])) lead++;
-    s += lead;
-    whole -= lead;
-    size_t bare = trim_end(s, whole);
-    for (size_t at = 0; bare && at + bare <= text->len; at++)
-        if (memcmp(text->data + at, s, bare) == 0) found = text->data + at;
-    if (!found)
-        return api_fail(
-            e, API_BAD_VALUE, "continue_final_message",
-            "The chat template does not show the last message as it is, so it cannot be continued.");
-    size_t from = (size_t)(found - text->data);
-    bool blanks_too = from + whole <= text->len && memcmp(found, s, whole) == 0;
-    text->len = from + (blanks_too ? whole : bare);
-    text->data[text->len] = 0;
-    return 0;
-}
-
 static int render(const struct ingress *in, const struct params *p, struct buf *text,
                   struct text_spans *spans, struct api_error *e)
 {
     struct json *context = messages_context(in, p, e);
     if (!context) return -1;
     struct error err;
-    int rc = chat_template_render(in->chat_template, context, clock_unix(), text, spans, &err);
+    int rc = chat_template_render(in->chat_template, context, p->continue_final ? RENDER_CONTINUE_FINAL : 0,
+                                  clock_unix(), text, spans, &err);
     if (rc < 0)
         api_fail(e, API_BAD_VALUE, "messages", "The chat template refuses these messages: %s", err.message);
-    if (rc == 0 && p->continue_final) rc = cut_after_final(context, text, e);
     json_drop(context);
     return rc;
 }
