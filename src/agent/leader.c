@@ -49,7 +49,7 @@ static void free_slots_of_ended(struct leader *l)
                 log_warning("slot %u of replica %d: finish answered %s", s, l->replica,
                             slot_verdict_name((enum slot_verdict)verdict));
             l->held[s].used = false;
-            if (--l->n_held == 0) l->load_due = true; /* so that idle looks idle at once */
+            l->n_held--;
             break;
         }
     }
@@ -192,7 +192,10 @@ int leader_turn(struct leader *l, u64 now_ns)
     free_slots_of_ended(l);
     if (slots_reap(l->agent->slots, now_ns, &err) < 0) agent_die(l->agent, "slot window", &err);
     if (l->draining && slots_close_free(l->agent->slots, &err) < 0) agent_die(l->agent, "slot window", &err);
-    u64 period = (leader_busy(l) ? LOAD_BUSY_MS : LOAD_IDLE_MS) * NS_PER_MS;
+    bool busy = leader_busy(l);
+    if (l->was_busy && !busy) l->load_due = true; /* so that idle looks idle at once */
+    l->was_busy = busy;
+    u64 period = (busy ? LOAD_BUSY_MS : LOAD_IDLE_MS) * NS_PER_MS;
     if (l->load_due || now_ns - l->load_sent_ns >= period) send_load(l, now_ns);
     return n;
 }

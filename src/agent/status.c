@@ -221,14 +221,6 @@ static const struct metric_spec own[] = {
      .help = "forward passes planned",
      .kind = METRIC_COUNTER,
      .labels = {"model_name", "engine"}},
-    {.name = "mpiserve_engine_prompt_tokens",
-     .help = "prompt tokens given to the replica",
-     .kind = METRIC_COUNTER,
-     .labels = {"model_name", "engine"}},
-    {.name = "mpiserve_engine_generated_tokens",
-     .help = "tokens computed by the replica",
-     .kind = METRIC_COUNTER,
-     .labels = {"model_name", "engine"}},
 };
 static const struct {
     i32 vllm; /* enum vllm_metric, or -1 - index in own[] */
@@ -247,8 +239,8 @@ static const struct {
     {-1 - 6, load_reaped},
     {-1 - 7, load_stale},
     {-1 - 8, load_steps},
-    {-1 - 9, load_prompt},
-    {-1 - 10, load_generated},
+    {VLLM_PROMPT_TOKENS, load_prompt},
+    {VLLM_GENERATION_TOKENS, load_generated},
 };
 
 static void head_metrics(struct head *h, struct metrics *m)
@@ -294,6 +286,10 @@ void status_metrics(void *arg, struct buf *text)
             series_add(metric_series(f, (const char *const[]){h->agent->config.served_model_name[0], engine}),
                        rows[k].of(&v.load));
         }
+        if (rows[k].vllm == VLLM_REQUESTS_WAITING) /* before any replica has them */
+            series_add(
+                metric_series(f, (const char *const[]){h->agent->config.served_model_name[0], "ingress"}),
+                atomic_load(&h->n_waiting));
     }
     head_metrics(h, m);
     metrics_text(m, text);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAIL_ENOUGH = 256 * 1024 };
+
 static struct shard *shard_of(struct ingress *in, u64 number)
 {
     return &in->shards[number % SHARDS];
@@ -206,7 +208,6 @@ int call_start(struct call *c, struct api_error *e)
         return -1;
     }
     const struct ingress_series *s = &in->series;
-    series_add(s->prompt_tokens, (double)c->n_prompt_tokens);
     series_observe(s->request_prompt, (double)c->n_prompt_tokens);
     series_observe(s->request_n, (double)c->p.n);
     if (params_max_tokens(&c->p) != PARAM_NONE)
@@ -226,6 +227,7 @@ void call_close(struct call *c)
 {
     pthread_mutex_lock(&c->lock);
     c->closed = true;
+    if (c->watched) watch_remove(c->in, c->fd);
     buf_release(&c->mail);
     pthread_mutex_unlock(&c->lock);
     live_remove(c);
@@ -304,7 +306,6 @@ static void take_chunk(struct call *c, const struct chunk *chunk, u64 arrived)
     }
     if (first && ch->n_tokens)
         series_observe(c->in->series.first_token, (double)(arrived - c->started_ns) / NS_PER_S);
-    if (ch->n_tokens > before) series_add(c->in->series.generation_tokens, ch->n_tokens - before);
     if (!ended && ch->finish != FINISH_NONE) choice_ended(c, part, ch);
     if (!ended && c->p.stream) stream_choice(c, ch);
     if (chunk->last && part->n_done < c->p.n) broken(c, "it ended before all of its samples had");
@@ -377,12 +378,12 @@ static bool claim_wake(struct call *c)
     return was;
 }
 
-/* Whole answers without stop strings need no attention before the end. */
+/* Whole answers without stop strings need no attention before the end, unless mail piles up: text is smaller. */
 static bool worth_waking(const struct call *c, const struct chunk *chunk)
 {
     if (c->p.stream) return chunk->n_tokens > 0 || chunk->finish != FINISH_NONE || chunk->last;
     if (chunk->finish == FINISH_ERROR || chunk->finish == FINISH_RETRY) return true;
-    return c->p.n_stops > 0 || chunk->last;
+    return c->p.n_stops > 0 || chunk->last || c->mail.len > MAIL_ENOUGH;
 }
 
 void ingress_deliver(struct ingress *in, const struct chunk *chunk)
@@ -440,6 +441,8 @@ static bool tick_one(struct call *c, u64 now)
     if (c->deadline_ns && now >= c->deadline_ns) c->timed_out = true;
     if (idle) c->ping = true;
     if (c->n_open == 0 && c->sleeping) c->poke = true;
+    if (c->sleeping && !c->watched) watch_add(c->in, c->fd, c->serial);
+    c->watched |= c->sleeping; /* a connection that sleeps is open */
     bool wake = (c->timed_out || c->ping || c->poke) && claim_wake(c);
     pthread_mutex_unlock(&c->lock);
     return wake;

@@ -1,7 +1,6 @@
 /* A choice: tokens become text, stop strings end it, log-probabilities become JSON. */
 #include "ingress/call.h"
 
-#include <stdio.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

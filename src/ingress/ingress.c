@@ -26,8 +26,6 @@ static void add_metrics(struct ingress *in)
         struct series **to;
         enum vllm_metric which;
     } rows[] = {
-        {&s->prompt_tokens, VLLM_PROMPT_TOKENS},
-        {&s->generation_tokens, VLLM_GENERATION_TOKENS},
         {&s->prompt_cached, VLLM_PROMPT_TOKENS_CACHED},
         {&s->request_prompt, VLLM_REQUEST_PROMPT_TOKENS},
         {&s->request_generation, VLLM_REQUEST_GENERATION_TOKENS},
@@ -50,11 +48,20 @@ static void add_metrics(struct ingress *in)
     s->http_seconds = metrics_add(in->metrics, &duration);
 }
 
+static size_t longest_token(const struct tokenizer *t)
+{
+    size_t longest = 1, len;
+    for (i32 id = 0; id < tokenizer_vocab_size(t); id++)
+        if (tokenizer_token_bytes(t, id, &len)) longest = MAX_OF(longest, len);
+    return longest;
+}
+
 static int load_text(struct ingress *in, struct error *err)
 {
     const char *dir = in->spec.model->dir;
     in->tokenizer = tokenizer_load(dir, err);
     if (!in->tokenizer) return err->code;
+    in->longest_token = longest_token(in->tokenizer);
     struct error why;
     in->chat_template = chat_template_find(dir, &why);
     if (in->chat_template) return 0;

@@ -60,10 +60,12 @@ def run(*cases):
             print(f"ok {number} - {name} # {time.monotonic() - started:.2f} s", flush=True)
         except Skip as reason:
             print(f"ok {number} - {name} # SKIP {reason}", flush=True)
-        except Exception:
+        except Exception as e:
             failed += 1
             print(f"not ok {number} - {name}", flush=True)
-            print("".join("# " + line + "\n" for line in traceback.format_exc().splitlines()), end="", flush=True)
+            way = [f"{os.path.basename(f.filename)}:{f.lineno}" for f in traceback.extract_tb(e.__traceback__)[1:]]
+            lines = f"{type(e).__name__}: {e}\nat {' > '.join(way)}".splitlines()
+            print("".join(f"# {line}\n" for line in lines), end="", flush=True)
     sys.exit(1 if failed else 0)
 
 

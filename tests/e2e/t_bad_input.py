@@ -71,7 +71,7 @@ BAD_MODELS = [
     ("unknown architecture", edit_json("config.json", lambda c: c.update(architectures=["MagicForCausalLM"])), "MagicForCausalLM"),
     ("hidden size of 0", edit_json("config.json", lambda c: c.update(hidden_size=0)), "hidden_size"),
     ("hidden size is text", edit_json("config.json", lambda c: c.update(hidden_size="256")), "hidden_size"),
-    ("sizes that do not match the tensors", edit_json("config.json", lambda c: c.update(intermediate_size=641)), "safetensors|intermediate"),
+    ("sizes that do not match the tensors", edit_json("config.json", lambda c: c.update(intermediate_size=641)), "intermediate|config.json asks for"),
     ("no layers", edit_json("config.json", lambda c: c.pop("num_hidden_layers")), "num_hidden_layers"),
     ("no tokenizer", remove("tokenizer.json"), "tokenizer.json"),
     ("broken tokenizer", write("tokenizer.json", b'{"model": {"type": "BPE"'), "tokenizer.json"),

@@ -44,9 +44,10 @@ def running_requests_finish():
 def health_tells_the_load_balancer():
     with Job("--graceful-shutdown-timeout", "10", ranks=1, env=SLOWLY) as job:
         check(job.healthy(), "/health before")
+        stream = iter(job.stream("/v1/completions", LONG))
+        next(stream)
         for p in job.engines().values():
             p.kill(signal.SIGSTOP)  # so that the drain has something to wait for
-        stream = job.stream("/v1/completions", LONG)
         job.signal(signal.SIGINT)
         until(lambda: not job.healthy(), 2 * SLOW, "/health is not 200 when draining")
         for p in job.engines().values():
