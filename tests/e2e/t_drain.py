@@ -2,8 +2,8 @@
 """Drain: new requests are refused, running ones finish, the exit status is 0."""
 from harness import *
 
-LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 300, "n": 4, "temperature": 1, "seed": 3}
-SLOWLY = {"MPISERVE_FAULT": "slow-step:10"}  # an answer takes 3 s
+LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 150, "n": 4, "temperature": 1, "seed": 3}
+SLOWLY = {"MPISERVE_FAULT": "slow-step:10"}  # an answer takes 1.5 s
 
 
 def finish(stream):
