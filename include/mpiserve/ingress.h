@@ -20,9 +20,9 @@
 
 /* What the ingress asks of the agent. All called from HTTP threads; none may block. */
 struct ingress_health {
-    bool ok;             /* a replica of every deployment makes progress and the main loop turns */
+    bool ok; /* a replica of every deployment makes progress and the main loop turns */
     bool loading, draining;
-    char reason[160];    /* why not ok */
+    char reason[160]; /* why not ok */
 };
 struct ingress_agent {
     void *agent;
@@ -35,25 +35,26 @@ struct ingress_agent {
     void (*metrics)(void *agent, struct buf *text);  /* the agent's part of /metrics, appended */
     u32 (*in_flight)(void *agent);                   /* requests queued or running, for /load */
 };
-struct ingress_spec {
+struct ingress_spec { /* copied; what it points to outlives the ingress */
     const struct config *config;
-    const struct model_config *model;
-    u32 max_model_len; /* resolved */
-    u32 ingress_index; /* of request ids */
-    const char *key;   /* the API key, or NULL: none asked for */
-    char fingerprint[64]; /* system_fingerprint of answers */
+    const struct model_config *model; /* its folder holds the tokenizer and the chat template too */
+    u32 max_model_len;                /* resolved */
+    u32 ingress_index;                /* of request ids */
+    const char *key;                  /* the API key, or NULL: none asked for */
+    char fingerprint[64];             /* system_fingerprint of answers */
     struct ingress_agent agent;
 };
 struct ingress;
 struct ingress *ingress_new(const struct ingress_spec *spec, struct error *err);
 int ingress_port(const struct ingress *in); /* the real one */
 void ingress_ready(struct ingress *in);
-/* Main thread: new tokens of a request of this ingress; the chunk is copied. Unknown ids are dropped. */
+/* Main thread: new tokens of a request of this ingress, as chunk_next gave them; the chunk is copied. Unknown ids are dropped. */
 void ingress_deliver(struct ingress *in, const struct chunk *c);
 /* From now on every new request is refused with 503, Retry-After, Connection: close; /health says draining. */
 void ingress_drain(struct ingress *in);
-bool ingress_idle(struct ingress *in); /* no request is being answered */
-/* Running streams get a final error chunk with this text, waiting calls a 503; then closes. */
+bool ingress_idle(struct ingress *in); /* no request is being answered, none is with the agent */
+/* Running streams get a final error chunk with this text, waiting calls a 503. They leave in the HTTP threads' time: look at
+ * ingress_idle for a moment before ingress_free, which cuts off what is left. */
 void ingress_abort(struct ingress *in, const char *why);
 void ingress_free(struct ingress *in);
 

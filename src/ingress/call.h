@@ -53,6 +53,7 @@ struct call {
     _Atomic u32 refs;
     void (*wake)(void *http); /* lets the sleeping HTTP side run again */
     void *http;
+    int fd; /* of the connection, open until call_close */
     struct arena mem;
     struct params p;
     struct sampling sampling; /* max_tokens and min_tokens are of each part */
@@ -72,6 +73,7 @@ struct call {
     struct buf mail; /* {u64 arrival, chunk} ... */
     u32 n_open;      /* parts with the agent */
     bool sleeping, closed, gone, timed_out, ping, poke;
+    bool watched; /* fd is in the watcher's set */
 
     struct buf batch, piece, head, out; /* mail being read; scratch; begin of an event; events not sent yet */
     size_t out_at;
@@ -102,6 +104,7 @@ struct ingress {
     struct chat_template *chat_template; /* NULL: none_why says why */
     char none_why[512];
     struct api_limits limits;
+    size_t longest_token; /* bytes */
     const char *model_name;
     _Atomic int state; /* enum ingress_state */
     char abort_why[256];
@@ -129,10 +132,17 @@ bool call_sleep(struct call *c, void (*suspend)(void *http));
 void call_close(
     struct call *c); /* the HTTP side is done with it: cancels what runs, gives its reference back */
 void call_fail(struct call *c, const struct api_error *e);
-void calls_tick(struct ingress *in, u64 now); /* deadlines, keep-alive comments, calls that wait for room */
+/* Deadlines, keep-alive comments, calls that wait for room; and connections that sleep from one tick to the next get watched. */
+void calls_tick(struct ingress *in, u64 now);
 void calls_wake_all(struct ingress *in);
 void calls_client_gone(struct ingress *in, u64 serial);
 void calls_release(struct ingress *in); /* parts that never got their last chunk */
+
+/* ---- watch.c: the thread that ticks and sees clients leave ---- */
+int watch_start(struct ingress *in, struct error *err);
+void watch_stop(struct ingress *in);
+void watch_add(struct ingress *in, int fd, u64 serial);
+void watch_remove(struct ingress *in, int fd);
 
 /* ---- choice.c ---- */
 void choice_init(struct call *c, struct choice *ch, const struct prompt *prompt);

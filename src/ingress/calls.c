@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAIL_ENOUGH = 256 * 1024 };
+
 static struct shard *shard_of(struct ingress *in, u64 number)
 {
     return &in->shards[number % SHARDS];
@@ -225,6 +227,7 @@ void call_close(struct call *c)
 {
     pthread_mutex_lock(&c->lock);
     c->closed = true;
+    if (c->watched) watch_remove(c->in, c->fd);
     buf_release(&c->mail);
     pthread_mutex_unlock(&c->lock);
     live_remove(c);
@@ -375,12 +378,12 @@ static bool claim_wake(struct call *c)
     return was;
 }
 
-/* Whole answers without stop strings need no attention before the end. */
+/* Whole answers without stop strings need no attention before the end, unless mail piles up: text is smaller. */
 static bool worth_waking(const struct call *c, const struct chunk *chunk)
 {
     if (c->p.stream) return chunk->n_tokens > 0 || chunk->finish != FINISH_NONE || chunk->last;
     if (chunk->finish == FINISH_ERROR || chunk->finish == FINISH_RETRY) return true;
-    return c->p.n_stops > 0 || chunk->last;
+    return c->p.n_stops > 0 || chunk->last || c->mail.len > MAIL_ENOUGH;
 }
 
 void ingress_deliver(struct ingress *in, const struct chunk *chunk)
@@ -438,6 +441,8 @@ static bool tick_one(struct call *c, u64 now)
     if (c->deadline_ns && now >= c->deadline_ns) c->timed_out = true;
     if (idle) c->ping = true;
     if (c->n_open == 0 && c->sleeping) c->poke = true;
+    if (c->sleeping && !c->watched) watch_add(c->in, c->fd, c->serial);
+    c->watched |= c->sleeping; /* a connection that sleeps is open */
     bool wake = (c->timed_out || c->ping || c->poke) && claim_wake(c);
     pthread_mutex_unlock(&c->lock);
     return wake;

@@ -96,12 +96,11 @@ static int set_prompts(struct call *c, struct api_error *e)
     return prompts_bad_words(in, &c->p, &c->mem, &c->bad_words, &c->n_bad_words, e);
 }
 
-/* `chatcmpl-` and what the client named the request, by header or else in the body. */
+/* `chatcmpl-` and what the client named the request, in a header or else in the body. */
 static void set_id(struct call *c, const struct exchange *x)
 {
-    const char *name = x->request_id;
-    bool by_header = exchange_header(x, "X-Request-Id") != NULL;
-    if (!by_header && c->p.request_id && c->p.request_id[0]) name = c->p.request_id;
+    bool by_body = !x->named && request_id_ok(c->p.request_id);
+    const char *name = by_body ? c->p.request_id : x->request_id;
     snprintf(c->id, sizeof(c->id), "%s-%.128s", c->p.api == API_CHAT ? "chatcmpl" : "cmpl", name);
 }
 
@@ -130,6 +129,7 @@ static int generate(struct exchange *x, enum api api)
     x->call = c;
     c->http = x;
     c->wake = exchange_wake;
+    c->fd = exchange_fd(x);
     c->created = clock_unix();
     c->started_ns = x->started_ns;
     if (timeout_s > 0) c->deadline_ns = c->started_ns + (u64)(timeout_s * (double)NS_PER_S);

@@ -129,7 +129,7 @@ const char *exchange_header(const struct exchange *x, const char *name)
 }
 
 /* ---- sleeping ------------------------------------------------------------------------------------------------ */
-static int descriptor_of(const struct exchange *x)
+int exchange_fd(const struct exchange *x)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -138,10 +138,7 @@ static int descriptor_of(const struct exchange *x)
 
 void exchange_suspend(void *exchange)
 {
-    struct exchange *x = exchange;
-    if (!x->watched) watch_add(x->in, descriptor_of(x), x->call->serial);
-    x->watched = true;
-    MHD_suspend_connection(x->connection);
+    MHD_suspend_connection(((struct exchange *)exchange)->connection);
 }
 
 void exchange_wake(void *exchange)
@@ -229,19 +226,26 @@ static int check_state(struct exchange *x)
     return -1;
 }
 
+bool request_id_ok(const char *id)
+{
+    size_t len = id ? strlen(id) : 0;
+    bool ok = len >= 1 && len <= 128;
+    for (size_t i = 0; i < len; i++) ok &= id[i] > ' ' && id[i] < 0x7f;
+    return ok;
+}
+
 static void choose_request_id(struct exchange *x)
 {
     const char *given = exchange_header(x, "X-Request-Id");
-    size_t len = given ? strlen(given) : 0;
-    bool good = len >= 1 && len <= 128;
-    for (size_t i = 0; i < len; i++) good &= given[i] > ' ' && given[i] < 0x7f;
-    if (good) {
-        memcpy(x->request_id, given, len + 1);
+    x->named = request_id_ok(given);
+    if (x->named) {
+        strcpy(x->request_id, given);
         return;
     }
     u8 bytes[16] = {0};
     (void)random_bytes(bytes, sizeof(bytes), NULL);
-    for (size_t i = 0; i < sizeof(bytes); i++) snprintf(x->request_id + 2 * i, 3, "%02x", bytes[i]);
+    for (size_t i = 0; i < 2 * sizeof(bytes); i++)
+        x->request_id[i] = "0123456789abcdef"[bytes[i / 2] >> (i % 2 ? 0 : 4) & 15];
 }
 
 static const char *known_method(const char *method)
@@ -315,12 +319,12 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
 static void count(const struct exchange *x)
 {
     static const char *const classes[] = {"1xx", "2xx", "3xx", "4xx", "5xx"};
-    if (!x->status || (x->route && (x->route->flags & ROUTE_UNCOUNTED))) return;
+    int status = x->status ? x->status : x->answering ? 499 : 0; /* 499: the client left before its answer */
+    if (!status || (x->route && (x->route->flags & ROUTE_UNCOUNTED))) return;
     const char *handler = x->route ? x->route->path : "none";
     struct ingress_series *s = &x->in->series;
     series_add(
-        metric_series(s->http_requests, (const char *[]){handler, x->method, classes[x->status / 100 - 1]}),
-        1);
+        metric_series(s->http_requests, (const char *[]){handler, x->method, classes[status / 100 - 1]}), 1);
     series_observe(metric_series(s->http_seconds, (const char *[]){handler, x->method}),
                    (double)(clock_ns() - x->started_ns) / NS_PER_S);
 }
@@ -332,7 +336,6 @@ static void completed(void *cls, struct MHD_Connection *connection, void **con_c
     (void)cls, (void)connection;
     if (!x) return;
     *con_cls = NULL;
-    if (x->watched) watch_remove(x->in, descriptor_of(x));
     log_debug("http: %s %s %d, ended with %d", x->method, x->route ? x->route->path : "none", x->status,
               (int)code);
     count(x);

@@ -25,7 +25,8 @@ struct exchange {
     struct buf body;
     u64 n_body;             /* bytes that came, kept or not */
     struct api_error error; /* refused: what to say when the body has been read */
-    bool refused, answering, watched, replied;
+    bool named;             /* request_id is the client's own */
+    bool refused, answering, replied;
     u64 started_ns;
     int status;
     struct call *call;
@@ -36,9 +37,11 @@ int reply_json(struct exchange *x, int status, struct buf *body);
 int reply_text(struct exchange *x, int status, const char *media_type, struct buf *body);
 int reply_error(struct exchange *x, const struct api_error *e);
 int reply_stream(struct exchange *x); /* events of x->call, until it is over */
+bool request_id_ok(const char *id);   /* printable, at most 128 bytes */
 const char *exchange_header(const struct exchange *x, const char *name); /* NULL: absent */
-void exchange_suspend(void *exchange);                                   /* call_sleep calls it */
-void exchange_wake(void *exchange); /* any thread, once for each suspend */
+int exchange_fd(const struct exchange *x);
+void exchange_suspend(void *exchange); /* call_sleep calls it */
+void exchange_wake(void *exchange);    /* any thread, once for each suspend */
 
 /* routes.c: the table; the methods of a path that is known are in *allow. */
 const struct route *route_find(const char *path, const char *method, const char **tail, u8 *methods);
@@ -66,12 +69,6 @@ int answer_topology(struct exchange *x);
 /* generate.c: the body as JSON, or -1 with *e; `model` of a body is one of ours. */
 struct json *body_read(struct exchange *x, struct api_error *e);
 int model_check(const struct ingress *in, const char *name, struct api_error *e);
-
-/* watch.c: tells calls whose client has left. The connection's descriptor is watched between add and remove. */
-int watch_start(struct ingress *in, struct error *err);
-void watch_stop(struct ingress *in);
-void watch_add(struct ingress *in, int fd, u64 serial);
-void watch_remove(struct ingress *in, int fd);
 
 /* listen.c: a listening socket on host and port; *port is the real one. */
 int listen_open(const char *host, int port, int *fd, int *real_port, struct error *err);

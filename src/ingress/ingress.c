@@ -48,11 +48,20 @@ static void add_metrics(struct ingress *in)
     s->http_seconds = metrics_add(in->metrics, &duration);
 }
 
+static size_t longest_token(const struct tokenizer *t)
+{
+    size_t longest = 1, len;
+    for (i32 id = 0; id < tokenizer_vocab_size(t); id++)
+        if (tokenizer_token_bytes(t, id, &len)) longest = MAX_OF(longest, len);
+    return longest;
+}
+
 static int load_text(struct ingress *in, struct error *err)
 {
     const char *dir = in->spec.model->dir;
     in->tokenizer = tokenizer_load(dir, err);
     if (!in->tokenizer) return err->code;
+    in->longest_token = longest_token(in->tokenizer);
     struct error why;
     in->chat_template = chat_template_find(dir, &why);
     if (in->chat_template) return 0;

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { COUNT_EXACTLY = 1 << 20 /* bytes */ };
+
 static i32 *keep_ids(struct arena *mem, struct ids *ids, u32 *n)
 {
     i32 *out = arena_alloc(mem, (ids->len + 1) * sizeof(*out));
@@ -22,11 +24,22 @@ static int encode(const struct ingress *in, const char *path, const char *text, 
     return api_fail(e, API_BAD_VALUE, path, "`%s` cannot be tokenized: %s", path, err.message);
 }
 
+/* Tokenizing takes time, so a long text that cannot fit whatever its tokens are is refused before. Then the number of its
+ * tokens is the least there can be. */
+static int check_size(const struct ingress *in, const struct params *p, size_t len, struct api_error *e)
+{
+    size_t least = len / in->longest_token;
+    if (len <= COUNT_EXACTLY || least <= in->limits.max_len || p->truncate_prompt_tokens != PARAM_NONE)
+        return 0;
+    return api_context_overflow(e, (u32)least, in->limits.max_len);
+}
+
 static int text_prompt(const struct ingress *in, const struct params *p, const struct json *v,
                        const char *path, struct arena *mem, struct prompt *out, struct api_error *e)
 {
     struct ids ids = {0};
     if (!json_len(v)) return api_fail(e, API_BAD_VALUE, path, "`%s` is empty.", path);
+    if (check_size(in, p, json_len(v), e) < 0) return -1;
     if (encode(in, path, json_text(v), json_len(v), p->add_special, &ids, e) < 0) {
         ids_release(&ids);
         return -1;
@@ -89,46 +102,16 @@ int prompts_read(const struct ingress *in, const struct params *p, struct arena 
 }
 
 /* ---- chat ---------------------------------------------------------------------------------------------------- */
-static size_t trim_end(const char *s, size_t len)
-{
-    while (len && strchr(" \t\r\n", s[len - 1])) len--;
-    return len;
-}
-
-/* continue_final_message: the text ends where the last message's does, so the template's end of turn goes. */
-static int cut_after_final(const struct json *context, struct buf *text, struct api_error *e)
-{
-    const struct json *messages = json_get(context, "messages");
-    const struct json *content = json_get(json_item(messages, json_len(messages) - 1), "content");
-    const char *s = json_text(content), *found = NULL;
-    size_t whole = json_len(content), lead = 0;
-    while (lead < whole && strchr(" \t\r\n", s[lead])) lead++;
-    s += lead;
-    whole -= lead;
-    size_t bare = trim_end(s, whole);
-    for (size_t at = 0; bare && at + bare <= text->len; at++)
-        if (memcmp(text->data + at, s, bare) == 0) found = text->data + at;
-    if (!found)
-        return api_fail(
-            e, API_BAD_VALUE, "continue_final_message",
-            "The chat template does not show the last message as it is, so it cannot be continued.");
-    size_t from = (size_t)(found - text->data);
-    bool blanks_too = from + whole <= text->len && memcmp(found, s, whole) == 0;
-    text->len = from + (blanks_too ? whole : bare);
-    text->data[text->len] = 0;
-    return 0;
-}
-
 static int render(const struct ingress *in, const struct params *p, struct buf *text,
                   struct text_spans *spans, struct api_error *e)
 {
     struct json *context = messages_context(in, p, e);
     if (!context) return -1;
     struct error err;
-    int rc = chat_template_render(in->chat_template, context, clock_unix(), text, spans, &err);
+    unsigned flags = RENDER_REASONING_ALIAS | (p->continue_final ? RENDER_CONTINUE_FINAL : 0);
+    int rc = chat_template_render(in->chat_template, context, flags, clock_unix(), text, spans, &err);
     if (rc < 0)
         api_fail(e, API_BAD_VALUE, "messages", "The chat template refuses these messages: %s", err.message);
-    if (rc == 0 && p->continue_final) rc = cut_after_final(context, text, e);
     json_drop(context);
     return rc;
 }
@@ -142,6 +125,7 @@ int prompts_chat(const struct ingress *in, const struct params *p, struct arena 
     struct ids ids = {0};
     struct error err;
     int rc = render(in, p, &text, &spans, e);
+    if (rc == 0) rc = check_size(in, p, text.len, e);
     if (rc == 0) {
         while (spans.len && spans.data[spans.len - 1].from >= text.len) spans.len--;
         if (spans.len) spans.data[spans.len - 1].to = MIN_OF(spans.data[spans.len - 1].to, text.len);

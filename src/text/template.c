@@ -2,13 +2,12 @@
 #include "text/template.h"
 #include "text/utf8.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { TEMPLATE_MAX = 4 << 20, CONFIG_MAX = 16 << 20 };
-static const u64 STEPS_MAX = 20 * 1000 * 1000;
+static const u64 STEPS_MAX = 10 * 1000 * 1000;
 static const size_t MEMORY_MAX = (size_t)256 << 20;
 
 void fault_raise(struct fault *f, int code, const char *fmt, ...)
@@ -159,66 +158,6 @@ void go_deeper(struct render *r)
     if (++r->depth > DEPTH) raise_error(r, "maximum recursion depth exceeded");
 }
 
-static struct value text_of(const struct json *v, enum origin origin)
-{
-    return (struct value){.kind = V_TEXT, .origin = origin, .len = (u32)json_len(v), .text = json_text(v)};
-}
-
-/* Depth is bounded by the reader of JSON. */
-static struct value value_of(struct render *r, const struct json *v)
-{
-    struct value out = v_none();
-    switch (json_kind(v)) {
-    case JK_BOOL: return v_bool(json_bool(v, false));
-    case JK_INT: return v_int(json_int(v, 0));
-    case JK_REAL: return v_real(json_real(v, 0));
-    case JK_TEXT: return text_of(v, FROM_CONTENT);
-    case JK_ARRAY:
-        out = v_list(V_LIST, list_new(r, (u32)json_len(v)));
-        for (size_t i = 0; i < json_len(v); i++) list_add(r, out.list, value_of(r, json_item(v, i)));
-        return out;
-    case JK_OBJECT:
-        out = (struct value){.kind = V_DICT, .dict = dict_new(r)};
-        out.dict->pairs = render_alloc(r, (json_len(v) + 1) * sizeof(*out.dict->pairs));
-        out.dict->cap = (u32)json_len(v) + 1;
-        for (void *it = json_first(v); it; it = json_next(v, it)) {
-            struct value key = {
-                .kind = V_TEXT, .origin = FROM_CONTENT, .len = (u32)json_key_len(it), .text = json_key(it)};
-            out.dict->pairs[out.dict->n++] = (struct pair){key, value_of(r, json_value(it))};
-        }
-        return out;
-    default: return out;
-    }
-}
-
-/* Templates build special tokens from roles ("<|" + role + "|>"), and the API admits known roles only: a plain word there is
- * as good as the template's. */
-static void trust_roles(struct render *r, struct value messages)
-{
-    for (u32 i = 0; messages.kind == V_LIST && i < messages.list->n; i++) {
-        if (messages.list->items[i].kind != V_DICT) continue;
-        const struct value *role = dict_get_name(r, messages.list->items[i].dict, "role", 4);
-        bool plain = role && role->kind == V_TEXT;
-        for (u32 k = 0; plain && k < role->len; k++)
-            plain = isalpha((u8)role->text[k]) || role->text[k] == '_';
-        if (plain) ((struct value *)role)->origin = FROM_TEMPLATE;
-    }
-}
-
-static void build_context(struct render *r, const struct json *context)
-{
-    static const char suffix[] = "_token";
-    if (json_kind(context) != JK_OBJECT) raise_error(r, "the context must be an object");
-    r->context = value_of(r, context).dict;
-    for (u32 i = 0; i < r->context->n; i++) {
-        struct pair *p = &r->context->pairs[i];
-        size_t n = strlen(suffix);
-        bool is_token = p->key.len > n && memcmp(p->key.text + p->key.len - n, suffix, n) == 0;
-        if (is_token && p->value.kind == V_TEXT) p->value.origin = FROM_TEMPLATE;
-        if (is_text(p->key, "messages")) trust_roles(r, p->value);
-    }
-}
-
 static void add_output(const struct writer *w, struct buf *out, struct text_spans *content)
 {
     size_t before = out->len;
@@ -236,8 +175,8 @@ static void add_output(const struct writer *w, struct buf *out, struct text_span
     }
 }
 
-int chat_template_render(const struct chat_template *t, const struct json *context, i64 now, struct buf *out,
-                         struct text_spans *content, struct error *err)
+int chat_template_render(const struct chat_template *t, const struct json *context, unsigned flags, i64 now,
+                         struct buf *out, struct text_spans *content, struct error *err)
 {
     struct writer w = {0};
     struct render *r =
@@ -247,9 +186,10 @@ int chat_template_render(const struct chat_template *t, const struct json *conte
     r->out = &w;
     arena_init(&r->arena, 64 * 1024);
     if (setjmp(r->fault.back) == 0) {
-        build_context(r, context);
+        build_context(r, context, flags);
         r->scope = scope_push(r, NULL);
         run_body(r, &t->body);
+        if (flags & RENDER_CONTINUE_FINAL) cut_at_marker(r, &w);
         add_output(&w, out, content);
     }
     int rc = r->fault.code;

@@ -93,7 +93,7 @@ struct macro {
 struct loop {
     const struct node *node;
     struct scope *scope; /* where the for statement stands */
-    struct list *list;
+    const struct list *list;
     u32 at;
     int depth;
     struct value changed; /* the arguments of the last changed() */
@@ -119,7 +119,8 @@ struct function {
 };
 enum { PARAMS_MAX = 8 };
 
-const struct function *filter_find(const char *name); /* NULL: none */
+extern const struct function text_methods[], list_filters[]; /* a row without name ends them */
+const struct function *filter_find(const char *name);        /* NULL: none */
 const struct function *test_find(const char *name);
 const struct function *global_find(const char *name);
 const struct function *method_find(enum value_kind of, const char *name);
@@ -265,6 +266,7 @@ struct node *parse_target(struct parser *p, bool with_namespace);
 struct node *node_new(struct parser *p, enum node_kind kind);
 void nodes_add(struct parser *p, struct nodes *list, struct node *n);
 void arguments_add(struct parser *p, struct arguments *args, const char *name, struct node *value);
+void next(struct parser *p);
 bool is_op(const struct lexeme *t, const char *op);
 bool is_name(const struct lexeme *t, const char *name);
 bool skip_op(struct parser *p, const char *op);
@@ -290,6 +292,7 @@ struct render {
     int depth;
     i64 now;
     struct dict *context;
+    struct value final; /* the text that is to be continued */
     struct scope *scope;
     struct writer *out;
 };
@@ -319,6 +322,9 @@ void assign(struct render *r, const struct node *target, struct value v);
 void scope_set(struct render *r, struct scope *s, const char *name, struct value v);
 struct scope *scope_push(struct render *r, struct scope *parent);
 
+void build_context(struct render *r, const struct json *context, unsigned flags);
+void cut_at_marker(struct render *r, struct writer *w);
+
 /* ---- values: making, asking ---- */
 struct value undefined(struct render *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
 struct value v_bool(bool b);
@@ -340,9 +346,10 @@ bool as_int(struct value v, i64 *i); /* int, bool */
 double as_real(struct value v);
 bool is_text(struct value v, const char *s);
 bool equal(struct render *r, struct value a, struct value b);
-int order(struct render *r, struct value a, struct value b, const char *op); /* error when they have none */
+/* -1, 0, 1, or 2 when one is NaN; an error when they have none. op: for the error. */
+int order(struct render *r, struct value a, struct value b, const char *op);
 bool contains(struct render *r, struct value in, struct value v);
-struct list *walk(struct render *r, struct value v); /* what iterating gives; error when it cannot */
+const struct list *walk(struct render *r, struct value v); /* what iterating gives; error when it cannot */
 i64 length(struct render *r, struct value v);
 bool is_hashable(struct render *r, struct value v);
 

@@ -98,6 +98,7 @@ static struct value join_lists(struct render *r, struct value a, struct value b)
 
 static struct value repeat(struct render *r, struct value v, i64 times)
 {
+    spend(r, (u64)MAX_OF(times, (i64)0));
     if (v.kind == V_TEXT) {
         struct writer w = {.safe = v.safe};
         for (i64 i = 0; i < times && v.len; i++) write_part(r, &w, v, 0, v.len);
@@ -142,9 +143,9 @@ bool compare(struct render *r, enum op op, struct value a, struct value b)
     case OP_NE: return !equal(r, a, b);
     case OP_IN: return contains(r, b, a);
     case OP_NOT_IN: return !contains(r, b, a);
-    case OP_LT: c = order(r, a, b, "<"); return c < 0;
-    case OP_LE: c = order(r, a, b, "<="); return c <= 0;
-    case OP_GT: c = order(r, a, b, ">"); return c == 1 || (c > 0 && !is_number(a));
-    default: c = order(r, a, b, ">="); return c == 0 || c == 1 || (c > 0 && !is_number(a));
+    case OP_LT: return order(r, a, b, "<") == -1;
+    case OP_LE: c = order(r, a, b, "<="); return c == -1 || c == 0;
+    case OP_GT: return order(r, a, b, ">") == 1;
+    default: c = order(r, a, b, ">="); return c == 0 || c == 1;
     }
 }

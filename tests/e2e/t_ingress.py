@@ -623,6 +623,7 @@ def loading_then_draining(_):
         s.tell("ill")
         assert s.ask("GET", "/health")[2]["error"]["message"] == "The fake agent is ill."
         s.tell("well")
+        assert s.until(lambda: s.state()["running"] == 0)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             running = pool.submit(s.events, "/v1/completions", {"prompt": TEXT, "seed": SLOW, "max_tokens": 50})
             assert s.until(lambda: s.state()["running"] == 1)

@@ -18,6 +18,7 @@ struct runner {
     struct weights weights;
     void *image, *kv;
     struct pool *pool;
+    u64 spin_ns; /* of the pool; 0 unless set behind runner_load */
     struct forward *forward;
     u32 blocks[RUNNER_SEQS][RUNNER_BLOCKS];
 };
@@ -72,7 +73,7 @@ static inline void runner_start(struct runner *r, const char *isa, enum compute 
     size_t bytes = forward_kv_bytes(&r->config, compute, n_blocks, RUNNER_BLOCK);
     r->kv = aligned_alloc(CACHE_LINE, bytes);
     memset(r->kv, 0xff, bytes);
-    runner_need((r->pool = pool_new(threads, 0, &err)) != NULL, &err);
+    runner_need((r->pool = pool_new(threads, r->spin_ns, &err)) != NULL, &err);
     struct forward_spec spec = {.config = &r->config,
                                 .weights = &r->weights,
                                 .ops = ops_cpu(isa),

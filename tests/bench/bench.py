@@ -1,0 +1,275 @@
+#!/usr/bin/env python3
+"""bench: the figures of this program on this machine, as a table or (--json) as one object; see README.md beside this file.
+
+Speed is no test: the exit status is 0 also when targets are missed, and 1 only when something did not run.
+"""
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import machine  # noqa: E402
+from figures import Figure, print_table  # noqa: E402
+from job import TOP, Bare, Failed, Job, environment, helper, load, run  # noqa: E402
+
+# Somebody else's figures for the like, measured once on a machine of this size with a model of about the demo model's
+# shape (bf16, 2 threads): read them as an order of magnitude.
+LLAMA_SERVER = "llama-server"
+PEER_NOTE = "llama-server's figures: a similar tiny shape on a similar machine with 2 cores, not measured in this run"
+PROMPT = "The capital of France is Paris, and the capital of Italy is"
+
+
+class Bench:
+    def __init__(self, options):
+        self.o = options
+        self.cores = len(os.sched_getaffinity(0))
+        self.figures, self.failures, self.busy = [], [], 0
+        self.machine = machine.describe(options.mpirun, options.compiler)
+
+    def add(self, *args, **more):
+        f = Figure(*args, busy=self.busy, **more)
+        self.figures.append(f)
+        print(f"  {f.name}: {f.median:.4g} {f.unit}", file=sys.stderr, flush=True)
+
+    def job(self, ranks, *options):
+        return Job(self.o.program, ranks, *options, model=self.o.model, mpirun=self.o.mpirun)
+
+    def repeat(self, full, quick):
+        return quick if self.o.quick else full
+
+
+# ---- sections --------------------------------------------------------------------------------------------------------
+def build(b):
+    """make from clean, in a copy of the tree."""
+    folder = tempfile.mkdtemp(prefix="mpb-build-", dir="/tmp")
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=TOP,
+                                capture_output=True, check=True).stdout.decode().split("\0")
+        for name in filter(None, listed):
+            source, to = os.path.join(TOP, name), os.path.join(folder, name)
+            if os.path.isfile(source):
+                os.makedirs(os.path.dirname(to), exist_ok=True)
+                shutil.copyfile(source, to)
+                shutil.copymode(source, to)
+        env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "BUILD")}
+        for jobs in sorted({1, b.cores}):
+            run(["make", "clean"], 20, cwd=folder, env=env)
+            start = time.monotonic()
+            run(["make", f"-j{jobs}"], 240, cwd=folder, env=env)
+            b.add("Build", f"make -j{jobs}" if jobs > 1 else "make", "s", [time.monotonic() - start], limit=("<=", 40),
+                  setting={"jobs": jobs, "compiler": b.machine["compiler"]})
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(b):
+    """From mpirun to the first 200 of /health."""
+    runs = []
+    for _ in range(b.repeat(9, 5)):
+        with b.job(b.o.ranks) as job:
+            runs.append(job.ready_seconds * 1e3)
+    b.add("Start", f"mpirun to /health 200, {b.o.ranks} ranks", "ms", runs, limit=("<=", 1500),
+          setting={"ranks": b.o.ranks})
+
+
+def idle(b):
+    """What a job takes that does nothing."""
+    seconds = b.o.idle_seconds or b.repeat(30, 8)
+    with b.job(b.o.ranks) as job:
+        time.sleep(1)  # what starting still had to do
+        processes, before, started = len(job.processes()), job.cpu_seconds(), time.monotonic()
+        time.sleep(seconds)
+        spent = (job.cpu_seconds() - before) / (time.monotonic() - started)
+        setting = {"ranks": b.o.ranks, "processes": processes, "seconds": seconds}
+        b.add("Idle", f"CPU of all processes, {b.o.ranks} ranks", "% of a core", [100 * spent], limit=("<=", 1),
+              setting=setting)
+        b.add("Idle", f"PSS of all processes, {b.o.ranks} ranks", "MB", [job.pss_mb()], limit=("<=", 250),
+              setting=setting)
+
+
+def slots(b):
+    """Taking and giving back a slot of a rank of this node."""
+    runs = []
+    for _ in range(b.repeat(5, 3)):
+        out = run([b.o.mpirun, "-np", "2", "--oversubscribe", "--bind-to", "none", helper("slots"), "200"], 30,
+                  env=environment())
+        runs.append(json.loads(out.strip().splitlines()[-1]))
+    for key, whose, limit in (("other_us", "of another rank", ("<=", 1)), ("own_us", "of the own rank", None)):
+        b.add("Slots", f"reserve + release {whose}, uncontended", "us", [r[key]["median"] for r in runs], limit=limit,
+              setting={"ranks": 2, "pairs_a_run": runs[0]["pairs"]})
+
+
+def completion(tokens, stream):
+    body = {"prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True, "temperature": 0}
+    if stream:
+        body.update(stream=True, stream_options={"include_usage": True})
+    return body
+
+
+def tokens_per_s(b, job, streams, tokens, n):
+    """Answers of fixed length in parallel streams: all tokens by the time from the first request to the last byte."""
+    body, runs = completion(tokens, True), []
+    job.load("/v1/completions", body=body, connections=streams, requests=streams, tokens=tokens)  # warms up
+    for _ in range(n):
+        r = job.load("/v1/completions", body=body, connections=streams, requests=streams, tokens=tokens)
+        runs.append(r["tokens"] / r["seconds"])
+    return runs
+
+
+def serve_one(b, ranks, threads, compute):
+    options = (["--threads", str(threads)] if threads else []) + (["--compute", compute] if compute else [])
+    with b.job(ranks, *options) as job:
+        topology = job.get("/v1/topology")
+        b.machine["isa"] = b.machine["isa"] or topology["cpu_isa"]
+        if not compute:
+            b.machine["compute"] = topology["compute"]
+        setting = {"ranks": ranks, "threads": threads or max(b.cores // ranks, 1), "compute": topology["compute"],
+                   "isa": topology["cpu_isa"]}
+        group = (f"Demo model: {ranks} rank{'s' * (ranks > 1)}, {setting['threads']} "
+                 f"thread{'s' * (setting['threads'] > 1)} each, {setting['compute']}")
+        peer = not (ranks == 1 and threads == 1)
+
+        def against(value):
+            return {"name": LLAMA_SERVER, "value": value} if peer else None
+
+        one, many, single = b.repeat(512, 256), b.repeat(256, 128), b.repeat(300, 100)
+        b.add(group, "1 stream", "tokens/s", tokens_per_s(b, job, 1, one, b.repeat(5, 3)), peer=against(3284),
+              setting=dict(setting, streams=1, output_tokens=one), better="more")
+        b.add(group, "32 streams", "tokens/s", tokens_per_s(b, job, 32, many, b.repeat(5, 3)), peer=against(4358),
+              setting=dict(setting, streams=32, output_tokens=many), better="more")
+        latencies = [job.load("/v1/completions", body=completion(1, False), requests=single, tokens=1)["latency_ms"]
+                     for _ in range(b.repeat(5, 3))]
+        shape = dict(setting, connections=1, output_tokens=1, requests_a_run=single)
+        b.add(group, "1-token completion, p50", "ms", [r["p50"] for r in latencies], peer=against(1.7), setting=shape)
+        b.add(group, "1-token completion, p99", "ms", [r["p99"] for r in latencies], setting=shape)
+
+
+def serve(b):
+    """The demo model over HTTP, in several shapes of the job."""
+    shapes = [(1, 0, ""), (1, 1, ""), (b.o.ranks, 0, "")]
+    if not b.o.quick:
+        shapes.insert(1, (1, 0, "f32"))
+    for ranks, threads, compute in shapes:
+        serve_one(b, ranks, threads, compute)
+
+
+def forward(b):
+    """The same work without processes, steps, messages and HTTP: what is lost on the way."""
+    model = b.o.model or os.path.join(TOP, "jobs/demo-model")
+    tokens, rounds = b.repeat(256, 128), b.repeat(5, 3)
+    for threads in sorted({b.cores, 1}, reverse=True):
+        for sequences in (1, 32):
+            out = json.loads(run([helper("forward"), model, "auto", str(threads), str(sequences), "12", str(tokens),
+                                  str(rounds)], 60))
+            b.add(f"Forward pass and sampler alone, {out['compute']}",
+                  f"{sequences} sequence{'s' * (sequences > 1)}, {threads} thread{'s' * (threads > 1)}", "tokens/s",
+                  [r["tokens_per_s"] for r in out["runs"]], better="more",
+                  setting={"threads": threads, "sequences": sequences, "compute": out["compute"], "isa": out["isa"],
+                           "output_tokens": tokens})
+
+
+def http(b):
+    """Requests that need no engine, beside the HTTP library alone."""
+    seconds, n = b.repeat(1.0, 0.5), b.repeat(5, 3)
+
+    def measure(port, path, name):
+        for connections in (64, 1):
+            runs = [load(port, path, connections=connections, seconds=seconds) for _ in range(n)]
+            b.add("HTTP", f"{name}, {connections} connection{'s' * (connections > 1)}", "requests/s",
+                  [r["requests"] / r["seconds"] for r in runs], better="more",
+                  setting={"connections": connections, "http_threads": 2, "seconds": seconds})
+
+    with Bare(2) as bare:
+        measure(bare.port, "/", "libmicrohttpd alone")
+    with b.job(b.o.ranks) as job:
+        measure(job.port, "/health", "/health")
+        measure(job.port, "/v1/models", "/v1/models")
+
+
+SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward, "http": http}
+
+
+# ---- the whole -------------------------------------------------------------------------------------------------------
+def parse():
+    p = argparse.ArgumentParser(prog="bench", description="Figures of mpiserve on this machine.")
+    p.add_argument("--program", default=os.path.join(TOP, "mpiserve"), help="the built program")
+    p.add_argument("--model", default="", help="folder of a model; without it the demo model")
+    p.add_argument("--ranks", type=int, default=8, help="ranks of the large job")
+    p.add_argument("--quick", action="store_true", help="fewer and shorter runs, under a minute")
+    p.add_argument("--build", action="store_true", help="time `make` from clean too, in a copy of the tree")
+    p.add_argument("--idle-seconds", type=float, default=0, help="how long the idle job is watched (30, quick: 8)")
+    p.add_argument("--only", default="", help=f"some of: {','.join(SECTIONS)}")
+    p.add_argument("--json", nargs="?", const="-", metavar="FILE",
+                   help="one JSON object to FILE, or to standard output (then the table goes to standard error)")
+    o = p.parse_args()
+    o.program = os.path.abspath(o.program)
+    o.mpirun = os.environ.get("MPISERVE_MPIRUN", "mpirun")
+    o.compiler = os.environ.get("CC", "gcc")
+    o.sections = o.only.split(",") if o.only else [s for s in SECTIONS if s != "build" or o.build]
+    for name in o.sections:
+        if name not in SECTIONS:
+            p.error(f"--only {name}: not one of {', '.join(SECTIONS)}")
+    if not os.access(o.program, os.X_OK):
+        p.error(f"{o.program} is not there: run `make`")
+    return o
+
+
+def stop(number, _):
+    raise KeyboardInterrupt
+
+
+def report(b, seconds):
+    out = sys.stderr if b.o.json == "-" else sys.stdout
+    machine.print_machine(b.machine, out)
+    if b.figures:
+        print_table(b.figures, out)
+        if any(f.peer for f in b.figures):
+            print(f"\n{PEER_NOTE}", file=out)
+    worst = max([f.busy for f in b.figures], default=0)
+    if worst > 0.1:
+        print(f"\nnote: other work had up to {worst:.0%} of this machine before a figure (--json says which): "
+              "its timings are worse than the program", file=out)
+    for f in b.failures:
+        print(f"did not run: {f['section']}: {f['error']}", file=out)
+    judged = [f for f in b.figures if f.limit]
+    print(f"\n{len(b.figures)} figures in {seconds:.0f} s; of {len(judged)} targets {sum(f.met() for f in judged)} met",
+          file=out)
+    if b.o.json:
+        text = json.dumps({"machine": b.machine, "quick": b.o.quick, "seconds": round(seconds, 1),
+                           "figures": [f.json() for f in b.figures], "failures": b.failures}, indent=1)
+        if b.o.json == "-":
+            print(text)
+        else:
+            with open(b.o.json, "w") as f:
+                f.write(text + "\n")
+
+
+def main():
+    for s in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(s, stop)
+    started = time.monotonic()
+    b = Bench(parse())
+    for name in b.o.sections:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        try:
+            b.busy = round(machine.busy_share(0.3), 3)
+            SECTIONS[name](b)
+        except (Failed, OSError, KeyError, ValueError, subprocess.SubprocessError) as e:
+            text = str(e) if isinstance(e, Failed) else f"{type(e).__name__}: {e}"
+            print(f"  did not run: {text}", file=sys.stderr, flush=True)
+            b.failures.append({"section": name, "error": text})
+    report(b, time.monotonic() - started)
+    return 1 if b.failures else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

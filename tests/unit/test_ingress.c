@@ -1,0 +1,288 @@
+/* Calls without HTTP: chunks in, answers out, and what the agent is asked. */
+#include "ingress/call.h"
+#include "ingress/prompts.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct config config;
+static struct model_config model;
+static struct ingress *in;
+static struct {
+    u64 ids[8], cancelled[8];
+    struct request *last;
+    u32 n, n_cancelled, room;
+} agent;
+static int wakes;
+static bool asleep;
+
+static int submit(void *a, struct request *r, u32 *retry_after_s)
+{
+    (void)a;
+    *retry_after_s = 3;
+    if (agent.n >= agent.room) return ERR_FULL;
+    free(agent.last);
+    agent.last = r;
+    agent.ids[agent.n++] = r->id;
+    return 0;
+}
+static void cancel(void *a, u64 id)
+{
+    (void)a;
+    agent.cancelled[agent.n_cancelled++] = id;
+}
+static void wake(void *http)
+{
+    (void)http;
+    wakes++;
+    asleep = false;
+}
+static void suspend(void *http)
+{
+    (void)http;
+    asleep = true;
+}
+
+/* A call for these members of a completion's body, started; token ids are those of the demo model. */
+static struct call *start(const char *fields, i32 n_logprobs)
+{
+    char text[1000];
+    struct api_error e;
+    struct call *c = call_new(in);
+    snprintf(text, sizeof(text), "{%s}", fields);
+    struct json *body = json_read(text, strlen(text), NULL);
+    assert_non_null(body);
+    c->wake = wake;
+    c->fd = -1;
+    strcpy(c->id, "cmpl-1");
+    agent.n = agent.n_cancelled = 0;
+    agent.room = 8;
+    wakes = 0;
+    if (params_read(&c->p, body, API_COMPLETIONS, &in->limits, &c->mem, &e) < 0 ||
+        prompts_read(in, &c->p, &c->mem, &c->prompts, &c->n_prompts, &e) < 0)
+        fail_msg("%s", e.message);
+    c->sampling = (struct sampling){.top_p = 1, .repetition_penalty = 1, .n_logprobs = n_logprobs};
+    json_drop(body);
+    if (call_start(c, &e) < 0) fail_msg("%s", e.message);
+    return c;
+}
+
+static void feed_with(u64 id, u32 sample, u32 first, const char *text, enum finish finish, bool last,
+                      const struct token_logprob *lp, u32 n_top)
+{
+    struct ids ids = {0};
+    struct buf message = {0};
+    size_t at = 0;
+    tokenizer_encode(in->tokenizer, text, strlen(text), 0, &ids, NULL);
+    struct chunk head = {.request = id,
+                         .sample = sample,
+                         .first = first,
+                         .n_tokens = (u32)ids.len,
+                         .stop_id = -1,
+                         .finish = (u8)finish,
+                         .last = last,
+                         .n_top = lp ? n_top : CHUNK_NO_LOGPROBS};
+    chunk_add(&message, &head, ids.data, lp, finish == FINISH_ERROR ? "broken" : NULL);
+    const struct chunk *c = chunk_next(message.data, message.len, &at, NULL);
+    assert_non_null(c);
+    ingress_deliver(in, c);
+    buf_release(&message);
+    ids_release(&ids);
+}
+
+static void feed(u64 id, u32 sample, u32 first, const char *text, enum finish finish, bool last)
+{
+    feed_with(id, sample, first, text, finish, last, NULL, 0);
+}
+
+static void test_whole_answer(void **state)
+{
+    (void)state;
+    struct call *c = start("\"prompt\":\"Hello\",\"n\":2,\"max_tokens\":9", -1);
+    assert_int_equal(agent.n, 1);
+    assert_true(agent.last->n_samples == 2 && agent.last->sampling.max_tokens == 9 &&
+                agent.ids[0] >> 48 == 5);
+    assert_false(call_advance(c));
+    assert_true(call_sleep(c, suspend) && asleep);
+    feed(agent.ids[0], 0, 0, "Hello", FINISH_NONE, false); /* one token */
+    feed(agent.ids[0], 0, 1, " wor", FINISH_LENGTH, false);
+    assert_int_equal(wakes, 0);                           /* nobody needs to look before the end */
+    feed(agent.ids[0], 1, 0, "Hello", FINISH_STOP, true); /* the end of sequence: its text is dropped */
+    assert_int_equal(wakes, 1);
+    assert_false(call_advance(c));
+    assert_true(c->over && !c->failed);
+    struct buf text = {0};
+    answer_json(c, &text);
+    struct json *answer = json_read(text.data, text.len, NULL);
+    const struct json *choices = json_get(answer, "choices");
+    assert_string_equal(json_text(json_get(json_item(choices, 0), "text")), "Hello wor");
+    assert_string_equal(json_text(json_get(json_item(choices, 0), "finish_reason")), "length");
+    assert_string_equal(json_text(json_get(json_item(choices, 1), "text")), "");
+    assert_int_equal(json_int(json_get(json_get(answer, "usage"), "completion_tokens"), 0), 3);
+    json_drop(answer);
+    buf_release(&text);
+    call_close(c);
+    assert_int_equal(agent.n_cancelled, 0);
+    assert_true(ingress_idle(in));
+}
+
+static void test_duplicates_and_gaps(void **state)
+{
+    (void)state;
+    struct call *c = start("\"prompt\":\"Hello\",\"max_tokens\":9", -1);
+    feed(agent.ids[0], 0, 0, "Hello wor", FINISH_NONE, false);
+    feed(agent.ids[0], 0, 0, "Hello wor", FINISH_NONE, false);
+    feed(agent.ids[0], 0, 1, " world", FINISH_NONE, false); /* one old token, one new */
+    call_advance(c);
+    assert_string_equal(c->choices[0].text.data, "Hello world");
+    assert_int_equal(c->choices[0].n_tokens, 3);
+    feed(agent.ids[0], 0, 4, "x", FINISH_NONE, false);
+    call_advance(c);
+    assert_true(c->failed && c->over && c->error.kind == API_INTERNAL && agent.n_cancelled == 1);
+    call_close(c);
+    assert_int_equal(agent.n_cancelled, 1);
+    assert_false(ingress_idle(in)); /* the agent still has it */
+    feed(agent.ids[0], 0, 5, "", FINISH_ABORT, true);
+    assert_true(ingress_idle(in));
+    feed(agent.ids[0], 0, 5, "", FINISH_ABORT, true); /* unknown by now */
+}
+
+static void test_stop_strings_cancel(void **state)
+{
+    (void)state;
+    struct call *c = start("\"prompt\":[\"Hello\",\"x\"],\"n\":2,\"stop\":[\"world\"],\"max_tokens\":9", -1);
+    assert_int_equal(agent.n, 2);
+    feed(agent.ids[0], 0, 0, "Hello world how", FINISH_NONE, false);
+    call_advance(c);
+    assert_true(c->choices[0].finish == FINISH_STOP && c->choices[0].stop_string == 0);
+    assert_string_equal(c->choices[0].text.data, "Hello ");
+    assert_int_equal(c->choices[0].n_tokens, 3); /* up to the token that completes it */
+    assert_int_equal(agent.n_cancelled, 0);      /* the other sample still runs */
+    feed(agent.ids[0], 0, 4, " are", FINISH_NONE, false);
+    feed(agent.ids[0], 1, 0, "a world", FINISH_NONE, false);
+    call_advance(c);
+    assert_true(agent.n_cancelled == 1 && agent.cancelled[0] == agent.ids[0] && !c->over);
+    feed(agent.ids[1], 0, 0, "x", FINISH_STOP, false);
+    feed(agent.ids[1], 1, 0, "y", FINISH_STOP, true);
+    call_advance(c);
+    assert_true(c->over && !c->failed && agent.n_cancelled == 1);
+    call_close(c);
+    feed(agent.ids[0], 1, 9, "", FINISH_ABORT, true);
+    assert_true(ingress_idle(in));
+}
+
+static void test_logprobs(void **state)
+{
+    (void)state;
+    struct call *c = start("\"prompt\":\"Hello\",\"logprobs\":2,\"max_tokens\":2", 2);
+    i32 hello = c->prompts[0].ids[0], exclamation = 3, special = 2;
+    struct token_logprob lp[] = {{hello, -1.5f, 2},     {special, -0.25f, 1},    {hello, -1.5f, 2},
+                                 {hello, -INFINITY, 9}, {exclamation, -0.1f, 1}, {special, -3, 2}};
+    feed_with(agent.ids[0], 0, 0, "HelloHello", FINISH_LENGTH, true, lp, 2);
+    call_advance(c);
+    struct buf text = {0};
+    answer_logprobs(c, &c->choices[0], &text);
+    assert_string_equal(text.data,
+                        "{\"tokens\":[\"Hello\",\"Hello\"],\"token_logprobs\":[-1.5,-9999.0],"
+                        "\"top_logprobs\":[{\"Hello\":-1.5,\"<|im_end|>\":-0.25},"
+                        "{\"Hello\":-9999.0,\"!\":-0.1,\"<|im_end|>\":-3.0}],\"text_offset\":[0,5]}");
+    buf_release(&text);
+    call_close(c);
+}
+
+static void test_sleep_and_wake(void **state)
+{
+    (void)state;
+    struct call *c = start("\"prompt\":\"Hello\",\"stream\":true,\"max_tokens\":9", -1);
+    assert_true(call_sleep(c, suspend));
+    feed(agent.ids[0], 0, 0, "Hello", FINISH_NONE, false);
+    feed(agent.ids[0], 0, 1, " wor", FINISH_NONE, false);
+    assert_int_equal(wakes, 1);           /* once a sleep */
+    assert_false(call_sleep(c, suspend)); /* mail is waiting */
+    assert_false(call_advance(c));
+    assert_int_equal(strncmp(c->out.data, "data: {\"id\":\"cmpl-1\",", 20), 0);
+    assert_non_null(strstr(c->out.data, "\"text\":\" wor\""));
+    assert_true(call_sleep(c, suspend));
+    calls_client_gone(in, c->serial + 1000); /* a call that is over */
+    assert_int_equal(wakes, 1);
+    calls_client_gone(in, c->serial);
+    assert_int_equal(wakes, 2);
+    assert_true(call_advance(c));
+    call_close(c);
+    assert_int_equal(agent.n_cancelled, 1);
+    feed(agent.ids[0], 0, 2, "", FINISH_ABORT, true);
+    assert_true(ingress_idle(in));
+}
+
+static void test_waiting_for_room(void **state)
+{
+    (void)state;
+    agent.room = 8;
+    struct call *c = start("\"prompt\":[\"a\",\"b\",\"c\"],\"max_tokens\":1", -1);
+    assert_int_equal(agent.n, 3);
+    for (u32 i = 0; i < 3; i++) feed(agent.ids[i], 0, 0, "x", FINISH_LENGTH, true);
+    call_advance(c);
+    assert_true(c->over);
+    call_close(c);
+    /* no room at all is an error, a little makes them take turns */
+    struct api_error e;
+    c = call_new(in);
+    c->p =
+        (struct params){.api = API_COMPLETIONS, .n = 1, .max_tokens = 1, .max_completion_tokens = PARAM_NONE};
+    i32 id = 40;
+    struct prompt prompts[2] = {{.ids = &id, .n = 1}, {.ids = &id, .n = 1}};
+    c->prompts = prompts;
+    c->n_prompts = 2;
+    c->wake = wake;
+    c->sampling.n_logprobs = -1;
+    agent.n = agent.room = 0;
+    assert_int_equal(call_start(c, &e), -1);
+    assert_true(e.kind == API_UNAVAILABLE && e.retry_after_s == 3);
+    call_close(c);
+    assert_true(ingress_idle(in));
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    struct error err;
+    char text[1200];
+    char *argv[] = {"test", "--port", "0", "--api-key", "none", "jobs/demo-model", NULL};
+    struct ingress_spec spec = {.config = &config,
+                                .model = &model,
+                                .max_model_len = 100,
+                                .ingress_index = 5,
+                                .fingerprint = "test",
+                                .agent = {.submit = submit, .cancel = cancel}};
+    if (config_load(&config, 6, argv, 1, &err) != 0 ||
+        model_read_config("jobs/demo-model", &model, &err) < 0 || !(in = ingress_new(&spec, &err))) {
+        printf("# %s\n", error_text(&err, text, sizeof(text)));
+        return -1;
+    }
+    ingress_ready(in);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    ingress_free(in);
+    free(agent.last);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_whole_answer),        cmocka_unit_test(test_duplicates_and_gaps),
+        cmocka_unit_test(test_stop_strings_cancel), cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_sleep_and_wake),      cmocka_unit_test(test_waiting_for_room),
+    };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    return cmocka_run_group_tests_name("ingress", tests, setup, teardown);
+}
