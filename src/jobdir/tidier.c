@@ -97,19 +97,23 @@ static void wait_for_launcher(const struct jobdir *d)
     for (int ms = 0; ms < LAUNCHER_SECONDS * 1000 && !launcher_gone(&s); ms += LOOK_MS) pause_ms(LOOK_MS);
 }
 
-static _Noreturn void tidy(int told)
+static _Noreturn void tidy(const struct jobdir *known, int told)
 {
-    struct jobdir d = {0}, next;
-    while (read(told, &next, sizeof(next)) == sizeof(next)) d = next; /* until the rank is gone */
-    if (!d.path[0]) _exit(0);
-    wait_for_ranks(&d);
-    wait_for_launcher(&d);
+    struct jobdir d = *known, next;
+    pid_t rank = getppid();
+    u64 start = process_start(rank, NULL);
+    while (read(told, &next, sizeof(next)) == sizeof(next)) d = next; /* until the rank ends */
+    while (start && process_start(rank, NULL) == start) pause_ms(LOOK_MS);
+    if (d.path[0]) {
+        wait_for_ranks(&d);
+        wait_for_launcher(&d);
+    }
     jobdir_remove_dead(&d);
     _exit(0);
 }
 
 /* Not a descriptor of the rank's may stay open here: others wait for their ends. */
-static _Noreturn void become_tidier(int told)
+static _Noreturn void become_tidier(const struct jobdir *known, int told)
 {
     enum { TOLD = 3, DESCRIPTORS = 1024 };
     int null = open("/dev/null", O_RDWR);
@@ -120,15 +124,15 @@ static _Noreturn void become_tidier(int told)
     prctl(PR_SET_PDEATHSIG, 0);
     prctl(PR_SET_NAME, "mpiserve-tidy");
     if (chdir("/") < 0) _exit(1);
-    tidy(TOLD);
+    tidy(known, TOLD);
 }
 
-int jobdir_tidier_start(struct error *err)
+int jobdir_tidier_start(const struct jobdir *known, struct error *err)
 {
     int told[2];
     if (pipe2(told, O_CLOEXEC) < 0) return error_errno(err, "pipe", "cannot make one");
     pid_t pid = fork();
-    if (pid == 0) become_tidier(told[0]);
+    if (pid == 0) become_tidier(known, told[0]);
     close(told[0]);
     if (pid > 0) return told[1];
     error_errno(err, "mpiserve-tidy", "cannot start a process");
