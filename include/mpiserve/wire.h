@@ -37,7 +37,7 @@ enum {
 
 struct wire;
 /* MPI_Init_thread (FUNNELED; works without mpirun as a job of one), node split, host names and pids of all.
- * Chooses OMPI_MCA_osc before, unless the environment has one or the node has InfiniBand. */
+ * Chooses components of Open MPI before (OMPI_MCA_osc and others), unless the environment has them or the node has InfiniBand. */
 struct wire *wire_init(int *argc, char ***argv, struct error *err); /* collective */
 /* Waits until all ranks are here and own sends are done (messages that come are dropped), then MPI_Finalize.
  * Windows of other rooms must be gone. Frees w. */
