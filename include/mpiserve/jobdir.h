@@ -7,7 +7,7 @@
  *     pids           a line "RANK PID" for every rank of this machine; by one rank, once all have started
  *     run.log        what the ranks print, when `mpiserve up` started them
  *     bell-*.sock    doorbells of the ranks
- *     mpi/           MPI's own session files
+ *     mpi/           MPI's own session files; mpi-files: where they are when a bare mpirun chose
  *   /dev/shm/mpiserve-UID-JOB  MPI's shared memory; the same owner file
  * ($XDG_RUNTIME_DIR is not used: it goes away when the user logs out, jobs do not.)
  *
@@ -42,6 +42,9 @@ int jobdir_export(const struct jobdir *d, struct error *err);
 void jobdir_remove(const struct jobdir *d);
 /* Removes what dead jobs of this user left on this machine; returns how many folders. */
 int jobdir_sweep(void);
+/* Notes what MPI has made on this machine for the calling process's job, so that jobdir_sweep finds it should the job be killed; for
+ * jobs that no `mpiserve up` watches over. After MPI_Init. */
+int jobdir_note_mpi(const struct jobdir *d, struct error *err);
 /* "PATH/name"; returns out. */
 const char *jobdir_file(const struct jobdir *d, const char *name, char *out, size_t size);
 

@@ -240,6 +240,7 @@ static int make_dir(struct agent *a, struct error *err)
     jobdir_sweep();
     rc = jobdir_make(&a->dir, a->config.run_dir, err);
     a->owns_dir = rc == 0;
+    if (rc == 0) rc = jobdir_note_mpi(&a->dir, err);
     return rc;
 }
 

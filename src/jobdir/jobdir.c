@@ -52,7 +52,7 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
     return 0;
 }
 
-static void remove_tree(const char *path)
+void tree_remove(const char *path)
 {
     nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
@@ -68,8 +68,9 @@ static void remove_own_files(const char *folder)
         snprintf(path, sizeof(path), "%s/%s.new", folder, names[i]);
         unlink(path);
     }
+    mpifiles_remove(folder);
     snprintf(path, sizeof(path), "%s/mpi", folder);
-    remove_tree(path);
+    tree_remove(path);
     DIR *dir = opendir(folder);
     for (struct dirent *e; dir && (e = readdir(dir));) {
         if (strncmp(e->d_name, "bell-", 5) != 0) continue;
@@ -111,7 +112,7 @@ static int make_new(struct jobdir *d, struct error *err)
     if (rc == 0) rc = owner_write(fresh, d->job, err);
     if (rc == 0 && rename(fresh, d->path) < 0)
         rc = error_errno(err, d->path, "cannot rename %s to it", fresh);
-    if (rc < 0) remove_tree(fresh);
+    if (rc < 0) tree_remove(fresh);
     return rc;
 }
 
@@ -175,11 +176,11 @@ int jobdir_export(const struct jobdir *d, struct error *err)
 
 void jobdir_remove(const struct jobdir *d)
 {
-    if (d->shm[0]) remove_tree(d->shm);
+    if (d->shm[0]) tree_remove(d->shm);
     if (d->given)
         remove_own_files(d->path);
     else if (d->path[0])
-        remove_tree(d->path);
+        tree_remove(d->path);
     if (d->given || !d->path[0]) return;
     char parent[PATH_LEN];
     snprintf(parent, sizeof(parent), "%s", d->path);
@@ -200,7 +201,8 @@ static int sweep(const char *parent, const char *prefix)
         if (path_join(path, sizeof(path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
         if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
         if (!owner_read(path, &o) || !owner_gone(&o)) continue;
-        remove_tree(path);
+        mpifiles_remove(path);
+        tree_remove(path);
         removed++;
     }
     if (dir) closedir(dir);

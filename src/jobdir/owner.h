@@ -16,4 +16,9 @@ bool owner_read(const char *folder, struct owner *o);
 /* Certainly dead. What cannot be known from here counts as living. */
 bool owner_gone(const struct owner *o);
 
+/* jobdir.c: everything below, and path itself; other file systems are not entered. */
+void tree_remove(const char *path);
+/* mpifiles.c: what the notes in this folder of a dead job name. */
+void mpifiles_remove(const char *folder);
+
 #endif
