@@ -252,10 +252,8 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
     size_t fixed = sizeof(struct step) + 64 + pad8(b->n_to_free * sizeof(struct seq_free));
     struct plan_room room = {b->spec.max_step_tokens,
                              b->spec.max_frame > fixed ? b->spec.max_frame - fixed : 0};
-    if (b->n_suspects)
-        choose_suspect(b, &room);
-    else
-        choose(b, &room);
+    if (b->n_suspects) choose_suspect(b, &room);
+    if (b->n_plan == 0) choose(b, &room); /* also when the suspects wait for what others hold */
     if (b->n_plan == 0 && b->n_to_free == 0) return NULL;
     const void *frame = build_frame(b, len);
     for (u32 i = 0; i < b->n_plan; i++) {
