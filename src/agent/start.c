@@ -257,6 +257,7 @@ static int make_node_dir(struct agent *a, const char *job, struct error *err)
     jobdir_sweep();
     rc = jobdir_make_node(&a->dir, job, wire_peers(a->wire)[agent_rank(a)].node_rank, err);
     a->owns_dir = rc == 0;
+    if (rc == 0) rc = jobdir_note_mpi(&a->dir, err);
     return rc;
 }
 
