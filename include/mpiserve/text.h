@@ -44,7 +44,8 @@ void text_spans_add(struct text_spans *spans, size_t from, size_t to); /* joins 
 void text_spans_release(struct text_spans *spans);
 
 /* ---- tokenizer ------------------------------------------------------------------------------------------------
- * Supported: model BPE over bytes (pre-tokenizer and decoder ByteLevel). */
+ * Offered: model BPE over bytes; normalizers NFC, NFD, NFKC, NFKD; pre-tokenizers ByteLevel, Split, Digits, Punctuation,
+ * Whitespace, WhitespaceSplit; decoder ByteLevel; post-processors ByteLevel, TemplateProcessing; Sequences of them. */
 struct tokenizer;
 
 /* Reads dir/tokenizer.json and, where it exists, dir/tokenizer_config.json. NULL: *err names file and field;
@@ -94,7 +95,9 @@ void detok_finish(struct detok *d, struct buf *out);
 
 /* ---- chat template ---------------------------------------------------------------------------------------------
  * The Jinja language as transformers runs it: trim_blocks, lstrip_blocks, break and continue, generation blocks, tojson
- * without HTML escapes, no mutation of lists and dicts. src/text/README.md lists what is offered. */
+ * without HTML escapes, no mutation of lists and dicts. Not offered: block, extends, include, import, autoescape; cycler,
+ * joiner, lipsum, self; * and ** in calls; formatting (%, format); rare filters and methods (their names are in tables in
+ * src/text/template_filters.c and template_methods.c); integers beyond 64 bits. */
 struct chat_template;
 
 /* NULL: *err says what and in which line. ERR_UNSUPPORTED: the template uses, at whatever place, something that this

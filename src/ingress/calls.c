@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAIL_ENOUGH = 256 * 1024 };
+
 static struct shard *shard_of(struct ingress *in, u64 number)
 {
     return &in->shards[number % SHARDS];
@@ -376,12 +378,12 @@ static bool claim_wake(struct call *c)
     return was;
 }
 
-/* Whole answers without stop strings need no attention before the end. */
+/* Whole answers without stop strings need no attention before the end, unless mail piles up: text is smaller. */
 static bool worth_waking(const struct call *c, const struct chunk *chunk)
 {
     if (c->p.stream) return chunk->n_tokens > 0 || chunk->finish != FINISH_NONE || chunk->last;
     if (chunk->finish == FINISH_ERROR || chunk->finish == FINISH_RETRY) return true;
-    return c->p.n_stops > 0 || chunk->last;
+    return c->p.n_stops > 0 || chunk->last || c->mail.len > MAIL_ENOUGH;
 }
 
 void ingress_deliver(struct ingress *in, const struct chunk *chunk)

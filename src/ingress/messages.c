@@ -128,8 +128,7 @@ static int add_message(struct json_out *o, const struct json *m, size_t index, s
             if (add_tool_calls(o, json_value(it), path, e) < 0) return -1;
             continue;
         }
-        bool alias = strcmp(key, "reasoning") == 0 && !json_get(m, "reasoning_content");
-        json_out_key(o, alias ? "reasoning_content" : key);
+        json_out_key(o, key);
         json_out_value(o, json_value(it));
     }
     json_out_end_object(o);

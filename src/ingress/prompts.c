@@ -108,8 +108,8 @@ static int render(const struct ingress *in, const struct params *p, struct buf *
     struct json *context = messages_context(in, p, e);
     if (!context) return -1;
     struct error err;
-    int rc = chat_template_render(in->chat_template, context, p->continue_final ? RENDER_CONTINUE_FINAL : 0,
-                                  clock_unix(), text, spans, &err);
+    unsigned flags = RENDER_REASONING_ALIAS | (p->continue_final ? RENDER_CONTINUE_FINAL : 0);
+    int rc = chat_template_render(in->chat_template, context, flags, clock_unix(), text, spans, &err);
     if (rc < 0)
         api_fail(e, API_BAD_VALUE, "messages", "The chat template refuses these messages: %s", err.message);
     json_drop(context);

@@ -93,7 +93,7 @@ struct macro {
 struct loop {
     const struct node *node;
     struct scope *scope; /* where the for statement stands */
-    struct list *list;
+    const struct list *list;
     u32 at;
     int depth;
     struct value changed; /* the arguments of the last changed() */
@@ -346,9 +346,10 @@ bool as_int(struct value v, i64 *i); /* int, bool */
 double as_real(struct value v);
 bool is_text(struct value v, const char *s);
 bool equal(struct render *r, struct value a, struct value b);
-int order(struct render *r, struct value a, struct value b, const char *op); /* error when they have none */
+/* -1, 0, 1, or 2 when one is NaN; an error when they have none. op: for the error. */
+int order(struct render *r, struct value a, struct value b, const char *op);
 bool contains(struct render *r, struct value in, struct value v);
-struct list *walk(struct render *r, struct value v); /* what iterating gives; error when it cannot */
+const struct list *walk(struct render *r, struct value v); /* what iterating gives; error when it cannot */
 i64 length(struct render *r, struct value v);
 bool is_hashable(struct render *r, struct value v);
 

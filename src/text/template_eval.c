@@ -103,8 +103,10 @@ static struct value attribute(struct render *r, struct value of, const char *nam
         return undefined(r, "access to attribute '%s' of '%s' object is unsafe", name, type_name(of));
     if (method) return (struct value){.kind = V_METHOD, .text = name};
     if ((of.kind == V_TEXT || is_number(of)) && method_is_refused(name)) raise_unsupported(r, "this method");
-    if (of.kind == V_RANGE && (!strcmp(name, "start") || !strcmp(name, "stop") || !strcmp(name, "step")))
-        raise_unsupported(r, "attributes of a range");
+    static const char *const of_range[] = {"start", "stop", "step", "index", "count"};
+    for (size_t i = 0; of.kind == V_RANGE && i < COUNT_OF(of_range); i++) {
+        if (strcmp(name, of_range[i]) == 0) raise_unsupported(r, "this attribute of a range");
+    }
     if (is_number(of) && (!strcmp(name, "real") || !strcmp(name, "imag") || !strcmp(name, "numerator") ||
                           !strcmp(name, "denominator")))
         raise_unsupported(r, "this attribute of a number");
@@ -198,10 +200,7 @@ struct value get_slice(struct render *r, struct value of, const struct value at[
     if (of.kind == V_UNDEFINED) raise_error(r, "%s", of.text);
     if (of.kind == V_RANGE) raise_unsupported(r, "a slice of a range");
     if (of.kind != V_TEXT && of.kind != V_LIST && of.kind != V_TUPLE) {
-        if (of.kind == V_NONE || is_number(of) || of.kind == V_DICT || of.kind == V_GENERATOR ||
-            of.kind == V_VIEW)
-            return undefined(r, "%s object has no slices", type_name(of));
-        raise_unsupported(r, "a slice of this kind of object");
+        raise_error(r, "'%s' object has no slices", type_name(of));
     }
     slice_range(r, length(r, of), at, &start, &stop, &step);
     spend(r, 1 + (of.kind == V_TEXT ? of.len / 64 : of.list->n / 8));

@@ -115,7 +115,13 @@ static struct node *binary_node(struct parser *p, enum op op, struct node *a, st
 static struct node *power(struct parser *p)
 {
     struct node *n = parse_unary(p, true);
-    while (skip_op(p, "**")) n = binary_node(p, OP_POW, n, parse_unary(p, true));
+    while (skip_op(p, "**")) {
+        struct node *right = parse_unary(p, true);
+        /* Jinja's own answer depends on what it folds: -2 ** x is -(2 ** x), -2 ** 2 is 4 */
+        if (n->kind == N_NEG && right->kind != N_CONST)
+            fault_raise(p->fault, ERR_UNSUPPORTED, "a power of a negated value is not supported");
+        n = binary_node(p, OP_POW, n, right);
+    }
     return n;
 }
 

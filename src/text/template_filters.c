@@ -93,7 +93,7 @@ FILTER(replace)
 FILTER(indent)
 {
     UNUSED;
-    struct writer w = {0};
+    struct writer w = {.safe = in.kind == V_TEXT && in.safe};
     struct value v = in, by = arg[0];
     if (in.kind == V_UNDEFINED) raise_error(r, "%s", in.text);
     if (in.kind != V_TEXT) raise_error(r, "indent needs a string, not %s", type_name(in));
@@ -169,6 +169,7 @@ FILTER(to_int)
     struct value v, otherwise = arg[0].kind == V_ABSENT ? v_int(0) : arg[0];
     i64 base = int_or(r, arg[1], 10, "int: base"), i;
     if (base != 2 && base != 8 && base != 10 && base != 16) raise_unsupported(r, "int with this base");
+    if (in.kind == V_UNDEFINED) raise_error(r, "%s", in.text);
     if (in.kind == V_REAL) return truncate_real(r, in.d, otherwise);
     if (as_int(in, &i)) return v_int(i);
     if (in.kind != V_TEXT) return otherwise;
@@ -180,6 +181,7 @@ FILTER(to_real)
 {
     UNUSED;
     struct value v;
+    if (in.kind == V_UNDEFINED) raise_error(r, "%s", in.text);
     if (is_number(in)) return v_real(as_real(in));
     if (in.kind == V_TEXT && read_number(r, in, 0, &v)) return v;
     return arg[0].kind == V_ABSENT ? v_real(0) : arg[0];

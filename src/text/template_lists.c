@@ -69,11 +69,18 @@ static const struct value *named_argument(const struct call *call, const char *n
     return NULL;
 }
 
+/* map, select and reject look at nothing of a value that is false. */
+static const struct list *walk_if_true(struct render *r, struct value in)
+{
+    static const struct list empty;
+    return is_true(in) ? walk(r, in) : &empty;
+}
+
 FILTER(map)
 {
     UNUSED;
     struct list *out = list_new(r, 0);
-    const struct list *from = walk(r, in);
+    const struct list *from = walk_if_true(r, in);
     const struct value *attribute = named_argument(call, "attribute"),
                        *otherwise = named_argument(call, "default");
     struct call rest = *call;
@@ -99,7 +106,7 @@ static struct value choose(struct render *r, struct value in, const struct call 
                            bool wanted)
 {
     struct list *out = list_new(r, 0);
-    const struct list *from = walk(r, in);
+    const struct list *from = walk_if_true(r, in);
     struct call rest = *call;
     struct value path = v_none();
     if (by_attribute) {
@@ -174,7 +181,7 @@ static bool goes_before(struct render *r, const struct keyed *a, const struct ke
     spend(r, 1);
     if (equal(r, a->key, b->key)) return false;
     int c = order(r, a->key, b->key, "<");
-    return backwards ? c > 0 : c < 0;
+    return c == (backwards ? 1 : -1);
 }
 
 /* Stable: a later item goes first only when it must. */
@@ -232,7 +239,7 @@ static struct value extreme(struct render *r, struct value in, const struct valu
     if (l->n == 0) return undefined(r, "No aggregated item, sequence was empty.");
     for (u32 i = 1; i < l->n; i++) {
         int c = order(r, k[i].key, k[best].key, largest ? ">" : "<");
-        if (largest ? c > 0 && c != 2 : c < 0) best = i;
+        if (c == (largest ? 1 : -1)) best = i;
     }
     return l->items[best];
 }

@@ -143,9 +143,9 @@ bool compare(struct render *r, enum op op, struct value a, struct value b)
     case OP_NE: return !equal(r, a, b);
     case OP_IN: return contains(r, b, a);
     case OP_NOT_IN: return !contains(r, b, a);
-    case OP_LT: c = order(r, a, b, "<"); return c < 0;
-    case OP_LE: c = order(r, a, b, "<="); return c <= 0;
-    case OP_GT: c = order(r, a, b, ">"); return c == 1 || (c > 0 && !is_number(a));
-    default: c = order(r, a, b, ">="); return c == 0 || c == 1 || (c > 0 && !is_number(a));
+    case OP_LT: return order(r, a, b, "<") == -1;
+    case OP_LE: c = order(r, a, b, "<="); return c == -1 || c == 0;
+    case OP_GT: return order(r, a, b, ">") == 1;
+    default: c = order(r, a, b, ">="); return c == 0 || c == 1;
     }
 }

@@ -130,8 +130,9 @@ void write_repr(struct render *r, struct writer *w, struct value v)
     case V_INT:
     case V_REAL: put_number(r, w, v); break;
     case V_TEXT:
-        if (v.safe) raise_unsupported(r, "printing a safe text inside of a list or dict");
+        if (v.safe) put(r, w, "Markup(");
         repr_text(r, w, v);
+        if (v.safe) put(r, w, ")");
         break;
     case V_LIST: repr_items(r, w, "[", v.list, "]"); break;
     case V_TUPLE: repr_items(r, w, "(", v.list, v.list->n == 1 ? ",)" : ")"); break;
@@ -241,7 +242,7 @@ static struct dict *sorted_pairs(struct render *r, const struct dict *d)
     for (u32 i = 1; i < s->n; i++) { /* keys differ: the order of insertion does not matter */
         struct pair p = s->pairs[i];
         u32 k = i;
-        for (; k > 0 && order(r, p.key, s->pairs[k - 1].key, "<") < 0; k--) s->pairs[k] = s->pairs[k - 1];
+        for (; k > 0 && order(r, p.key, s->pairs[k - 1].key, "<") == -1; k--) s->pairs[k] = s->pairs[k - 1];
         s->pairs[k] = p;
         spend(r, i - k);
     }

@@ -72,16 +72,20 @@ static void run_loop(struct render *r, const struct node *n, struct value items,
     struct loop *loop = render_alloc(r, sizeof(*loop));
     *loop = (struct loop){.node = n, .scope = outer, .list = walk(r, items), .depth = depth};
     if (n->b) loop->list = filtered(r, n, loop->list);
-    if (loop->list->n == 0) {
-        r->scope = scope_push(r, outer);
-        run_body(r, &n->else_body);
-    }
+    bool completed =
+        false; /* as in Jinja, an iteration that ends with continue or break does not count for else */
     for (loop->at = 0; loop->at < loop->list->n; loop->at++) {
         spend(r, 1);
         r->scope = scope_push(r, outer);
         scope_set(r, r->scope, "loop", (struct value){.kind = V_LOOP, .loop = loop});
         assign(r, n->target, loop->list->items[loop->at]);
-        if (run_body(r, &n->body) == FLOW_BREAK) break;
+        enum flow flow = run_body(r, &n->body);
+        if (flow == FLOW_BREAK) break;
+        if (flow == FLOW_ON) completed = true;
+    }
+    if (!completed) {
+        r->scope = scope_push(r, outer);
+        run_body(r, &n->else_body);
     }
     r->scope = outer;
 }

@@ -56,7 +56,8 @@ static bool is_refused(struct value name)
 }
 
 TEST(boolean, in.kind == V_BOOL)
-TEST(callable, in.kind == V_FUNCTION || in.kind == V_MACRO || in.kind == V_METHOD || in.kind == V_LOOP)
+TEST(callable, in.kind == V_FUNCTION || in.kind == V_MACRO || in.kind == V_METHOD || in.kind == V_LOOP ||
+                   in.kind == V_UNDEFINED)
 TEST(defined, in.kind != V_UNDEFINED)
 TEST(divisible, is_remainder(r, in, need_int(r, arg[0]), 0))
 TEST(eq, compare(r, OP_EQ, in, arg[0]))

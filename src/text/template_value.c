@@ -191,7 +191,7 @@ bool is_text(struct value v, const char *s)
     return v.kind == V_TEXT && v.len == strlen(s) && memcmp(v.text, s, v.len) == 0;
 }
 
-/* -1, 0, 1; 2 when one is not a number. An i64 fits a long double here and on aarch64. */
+/* -1, 0, 1; 2 when one is NaN. An i64 fits a long double here and on aarch64. */
 static int compare_numbers(struct value a, struct value b)
 {
     i64 i, k;
@@ -244,7 +244,7 @@ bool equal(struct render *r, struct value a, struct value b)
 static int order_texts(struct value a, struct value b)
 {
     int c = memcmp(a.text, b.text, MIN_OF(a.len, b.len));
-    return c ? c : a.len < b.len ? -1 : a.len > b.len;
+    return c < 0 ? -1 : c > 0 ? 1 : a.len < b.len ? -1 : a.len > b.len;
 }
 
 static int order_lists(struct render *r, const struct list *a, const struct list *b, const char *op)
@@ -298,6 +298,7 @@ bool contains(struct render *r, struct value in, struct value v)
 static struct list *walk_text(struct render *r, struct value v)
 {
     struct list *l = list_new(r, v.len);
+    v.safe = false; /* iterating over a safe text gives plain ones */
     for (size_t at = 0; at < v.len;) {
         int n;
         utf8_at(v.text + at, &n);
@@ -307,9 +308,9 @@ static struct list *walk_text(struct render *r, struct value v)
     return l;
 }
 
-struct list *walk(struct render *r, struct value v)
+const struct list *walk(struct render *r, struct value v)
 {
-    static struct list empty;
+    static const struct list empty;
     struct list *l;
     switch (v.kind) {
     case V_UNDEFINED: return &empty;
