@@ -191,17 +191,23 @@ class Job:
         self.output.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def get(self, path):
+    def call(self, method, path, body=None):
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            c.request("GET", path)
+            c.request(method, path, body and json.dumps(body), {"Content-Type": "application/json"} if body else {})
             r = c.getresponse()
-            body = r.read()
+            text = r.read()
             if r.status != 200:
-                raise Failed(f"GET {path}: {r.status} {body[:200]!r}")
-            return json.loads(body)
+                raise Failed(f"{method} {path}: {r.status} {text[:200]!r}")
+            return json.loads(text)
         finally:
             c.close()
+
+    def get(self, path):
+        return self.call("GET", path)
+
+    def post(self, path, body):
+        return self.call("POST", path, body)
 
     def load(self, path, **more):
         return load(self.port, path, **more)
