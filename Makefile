@@ -19,7 +19,7 @@ MPICC    ?= $(if $(MPI_HOME),$(MPI_HOME)/bin/mpicc,mpicc)
 # Recursive on purpose: nothing is asked before a recipe needs it, so that `deps` can install it first.
 MPI_CFLAGS = $(shell $(MPICC) --showme:compile)
 MPI_LIBS   = $(shell $(MPICC) --showme:link)
-LIBS       = $(MPI_LIBS) -lmicrohttpd -lhwloc -ljansson -lpcre2-8 -lutf8proc -lm -pthread
+LIBS       = $(MPI_LIBS) -lmicrohttpd -lhwloc -ljansson -lpcre2-8 -lutf8proc -lyaml -lm -pthread
 Q        := $(if $(V),,@)
 say       = $(if $(V),,@echo "  $(1)")
 
