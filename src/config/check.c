@@ -24,8 +24,8 @@ const char *config_where(const struct config *c, const char *name, char *out, si
     const struct config_origin *from = &c->origin[o - option_table];
     char key[96];
     if (from->source == FROM_FILE)
-        return yaml_where(c->config_file, from->line, from->column, name_in_file(o, key, sizeof(key)), out,
-                          size);
+        return yaml_where(c->config_file, from->line, from->column, underscores(o->name, key, sizeof(key)),
+                          out, size);
     if (from->source == FROM_ENVIRONMENT) return name_of_environment(o, out, size);
     snprintf(out, size, "--%s", o->name);
     return out;

@@ -157,6 +157,10 @@ static int set_foreign(const struct file *f, const struct foreign *o, const stru
     if (word == COUNT_OF(yes_no))
         return refuse(f, n, n->key->text, ERR_INPUT, "`%.80s` is not true or false", n->text);
     yaml_where(f->path, n->key->line, n->key->column, n->key->text, where, sizeof(where));
+    char opposite[96];
+    snprintf(opposite, sizeof(opposite), "no-%.80s", o->name);
+    const struct foreign *off = word < COUNT_OF(yes_no) / 2 ? NULL : foreign_find(opposite);
+    if (off) return foreign_use(f->c, off, false, NULL, where, f->err);
     return foreign_use(f->c, o, word >= COUNT_OF(yes_no) / 2, n->kind == NODE_TEXT ? n->text : "", where,
                        f->err);
 }
@@ -169,8 +173,8 @@ static int unknown(const struct file *f, const struct section *in, const struct 
     for (size_t i = 0; !in && i < section_count; i++) more[n++] = section_table[i].name;
     if (in && in->key) more[n++] = in->key;
     const char *near = name_nearest_of(key->text, strlen(key->text), more, n);
-    char name[96] = "";
-    for (size_t i = 0; near && near[i] && i < sizeof(name) - 1; i++) name[i] = near[i] == '-' ? '_' : near[i];
+    char name[96];
+    underscores(near ? near : "", name, sizeof(name));
     return refuse(f, key, key->text, ERR_INPUT, "no such option%s%s; see --help",
                   near ? "; did you mean " : "", name);
 }
@@ -178,13 +182,11 @@ static int unknown(const struct file *f, const struct section *in, const struct 
 static int misplaced(const struct file *f, const struct section *in, const struct option *o,
                      const struct node *key)
 {
-    const char *other = "";
+    char here[64], there[64] = "";
     for (size_t i = 0; i < section_count; i++)
-        if (section_holds(&section_table[i], o)) other = section_table[i].name;
-    return refuse(f, key, key->text, ERR_INPUT,
-                  "does not belong into %s: put it at the top of the file%s%s%s",
-                  in->list ? "a deployment" : "http_options", *other ? ", or into " : "",
-                  strcmp(other, "http-options") == 0 ? "http_options" : other, "");
+        if (section_holds(&section_table[i], o)) underscores(section_table[i].name, there, sizeof(there));
+    return refuse(f, key, key->text, ERR_INPUT, "does not belong into %s: put it at the top of the file%s%s",
+                  underscores(in->name, here, sizeof(here)), *there ? ", or into " : "", there);
 }
 
 static int read_section(const struct file *f, const struct section *s, const struct node *n);

@@ -134,10 +134,10 @@ const char *name_of_environment(const struct option *o, char *out, size_t size)
     return out;
 }
 
-const char *name_in_file(const struct option *o, char *out, size_t size)
+const char *underscores(const char *name, char *out, size_t size)
 {
-    size_t len = (size_t)snprintf(out, size, "%s", o->name);
-    BUG_ON(len >= size);
-    for (size_t i = 0; i < len; i++) out[i] = out[i] == '-' ? '_' : out[i];
+    snprintf(out, size, "%s", name);
+    for (char *p = out; *p; p++)
+        if (*p == '-') *p = '_';
     return out;
 }

@@ -93,7 +93,6 @@ const char *name_nearest_of(const char *name, size_t len, const char *const *mor
 const struct option *option_find(const char *name);
 const struct foreign *foreign_find(const char *name);
 const char *name_of_environment(const struct option *o, char *out, size_t size); /* MPISERVE_NAME */
-const char *name_in_file(const struct option *o, char *out, size_t size);        /* max_num_seqs */
 
 /* Sets one value. where: what the user typed or set, for errors. */
 int value_set(struct config *c, const struct option *o, const char *text, enum config_source from,
@@ -124,6 +123,11 @@ struct section {
 extern const struct section section_table[];
 extern const size_t section_count;
 bool section_holds(const struct section *s, const struct option *o);
+
+/* The name as it stands in files: max_num_seqs. */
+const char *underscores(const char *name, char *out, size_t size);
+/* The JSON Schema of job files. */
+void schema_write(struct buf *to);
 
 /* Rules between options. */
 int config_check(struct config *c, struct error *err);
