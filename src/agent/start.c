@@ -62,12 +62,22 @@ static void raise_file_limit(void)
     setrlimit(RLIMIT_NOFILE, &r);
 }
 
+/* What is wrong for all is said once; a job file may be missing on one host only. */
+static bool tells_errors(const struct error *err)
+{
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    bool of_this_host = err->code == ERR_NOT_FOUND || err->code == ERR_IO;
+    return launcher_rank() <= 0 || (of_this_host && local && strcmp(local, "0") == 0);
+}
+
 static int load_options(struct agent *a, int argc, char **argv)
 {
     struct error err;
     int rc = config_load(&a->config, argc, argv, 1, &err);
+    for (int i = 0; rc == 0 && launcher_rank() <= 0 && i < a->config.n_notes; i++)
+        log_info("%s", a->config.notes[i]);
     if (rc == 0) return 0;
-    if (rc < 0 && launcher_rank() <= 0) print_error(&err);
+    if (rc < 0 && tells_errors(&err)) print_error(&err);
     return rc < 0 ? 2 : -1; /* -1: help was printed */
 }
 
@@ -144,11 +154,13 @@ static u64 memory_for_kv(const struct agent *a)
 static int size_engine(struct agent *a, const char *isa, struct error *err)
 {
     const struct config *c = &a->config;
+    char where[256];
     a->max_model_len =
         c->max_model_len ? (u32)MIN_OF(c->max_model_len, (i64)a->model.max_position) : a->model.max_position;
     if (c->max_model_len > (i64)a->model.max_position)
-        return error_set(err, ERR_INPUT, "--max-model-len", "%lld is more than the model's %u",
-                         (long long)c->max_model_len, a->model.max_position);
+        return error_set(err, ERR_INPUT, config_where(c, "max-model-len", where, sizeof where),
+                         "%lld is more than the model's %u", (long long)c->max_model_len,
+                         a->model.max_position);
     a->max_num_seqs = (u32)c->max_num_seqs;
     a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
     struct engine_ask ask = {
@@ -160,7 +172,7 @@ static int size_engine(struct agent *a, const char *isa, struct error *err)
                a->needs.kv_bytes_per_block;
     a->n_blocks = (u32)MIN_OF(wanted, MIN_OF(room, (u64)UINT32_MAX));
     if (a->n_blocks < per_seq + 1)
-        return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",
+        return error_set(err, ERR_INPUT, config_where(c, "kv-cache-memory-bytes", where, sizeof where),
                          "one sequence of %u tokens needs %llu bytes of KV cache, there are %llu: give more, "
                          "or lower --max-model-len",
                          a->max_model_len, (unsigned long long)((per_seq + 1) * a->needs.kv_bytes_per_block),
