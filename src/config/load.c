@@ -78,7 +78,7 @@ static int take_value(struct argument *a, const char *equals, int argc, char **a
                       struct error *err)
 {
     if (a->option && a->option->kind == OPTION_FLAG) {
-        a->value = equals ? equals + 1 : "on";
+        a->value = equals ? equals + 1 : "true";
         return 0;
     }
     a->value = equals ? equals + 1 : *i < argc ? argv[(*i)++] : NULL;
