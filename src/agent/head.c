@@ -167,14 +167,17 @@ static i32 replica_of(const struct head *h, u32 rank)
     return rank < h->agent->plan.n_ranks ? h->agent->plan.ranks[rank].replica : -1;
 }
 
-/* What of the chunk is new to the client: a request that was started again on another replica repeats its tokens. */
+/* What of the chunk is new to the client: a request that was started again on another replica repeats its tokens, and its samples
+ * may end there in another order. */
 static void deliver(struct head *h, struct flight *f, const struct chunk *c)
 {
     struct sample_progress *p = &f->samples[c->sample];
     u32 skip = p->delivered > c->first ? p->delivered - c->first : 0;
     if (p->finished || (skip >= c->n_tokens && c->finish == FINISH_NONE)) return;
     p->finished = c->finish != FINISH_NONE;
-    if (skip == 0) {
+    f->n_open -= p->finished;
+    bool last = f->n_open == 0;
+    if (skip == 0 && last == c->last) {
         p->delivered += c->n_tokens;
         ingress_deliver(h->ingress, c);
         return;
@@ -183,6 +186,7 @@ static void deliver(struct head *h, struct flight *f, const struct chunk *c)
     struct chunk part = *c;
     part.first += skip;
     part.n_tokens -= skip;
+    part.last = last;
     p->delivered = MAX_OF(p->delivered, part.first + part.n_tokens);
     const struct token_logprob *lp = c->logprobs.len ? chunk_at(c, c->logprobs) : NULL;
     char text[CHUNK_MAX_ERROR + 1];
@@ -207,16 +211,18 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
     if (!f || f->selection.state != SELECTION_DISPATCHED || f->selection.leader != from ||
         c->sample >= f->request->n_samples)
         return;
-    if (c->finish == FINISH_RETRY && !h->draining) {
-        if (!c->last) return; /* the other samples' ends follow; then it starts anew elsewhere */
-        slot_is_free(h, f);
+    bool was_open = f->n_open > 0;
+    if (c->finish != FINISH_RETRY || h->draining) deliver(h, f, c);
+    if (!c->last) {
+        if (was_open && f->n_open == 0) flight_cancel(h, f->id); /* what is left only repeats */
+        return;
+    }
+    slot_is_free(h, f);
+    if (f->n_open > 0) {
         flight_put_back(h, f, now);
         return;
     }
-    deliver(h, f, c);
-    if (!c->last) return;
     estimate_wait(h, (double)(now - f->submitted_ns) * 1e-9);
-    slot_is_free(h, f);
     flight_drop(h, f);
 }
 
