@@ -204,7 +204,7 @@ static void who_counts_as_dead(void **state)
 static void a_given_folder(void **state)
 {
     (void)state;
-    static const char *const of_a_job[] = {"endpoint.json", "key", "pids", "bell-0.sock", "owner"};
+    static const char *const of_a_job[] = {"endpoint.json", "key", "pids", "bell.3", "owner"};
     struct jobdir d, second;
     struct error err;
     char given[128];
