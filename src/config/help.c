@@ -62,8 +62,7 @@ static void print_all(struct buf *to, const char *program)
     buf_printf(to,
                "mpiserve " MPISERVE_VERSION ": serves a language model over HTTP, as one MPI job\n"
                "\n"
-               "  %1$s up [-n RANKS] [JOB.yaml] [MODEL] [options]      start the job, say when it is ready, "
-               "drain on Ctrl-C\n"
+               "  %1$s up [-n RANKS] [JOB.yaml] [MODEL] [options]      start the job; Ctrl-C drains it\n"
                "  mpirun -np RANKS %1$s [JOB.yaml] [MODEL] [options]   the same job, started by hand\n"
                "  %1$s help | version\n"
                "\n"
