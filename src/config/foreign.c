@@ -173,7 +173,6 @@ const struct foreign foreign_table[] = {
 
     /* of later releases */
     REFUSED("survive", "", false, "the job ends with its first lost rank"),
-    REFUSED("enable-admin", "", false, "there are no administration routes yet; SIGUSR1 to mpirun drains"),
 };
 const size_t foreign_count = COUNT_OF(foreign_table);
 

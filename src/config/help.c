@@ -49,7 +49,10 @@ static void print_option(struct buf *to, const struct option *o)
         if (*p == '-') buf_printf(to, ", %.*s", (int)n, p);
         p += n + (p[n] == ' ');
     }
-    buf_printf(to, " %s\n", words ? range : value_name(o));
+    if (o->kind == OPTION_FLAG)
+        buf_text(to, "\n");
+    else
+        buf_printf(to, " %s\n", words ? range : value_name(o));
     print_wrapped(to, o->help);
     buf_printf(to, "%*s[", HELP_INDENT, "");
     if (number) buf_printf(to, "%s; ", range);
@@ -62,8 +65,10 @@ static void print_all(struct buf *to, const char *program)
     buf_printf(to,
                "mpiserve " MPISERVE_VERSION ": serves a language model over HTTP, as one MPI job\n"
                "\n"
-               "  %1$s up [-n RANKS] [JOB.yaml] [MODEL] [options]      start the job; Ctrl-C drains it\n"
-               "  mpirun -np RANKS %1$s [JOB.yaml] [MODEL] [options]   the same job, started by hand\n"
+               "  %1$s up [-n RANKS] [JOB.yaml] [MODEL] [options]\n"
+               "      start the job, say when it is ready, drain on Ctrl-C\n"
+               "  mpirun -np RANKS %1$s [JOB.yaml] [MODEL] [options]\n"
+               "      the same job, started by hand\n"
                "  %1$s help | version\n"
                "\n"
                "Options win over the environment (the name in brackets), that over the job file (the same "

@@ -107,6 +107,8 @@ const struct option option_table[] = {
      .help = "File that holds the key: one line, the key alone or `Authorization: Bearer KEY`."},
     {"http-threads", "", OPTION_INT, GROUP_HTTP, 0, AT(http_threads), 1, 64, "2",
      .help = "Threads that answer HTTP."},
+    {"enable-admin", "", OPTION_FLAG, GROUP_HTTP, 0, AT(enable_admin), .words = "false true",
+     .standard = "false", .help = "Offer POST /admin/drain to who has the key."},
     {"max-connections", "", OPTION_INT, GROUP_HTTP, 0, AT(max_connections), 1, 65536, "1024",
      .help = "Connections open at the same time."},
     {"max-request-bytes", "", OPTION_SIZE, GROUP_HTTP, 0, AT(max_request_bytes), KIB, KIB *KIB *KIB, "32M",
@@ -130,6 +132,11 @@ const struct option option_table[] = {
 
     {"ranks", "-n -np", OPTION_INT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(ranks), 1, 4096, "8",
      .help = "Ranks to start."},
+    {"hostfile", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH, AT(hostfile),
+     .standard = "",
+     .help =
+         "File with the hosts to start ranks on, this one first: lines `NAME slots=RANKS`, as mpirun reads "
+         "them. Other arguments for mpirun stand behind --: `mpiserve up -n 8 -- --map-by node`."},
     {"mpirun", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH | OPTION_NAMED, AT(mpirun),
      .standard = "mpirun",
      .help = "The mpirun of the MPI that this program was built with: a name in PATH or a path."},

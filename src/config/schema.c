@@ -95,6 +95,7 @@ static void add_type(struct json_out *o, const struct option *x)
         add_words(o, x->same);
         json_out_end_array(o);
         break;
+    case OPTION_FLAG: member(o, "type", "boolean"); break;
     case OPTION_INT:
     case OPTION_SIZE:
     case OPTION_SECONDS: add_number(o, x); break;
