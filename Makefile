@@ -101,8 +101,8 @@ install: $(PROGRAM)
 # Only what was installed goes; folders go when they are empty.
 uninstall:
 	@rm -f "$(DESTDIR)$(PREFIX)/bin/mpiserve" $(SHARED:%="$(DESTDIR)$(SHARE)/%")
-	@for folder in jobs/demo-model jobs slurm .; do \
-	    rmdir "$(DESTDIR)$(SHARE)/$$folder" 2>/dev/null || true; done
+	@for folder in /jobs/demo-model /jobs /slurm ""; do \
+	    rmdir "$(DESTDIR)$(SHARE)$$folder" 2>/dev/null || true; done
 
 clean:
 	rm -rf build build-* mpiserve

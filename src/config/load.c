@@ -121,7 +121,8 @@ int argument_next(struct argument *a, int argc, char **argv, int *i, struct erro
     else if (typed[0] != '-')
         a->n_values = 1;
     else if (a->option && a->option->kind == OPTION_NAMES && !equals)
-        for (a->values = argv + *i; *i < argc && argv[*i][0] != '-'; (*i)++) a->n_values++;
+        for (a->values = argv + *i; *i < argc && argv[*i][0] != '-' && !file_is_job(argv[*i]); (*i)++)
+            a->n_values++;
     else if (a->option || (a->foreign && a->foreign->takes_value && !a->negated))
         rc = take_value(a, equals, argc, argv, i, err);
     else if (!a->foreign)
