@@ -6,7 +6,7 @@
  * too, are errors with the nearest known name. Dashes and underscores are the same in names; `--name value`
  * and `--name=value` too. All values are checked for range before anything starts; an error names the option
  * or variable, the value, and the range. "Absent" is never the same as 0: such options have ABSENT (-1) as
- * default. An empty variable counts as not set. Options of other servers that change nothing here are
+ * default. Options of a subcommand (plan) are accepted by it alone. An empty variable counts as not set. Options of other servers that change nothing here are
  * accepted with a note (struct config: notes), those that are not offered are refused with the reason
  * (src/config/foreign.c). Thread rule: filled once at start, read-only afterwards. */
 #ifndef MPISERVE_CONFIG_H
@@ -14,7 +14,14 @@
 
 #include "mpiserve/base.h"
 
-enum { ABSENT = -1, CONFIG_MAX_NAMES = 8, CONFIG_MAX_NOTES = 8, CONFIG_KEY_MIN = 8, CONFIG_KEY_MAX = 200 };
+enum {
+    ABSENT = -1,
+    CONFIG_MAX_NAMES = 8,
+    CONFIG_MAX_NOTES = 8,
+    CONFIG_RANKS = 8,
+    CONFIG_KEY_MIN = 8,
+    CONFIG_KEY_MAX = 200
+};
 
 struct config {
     /* model */
@@ -32,6 +39,7 @@ struct config {
     i64 tensor_parallel_size, pipeline_parallel_size; /* 1 */
     i64 data_parallel_size;                           /* ABSENT: ranks / (tp * pp) */
     i64 data_parallel_size_local;                     /* ABSENT: no constraint; 0: rank 0 only serves HTTP */
+    char placement_group_strategy[16];                /* PACK, STRICT_PACK, SPREAD, STRICT_SPREAD */
     i64 threads;                                      /* of an engine; 0: its share of the cores */
     /* scheduler */
     i64 max_num_seqs;           /* 64: rows of an engine */
@@ -64,9 +72,15 @@ struct config {
     char run_dir[PATH_LEN]; /* folder for this job's endpoint file, key, sockets; "": made under the temporary
                                folder */
     char log_level[16];     /* error warning info debug */
-    /* up */
-    i64 ranks;             /* -np of `mpiserve up`; 8 */
+    /* up, plan */
+    i64 ranks;             /* -np of `mpiserve up`; 0: CONFIG_RANKS, for plan see help */
     char mpirun[PATH_LEN]; /* the launcher; "mpirun" */
+    /* plan: the machines that are planned for */
+    i64 nodes, ranks_per_node, gpus_per_node; /* 1; 0: see help; 0 */
+    i64 cores, numa;                          /* of a node; 0: as this machine; 0: 1 */
+    char topology[256];                       /* of a node, in hwloc's words; "" */
+    i64 memory_per_node;                      /* bytes; 0: see help */
+    bool json;
     /* what was ignored, for the log */
     char notes[CONFIG_MAX_NOTES][192];
     int n_notes;

@@ -49,12 +49,15 @@ static void print_option(struct buf *to, const struct option *o)
         if (*p == '-') buf_printf(to, ", %.*s", (int)n, p);
         p += n + (p[n] == ' ');
     }
-    buf_printf(to, " %s\n", words ? range : value_name(o));
+    const char *value = o->kind == OPTION_FLAG ? "" : words ? range : value_name(o);
+    buf_printf(to, "%s%s\n", value[0] ? " " : "", value);
     print_wrapped(to, o->help);
+    bool variable = !(o->flags & OPTION_PLAN);
+    if (!variable && !number) return;
     buf_printf(to, "%*s[", HELP_INDENT, "");
     if (number) buf_printf(to, "%s; ", range);
-    if (o->standard[0]) buf_printf(to, "default %s; ", o->standard);
-    buf_printf(to, "%s]\n", name);
+    if (o->standard[0]) buf_printf(to, "default %s%s", o->standard, variable ? "; " : "");
+    buf_printf(to, "%s]\n", variable ? name : "");
 }
 
 static void print_all(struct buf *to, const char *program)
@@ -65,6 +68,8 @@ static void print_all(struct buf *to, const char *program)
         "\n"
         "  %1$s up [-n RANKS] [MODEL] [options]      start the job, say when it is ready, drain on Ctrl-C\n"
         "  mpirun -np RANKS %1$s [MODEL] [options]   the same job, started by hand\n"
+        "  %1$s plan [MODEL] [options]               show what such a job needs and how it lies over the "
+        "nodes\n"
         "  %1$s help | version\n"
         "\n"
         "Options win over the environment (the name in brackets), that over the default.\n"

@@ -29,7 +29,9 @@ static bool variable_known(const char *name)
     for (size_t i = 0; i < COUNT_OF(own_variables); i++)
         if (strcmp(name, own_variables[i]) == 0) return true;
     for (size_t i = 0; i < option_count; i++)
-        if (strcmp(name, name_of_environment(&option_table[i], known, sizeof(known))) == 0) return true;
+        if (!(option_table[i].flags & OPTION_PLAN) &&
+            strcmp(name, name_of_environment(&option_table[i], known, sizeof(known))) == 0)
+            return true;
     return false;
 }
 
@@ -53,6 +55,7 @@ static int read_environment(struct config *c, struct error *err)
 {
     char name[96];
     for (size_t i = 0; i < option_count; i++) {
+        if (option_table[i].flags & OPTION_PLAN) continue;
         const char *text = getenv(name_of_environment(&option_table[i], name, sizeof(name)));
         if (!text || !*text) continue; /* empty is how shells and job files say "not set" */
         int rc = value_set(c, &option_table[i], text, FROM_ENVIRONMENT, name, err);
@@ -101,6 +104,8 @@ int argument_next(struct argument *a, int argc, char **argv, int *i, struct erro
         ;
     else if (typed[0] != '-')
         a->n_values = 1;
+    else if (a->option && a->option->kind == OPTION_FLAG)
+        rc = equals ? error_set(err, ERR_INPUT, a->name, "takes no value") : 1;
     else if (a->option && a->option->kind == OPTION_NAMES && !equals)
         for (a->values = argv + *i; *i < argc && argv[*i][0] != '-'; (*i)++) a->n_values++;
     else if (a->option || (a->foreign && a->foreign->takes_value))
@@ -132,6 +137,14 @@ static int use_names(struct config *c, const struct argument *a, struct error *e
     return rc;
 }
 
+/* The word before the first option is the command. */
+static int check_command(const struct argument *a, char **argv, int first, struct error *err)
+{
+    if (!a->option || !(a->option->flags & OPTION_PLAN)) return 0;
+    if (first > 1 && strcmp(argv[first - 1], "plan") == 0) return 0;
+    return error_set(err, ERR_INPUT, a->name, "is only for `mpiserve plan`");
+}
+
 static int read_command_line(struct config *c, int argc, char **argv, int first, struct error *err)
 {
     struct argument a;
@@ -139,6 +152,7 @@ static int read_command_line(struct config *c, int argc, char **argv, int first,
     int i = first, rc;
     while ((rc = argument_next(&a, argc, argv, &i, err)) > 0) {
         if (a.help) return config_help(argv[0]), 1;
+        if ((rc = check_command(&a, argv, first, err)) < 0) return rc;
         if (a.foreign) {
             rc = use_foreign(c, &a, err);
         } else if (!a.option && model) {

@@ -9,6 +9,7 @@ enum option_kind {
     OPTION_CHOICE,  /* char[]; one of words */
     OPTION_SWITCH,  /* bool; words are "<false> <true>" */
     OPTION_INT,     /* i64 */
+    OPTION_FLAG,    /* bool; takes no value */
     OPTION_SIZE,    /* i64; k m g t = powers of 1000, K M G T = powers of 1024 */
     OPTION_SECONDS, /* double; low and high are milliseconds */
     OPTION_NAMES,   /* served_model_name and n_served_model_names */
@@ -22,12 +23,14 @@ enum option_group {
     GROUP_HTTP,
     GROUP_OPERATION,
     GROUP_UP,
+    GROUP_PLAN,
     GROUP_COUNT
 };
 enum option_flags {
     OPTION_LOCAL = 1,  /* may differ between ranks: not part of the fingerprint */
-    OPTION_UP = 2,     /* for `mpiserve up` only: not passed on to the ranks */
+    OPTION_UP = 2,     /* for `mpiserve up` or plan only: not passed on to the ranks */
     OPTION_POWER2 = 4, /* an INT that must be a power of two */
+    OPTION_PLAN = 8,   /* for `mpiserve plan` alone, on the command line; an error elsewhere */
 };
 enum option_source { FROM_DEFAULT, FROM_ENVIRONMENT, FROM_COMMAND_LINE };
 

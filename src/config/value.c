@@ -59,6 +59,7 @@ const char *value_range(const struct option *o, char *out, size_t size)
     case OPTION_SECONDS: snprintf(out, size, "%g..%g", (double)o->low / 1000, (double)o->high / 1000); break;
     case OPTION_NAMES: snprintf(out, size, "1 to %d names", CONFIG_MAX_NAMES); break;
     case OPTION_KEY: snprintf(out, size, "none"); break;
+    case OPTION_FLAG: snprintf(out, size, "no value"); break;
     case OPTION_TEXT: snprintf(out, size, "text"); break;
     }
     return out;
@@ -208,6 +209,7 @@ int value_set(struct config *c, const struct option *o, const char *text, enum o
         if (!word_in(o->words, text, &index)) return out_of_range(o, text, where, err);
         *(bool *)((char *)c + o->at) = index == 1;
         break;
+    case OPTION_FLAG: *(bool *)((char *)c + o->at) = from != FROM_DEFAULT; break;
     case OPTION_INT:
     case OPTION_SIZE: rc = set_number(c, o, text, where, err); break;
     case OPTION_SECONDS: rc = set_seconds(c, o, text, where, err); break;

@@ -148,7 +148,7 @@ static void defaults(void **state)
     assert_int_equal(c.max_request_bytes, 32 << 20);
     assert_true(c.generation_config && !c.api_key_none);
     assert_true(c.graceful_shutdown_timeout_s == 20);
-    assert_int_equal(c.ranks, 8);
+    assert_int_equal(c.ranks, 0); /* auto */
 }
 
 static void command_line_beats_environment_beats_default(void **state)
