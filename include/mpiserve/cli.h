@@ -26,7 +26,7 @@ int cli_up(int argc, char **argv);
  *   node              {weights_bytes, rank_bytes, most_engines, needed_bytes} of the fullest node; weights lie there once
  *   max_model_len, kv_blocks, block_size
  *   replica, job      {kv_tokens, full_sequences, max_num_seqs, max_ongoing_requests} at the same time
- *   commands          {mpirun, sbatch}; only when it fits */
+ *   commands          {up (null for several nodes), mpirun, sbatch}; only when it fits */
 int cli_plan(int argc, char **argv);
 
 #endif

@@ -167,6 +167,7 @@ void plan_json(const struct plan *p, struct buf *to)
     }
     if (!p->n_refusals) {
         open_object(&o, "commands");
+        member_text(&o, "up", p->ground.n_nodes == 1 ? p->up.data : NULL);
         member_text(&o, "mpirun", p->mpirun.data);
         member_text(&o, "sbatch", p->sbatch.data);
         json_out_end_object(&o);

@@ -106,6 +106,13 @@ static void memory_row(struct buf *to, const char *what, u64 bytes)
     buf_printf(to, "  %-44s %12s\n", what, size_text(bytes, text, sizeof text));
 }
 
+static void at_once(struct buf *to, u64 full, u32 len, u64 rows, u64 slots)
+{
+    buf_printf(to, "%llu sequence%s of %u tokens; at most %llu sequences, %llu requests\n",
+               (unsigned long long)full, full == 1 ? "" : "s", len, (unsigned long long)rows,
+               (unsigned long long)slots);
+}
+
 static void sizes(const struct plan *p, struct buf *to)
 {
     char text[32], line[64];
@@ -120,19 +127,13 @@ static void sizes(const struct plan *p, struct buf *to)
              p->most_engines == 1 ? "" : "s");
     memory_row(to, line, p->node_needs);
     if (p->ground.memory) memory_row(to, "and has", p->ground.memory);
-    buf_printf(
-        to,
-        "\nAt once\n"
-        "  a replica: %llu tokens in its KV cache (%u blocks of %lld), %llu sequences of %u tokens; at most "
-        "%lld "
-        "sequences, %lld requests\n"
-        "  the job:   %llu tokens, %llu sequences of %u tokens; at most %llu sequences, %llu requests\n",
-        (unsigned long long)p->tokens, p->n_blocks - 1, (long long)p->config.block_size,
-        (unsigned long long)p->sequences, p->needs.max_model_len, (long long)p->config.max_num_seqs,
-        (long long)p->config.max_ongoing_requests, (unsigned long long)(p->tokens * replicas),
-        (unsigned long long)(p->sequences * replicas), p->needs.max_model_len,
-        (unsigned long long)(replicas * (u64)p->config.max_num_seqs),
-        (unsigned long long)(replicas * (u64)p->config.max_ongoing_requests));
+    u32 len = p->needs.max_model_len;
+    u64 rows = (u64)p->config.max_num_seqs, slots = (u64)p->config.max_ongoing_requests;
+    buf_printf(to, "\nAt once\n  a replica: %llu tokens in its KV cache (%u blocks of %lld); ",
+               (unsigned long long)p->tokens, p->n_blocks - 1, (long long)p->config.block_size);
+    at_once(to, p->sequences, len, rows, slots);
+    buf_printf(to, "  the job:   %llu tokens; ", (unsigned long long)(p->tokens * replicas));
+    at_once(to, p->sequences * replicas, len, rows * replicas, slots * replicas);
     buf_printf(to, "  an engine: %s, %u thread%s\n",
                cores_text(p->least_cores, p->most_cores, text, sizeof text), p->threads,
                p->threads == 1 ? "" : "s");
@@ -151,6 +152,10 @@ void plan_text(const struct plan *p, struct buf *to)
         picture(p, to);
     }
     if (p->has_engine) sizes(p, to);
-    if (!p->n_refusals) buf_printf(to, "\nStart\n  %s\n  %s\n", p->mpirun.data, p->sbatch.data);
+    if (!p->n_refusals) {
+        buf_text(to, "\nStart\n");
+        if (g->n_nodes == 1) buf_printf(to, "  %s\n", p->up.data);
+        buf_printf(to, "  %s\n  %s\n", p->mpirun.data, p->sbatch.data);
+    }
     for (u32 i = 0; i < p->n_notes; i++) buf_printf(to, "%snote: %s\n", i ? "" : "\n", p->notes[i]);
 }

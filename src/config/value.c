@@ -209,7 +209,10 @@ int value_set(struct config *c, const struct option *o, const char *text, enum o
         if (!word_in(o->words, text, &index)) return out_of_range(o, text, where, err);
         *(bool *)((char *)c + o->at) = index == 1;
         break;
-    case OPTION_FLAG: *(bool *)((char *)c + o->at) = from != FROM_DEFAULT; break;
+    case OPTION_FLAG:
+        if (from != FROM_DEFAULT && text) return error_set(err, ERR_INPUT, where, "takes no value");
+        *(bool *)((char *)c + o->at) = from != FROM_DEFAULT;
+        break;
     case OPTION_INT:
     case OPTION_SIZE: rc = set_number(c, o, text, where, err); break;
     case OPTION_SECONDS: rc = set_seconds(c, o, text, where, err); break;
