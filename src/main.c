@@ -10,7 +10,7 @@
 
 static int help_main(int argc, char **argv)
 {
-    (void)argc;
+    if (argc == 3 && strcmp(argv[1], "help") == 0 && config_document(argv[2]) == 0) return 0;
     config_help(argv[0]);
     return 0;
 }

@@ -10,7 +10,8 @@
 
 struct command { /* from an HTTP thread */
     struct queue_node node;
-    struct request *request; /* NULL: cancel */
+    enum { COMMAND_SUBMIT, COMMAND_CANCEL, COMMAND_DRAIN } what;
+    struct request *request; /* SUBMIT */
     u64 id;
 };
 struct flight {
@@ -21,6 +22,8 @@ struct flight {
     struct selection selection;
     i32 replica; /* of the selection */
     u32 retries;
+    u32 n_open;     /* samples whose end the client does not have */
+    bool cancelled; /* nobody waits for it */
     struct sample_progress {
         u32 delivered; /* output tokens handed to the ingress */
         bool finished;

@@ -64,12 +64,22 @@ static void raise_file_limit(void)
     setrlimit(RLIMIT_NOFILE, &r);
 }
 
+/* What is wrong for all is said once; a job file may be missing on one host only. */
+static bool tells_errors(const struct error *err)
+{
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    bool of_this_host = err->code == ERR_NOT_FOUND || err->code == ERR_IO;
+    return launcher_rank() <= 0 || (of_this_host && local && strcmp(local, "0") == 0);
+}
+
 static int load_options(struct agent *a, int argc, char **argv)
 {
     struct error err;
     int rc = config_load(&a->config, argc, argv, 1, &err);
+    for (int i = 0; rc == 0 && launcher_rank() <= 0 && i < a->config.n_notes; i++)
+        log_info("%s", a->config.notes[i]);
     if (rc == 0) return 0;
-    if (rc < 0 && launcher_rank() <= 0) print_error(&err);
+    if (rc < 0 && tells_errors(&err)) print_error(&err);
     return rc < 0 ? 2 : -1; /* -1: help was printed */
 }
 
@@ -144,20 +154,23 @@ static u64 memory_for_kv(const struct agent *a)
 static int size_engine(struct agent *a, const char *isa, struct error *err)
 {
     const struct config *c = &a->config;
-    a->max_num_seqs = (u32)c->max_num_seqs;
-    a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
     struct engine_ask ask = {.model = c->model,
                              .compute = c->compute,
                              .isa = isa,
                              .block_size = (u32)c->block_size,
                              .max_model_len = (u32)c->max_model_len};
-    if (engine_plan(&ask, &a->needs, err)) return -1;
-    a->max_model_len = a->needs.max_model_len;
-    struct engine_limits limits = {a->max_num_seqs, a->max_model_len, (u32)c->block_size};
-    u64 room = c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a);
-    if (engine_blocks(&a->needs, &limits, room, &a->n_blocks, err)) return -1;
-    a->numerics = a->needs.numerics;
-    return 0;
+    int rc = engine_plan(&ask, &a->needs, err);
+    if (!rc) {
+        a->max_num_seqs = (u32)c->max_num_seqs;
+        a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
+        a->max_model_len = a->needs.max_model_len;
+        a->numerics = a->needs.numerics;
+        struct engine_limits limits = {a->max_num_seqs, a->max_model_len, (u32)c->block_size};
+        u64 room = c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a);
+        rc = engine_blocks(&a->needs, &limits, room, &a->n_blocks, err);
+    }
+    if (rc) config_blame(c, err);
+    return rc;
 }
 
 /* ---- placement and cores -------------------------------------------------------------------------------------*/
@@ -224,30 +237,33 @@ static int share_cores(struct agent *a, struct error *err)
 }
 
 /* ---- the job's folder ----------------------------------------------------------------------------------------*/
-/* Rank 0 makes it where nobody above has (a bare mpirun), after what dead jobs left is gone. */
-static int make_dir(struct agent *a, struct error *err)
+/* Rank 0's is the job's: made here where nobody above has (a bare mpirun), after what dead jobs left is gone. */
+static int make_job_dir(struct agent *a, struct error *err)
+{
+    int rc = jobdir_attach(&a->dir, err);
+    if (rc != 0) return MIN_OF(rc, 0);
+    if (a->dir.job[0])
+        return error_set(
+            err, ERR_STATE, wire_peers(a->wire)[0].host,
+            "rank 0 runs on this machine and `mpiserve up` on another: start it here, or let the "
+            "list of hosts begin with the machine of `mpiserve up`");
+    jobdir_sweep();
+    rc = jobdir_make(&a->dir, a->config.run_dir, err);
+    a->owns_dir = rc == 0;
+    if (rc == 0) rc = jobdir_note_mpi(&a->dir, err);
+    return rc;
+}
+
+/* Other nodes: the first rank's, unless the owner of the job is here as well. */
+static int make_node_dir(struct agent *a, const char *job, struct error *err)
 {
     int rc = jobdir_attach(&a->dir, err);
     if (rc != 0) return MIN_OF(rc, 0);
     jobdir_sweep();
-    rc = jobdir_make(&a->dir, a->config.run_dir, err);
+    rc = jobdir_make_node(&a->dir, job, wire_peers(a->wire)[agent_rank(a)].node_rank, err);
     a->owns_dir = rc == 0;
+    if (rc == 0) rc = jobdir_note_mpi(&a->dir, err);
     return rc;
-}
-
-/* Other nodes: a folder of the same name, for the doorbells. */
-static int same_dir_here(const struct agent *a, struct error *err)
-{
-    char parent[PATH_LEN];
-    snprintf(parent, sizeof parent, "%s", a->dir.path);
-    char *slash = strrchr(parent, '/');
-    if (slash && slash != parent) {
-        *slash = 0;
-        mkdir(parent, 0700);
-    }
-    if (mkdir(a->dir.path, 0700) && errno != EEXIST)
-        return error_errno(err, a->dir.path, "cannot make the job's folder on this node");
-    return 0;
 }
 
 static int write_pids(struct agent *a, struct error *err)
@@ -264,14 +280,20 @@ static int write_pids(struct agent *a, struct error *err)
     return rc;
 }
 
-/* Collective: rank 0 chooses the folder, every node has one of that name. */
+/* Collective: rank 0 chooses the folder and the name, every other node has a folder of its own. */
 static int make_run_dir(struct agent *a, struct error *err)
 {
-    if (together(a, agent_rank(a) == 0 ? make_dir(a, err) : 0, err)) return 1;
-    int rc = wire_bcast(a->wire, 0, &a->dir, sizeof a->dir, err);
+    struct jobdir dir;
     bool first = wire_peers(a->wire)[agent_rank(a)].local_rank == 0;
-    if (!rc && first && agent_rank(a) != 0) rc = same_dir_here(a, err);
+    if (together(a, agent_rank(a) == 0 ? make_job_dir(a, err) : 0, err)) return 1;
+    dir = a->dir;
+    int rc = wire_bcast(a->wire, 0, &dir, sizeof dir, err);
+    if (!rc && first && agent_rank(a) != 0) rc = make_node_dir(a, dir.job, err);
     if (!rc && first) rc = write_pids(a, err);
+    if (together(a, rc, err)) return 1;
+    dir = a->dir;
+    rc = wire_node_bcast(a->wire, 0, &dir, sizeof dir, err);
+    a->dir = dir;
     if (together(a, rc, err)) return 1;
     return together(a, wire_bells(a->wire, a->dir.path, err), err);
 }
@@ -311,13 +333,21 @@ static void describe(const struct agent *a)
              cpuset_print(&a->cpus, cpus, sizeof cpus), a->needs.compute, a->needs.isa);
 }
 
+/* The user's, or a new one for this job. */
+static int take_key(struct agent *a, struct error *err)
+{
+    int rc = config_key(&a->config, a->key, sizeof a->key, err);
+    if (rc == 0 && !a->config.api_key_none) rc = jobdir_new_key(a->key, sizeof a->key, err);
+    return MIN_OF(rc, 0);
+}
+
 static int start_rooms(struct agent *a, struct error *err)
 {
     int rc = 0;
     if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
     if (together(a, rc, err)) return 1;
     if (agent_rank(a) == 0) {
-        rc = key_find(&a->config, a->key, err);
+        rc = take_key(a, err);
         if (!rc) rc = head_new(a, err);
     }
     if (together(a, rc, err)) return 1;
@@ -334,6 +364,15 @@ static int start_rooms(struct agent *a, struct error *err)
     return 0;
 }
 
+static void name_in_log(const struct agent *a)
+{
+    char who[48];
+    const struct wire_peer *me = &wire_peers(a->wire)[agent_rank(a)];
+    bool alone = wire_n_nodes(a->wire) == 1;
+    snprintf(who, sizeof who, alone ? "rank %u" : "rank %u (%.30s)", agent_rank(a), me->host);
+    log_setup(level_of(a->config.log_level), who);
+}
+
 int agent_start(struct agent *a, int argc, char **argv)
 {
     struct error err = {0};
@@ -344,15 +383,14 @@ int agent_start(struct agent *a, int argc, char **argv)
     log_setup(level_of(a->config.log_level), "");
     follow_launcher();
     raise_file_limit();
+    jobdir_prepare_shm();
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
         print_error(&err);
         return 1;
     }
-    char who[32];
-    snprintf(who, sizeof who, "rank %u", agent_rank(a));
-    log_setup(level_of(a->config.log_level), who);
+    name_in_log(a);
     if (together(a, model_rc, &model_err)) return 1;
     const char *isa;
     if (together(a, agree_on_isa(a, &isa, &err), &err)) return 1;

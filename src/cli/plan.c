@@ -11,8 +11,9 @@
 /* A rank with MPI, and its engine's program: twice what was measured with 8 ranks. */
 static const u64 agent_bytes = 16ull << 20;
 
-static void refuse(struct plan *p, const struct error *err)
+static void refuse(struct plan *p, struct error *err)
 {
+    config_blame(&p->config, err);
     if (p->n_refusals < PLAN_REFUSALS) p->refusals[p->n_refusals++] = *err;
 }
 

@@ -11,6 +11,8 @@
 #include <string.h>
 
 enum { CHUNK_TOKENS = 192 };
+/* Products of a layer below which the barriers cost more than a second thread saves. */
+static const u64 alone_below = 2000000;
 
 struct forward {
     struct forward_spec spec;
@@ -22,6 +24,7 @@ struct forward {
     float *wide;   /* [chunk, (heads + 2 kv_heads) d], [chunk, 2 ffn] */
     void *act;     /* [chunk, act_ld]: what goes into a product */
     size_t act_ld;
+    u64 layer_work;             /* products a token */
     float *logits, *all_logits; /* [max_rows, vocab], [max_step_tokens, vocab] */
     /* the chunk in work */
     i32 *ids;
@@ -77,7 +80,7 @@ static size_t rooms_of(struct forward *f, struct room *list)
     u32 n = f->chunk = MIN_OF(s->max_step_tokens, (u32)CHUNK_TOKENS);
     size_t qkv = (c->heads + 2 * c->kv_heads) * c->head_dim, widest = MAX_OF(qkv, 2 * (size_t)c->ffn);
     size_t act = MAX_OF(MAX_OF(c->hidden, c->ffn), c->heads * c->head_dim);
-    f->act_ld = (act + PANEL - 1) / PANEL * PANEL;
+    f->act_ld = act / PANEL * PANEL + 2 * PANEL; /* not a power of two: rows would share lines of a cache */
     const struct room all[] = {
         {offsetof(struct forward, inv), c->head_dim / 2, sizeof *f->inv},
         {offsetof(struct forward, angles), n, c->head_dim * sizeof *f->angles},
@@ -126,6 +129,8 @@ struct forward *forward_new(const struct forward_spec *spec, struct error *err)
     f->spec = *spec;
     kv_pool_init(&f->kv, spec->compute, c->layers, c->kv_heads, c->head_dim, spec->block_size);
     f->kv.memory = spec->kv;
+    size_t qkv = (c->heads + 2 * c->kv_heads) * c->head_dim;
+    f->layer_work = c->hidden * (u64)(qkv + c->heads * c->head_dim + 3 * c->ffn);
     struct room list[MAX_ROOMS];
     bool missing = false;
     for (size_t i = 0, n = rooms_of(f, list); i < n; i++) {
@@ -339,7 +344,10 @@ static void run_chunk(struct forward *f, float *logits, u32 *written)
         atomic_store_explicit(&f->tickets[i], 0, memory_order_relaxed);
     f->logits_out = logits + (size_t)*written * f->spec.config->vocab;
     *written += f->n_wanted;
-    pool_run(f->spec.pool, chunk_thread, f);
+    if (f->rows * f->layer_work < alone_below)
+        chunk_thread(f, 0, 1);
+    else
+        pool_run(f->spec.pool, chunk_thread, f);
     f->rows = f->n_spans = f->n_wanted = 0;
 }
 

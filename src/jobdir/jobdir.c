@@ -52,7 +52,7 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
     return 0;
 }
 
-static void remove_tree(const char *path)
+void tree_remove(const char *path)
 {
     nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
@@ -68,11 +68,12 @@ static void remove_own_files(const char *folder)
         snprintf(path, sizeof(path), "%s/%s.new", folder, names[i]);
         unlink(path);
     }
+    mpifiles_remove(folder);
     snprintf(path, sizeof(path), "%s/mpi", folder);
-    remove_tree(path);
+    tree_remove(path);
     DIR *dir = opendir(folder);
     for (struct dirent *e; dir && (e = readdir(dir));) {
-        if (strncmp(e->d_name, "bell-", 5) != 0) continue;
+        if (strncmp(e->d_name, "bell.", 5) != 0) continue;
         snprintf(path, sizeof(path), "%s/%s", folder, e->d_name);
         unlink(path);
     }
@@ -98,11 +99,11 @@ static int check_length(const char *path, struct error *err)
 }
 
 /* Filled under another name first, so that nobody ever sees a folder without an owner. */
-static int make_new(struct jobdir *d, struct error *err)
+static int make_new(struct jobdir *d, const char *name, struct error *err)
 {
     char parent[PATH_LEN], fresh[PATH_LEN + 8];
     int rc = path_join(parent, sizeof(parent), err, "%s/mpiserve-%u", temporary_folder(), geteuid());
-    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s/%s", parent, d->job);
+    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s/%s", parent, name);
     if (rc == 0) rc = check_length(d->path, err);
     if (rc == 0) rc = private_folder(parent, err);
     if (rc < 0) return rc;
@@ -111,7 +112,7 @@ static int make_new(struct jobdir *d, struct error *err)
     if (rc == 0) rc = owner_write(fresh, d->job, err);
     if (rc == 0 && rename(fresh, d->path) < 0)
         rc = error_errno(err, d->path, "cannot rename %s to it", fresh);
-    if (rc < 0) remove_tree(fresh);
+    if (rc < 0) tree_remove(fresh);
     return rc;
 }
 
@@ -136,10 +137,16 @@ static int make_given(struct jobdir *d, const char *run_dir, struct error *err)
 }
 
 /* Without it MPI falls back to its own places: slower and less tidy, never wrong. */
+static bool shm_path(char *out, size_t size, const char *job)
+{
+    int len = snprintf(out, size, SHM_FOLDER "/mpiserve-%u-%s", geteuid(), job);
+    return len > 0 && (size_t)len < size;
+}
+
 static void make_shm(struct jobdir *d)
 {
     struct error err;
-    snprintf(d->shm, sizeof(d->shm), SHM_FOLDER "/mpiserve-%u-%s", geteuid(), d->job);
+    shm_path(d->shm, sizeof(d->shm), d->job);
     if (private_folder(d->shm, &err) == 0 && owner_write(d->shm, d->job, &err) == 0) return;
     char text[1024];
     log_warning("%s", error_text(&err, text, sizeof(text)));
@@ -150,10 +157,29 @@ int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err)
 {
     memset(d, 0, sizeof(*d));
     int rc = new_job_name(d->job, sizeof(d->job), err);
-    if (rc == 0) rc = *run_dir ? make_given(d, run_dir, err) : make_new(d, err);
+    if (rc == 0) rc = *run_dir ? make_given(d, run_dir, err) : make_new(d, d->job, err);
     if (rc < 0) return rc;
     make_shm(d);
     return 0;
+}
+
+int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *err)
+{
+    char name[2 * JOB_NAME_LEN];
+    memset(d, 0, sizeof(*d));
+    snprintf(d->job, sizeof(d->job), "%s", job);
+    snprintf(name, sizeof(name), "%s-node%u", job, node); /* machines may share the temporary folder */
+    int rc = make_new(d, name, err);
+    if (rc == 0) make_shm(d);
+    return rc;
+}
+
+void jobdir_prepare_shm(void)
+{
+    const char *job = getenv("MPISERVE_JOB");
+    struct error err;
+    char path[sizeof(((struct jobdir *)0)->shm)];
+    if (job && *job && shm_path(path, sizeof(path), job)) private_folder(path, &err);
 }
 
 int jobdir_attach(struct jobdir *d, struct error *err)
@@ -161,8 +187,10 @@ int jobdir_attach(struct jobdir *d, struct error *err)
     const char *job = getenv("MPISERVE_JOB"), *path = getenv("MPISERVE_RUN_DIR");
     memset(d, 0, sizeof(*d));
     if (!job || !path || !*job || !*path) return 0;
+    struct owner o;
     int rc = path_join(d->job, sizeof(d->job), err, "%s", job);
-    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s", path);
+    if (rc < 0 || !owner_read(path, &o) || !owner_is_near(&o)) return rc;
+    rc = path_join(d->path, sizeof(d->path), err, "%s", path);
     return rc < 0 ? rc : 1;
 }
 
@@ -175,11 +203,11 @@ int jobdir_export(const struct jobdir *d, struct error *err)
 
 void jobdir_remove(const struct jobdir *d)
 {
-    if (d->shm[0]) remove_tree(d->shm);
+    if (d->shm[0]) tree_remove(d->shm);
     if (d->given)
         remove_own_files(d->path);
     else if (d->path[0])
-        remove_tree(d->path);
+        tree_remove(d->path);
     if (d->given || !d->path[0]) return;
     char parent[PATH_LEN];
     snprintf(parent, sizeof(parent), "%s", d->path);
@@ -200,7 +228,8 @@ static int sweep(const char *parent, const char *prefix)
         if (path_join(path, sizeof(path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
         if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
         if (!owner_read(path, &o) || !owner_gone(&o)) continue;
-        remove_tree(path);
+        mpifiles_remove(path);
+        tree_remove(path);
         removed++;
     }
     if (dir) closedir(dir);

@@ -63,5 +63,30 @@ def a_clean_end_leaves_nothing():
         equal(job.leftovers(), [])
 
 
+def a_bare_mpirun_is_killed():
+    folder = tempfile.mkdtemp(prefix="mpt-", dir="/tmp")
+    environment = dict(os.environ, TMPDIR=folder, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    mpirun = os.environ.get("MPISERVE_MPIRUN", "mpirun")
+    command = [mpirun, "-np", "2", "--oversubscribe", "--bind-to", "none", PROGRAM, "--port", "0"]
+    notes = lambda: glob.glob(os.path.join(folder, "mpiserve-*", "*", "mpi-files"))
+    try:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL, start_new_session=True)
+        until(lambda: notes(), START_LIMIT, "the job notes what MPI made")
+        with open(notes()[0]) as f:
+            made = f.read().split()
+        check(any(path.startswith("/dev/shm/") for path in made), f"no shared memory among {made}")
+        below = descendants(process.pid)
+        process.kill()
+        process.wait()
+        until(lambda: not [p for p in below if p.alive()], 1 * SLOW, "nothing lives")
+        with Job(ranks=1, folder=folder) as after:
+            equal([path for path in made if os.path.exists(path)], [], "left by MPI")
+            after.signal(signal.SIGINT)
+            equal(after.wait(), 0)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 run(mpirun_is_killed, up_is_killed, an_agent_is_killed, rank_0_is_killed, the_same_under_load,
-    a_clean_end_leaves_nothing)
+    a_bare_mpirun_is_killed, a_clean_end_leaves_nothing)

@@ -169,7 +169,7 @@ REFUSED = (  # options, where, what the message says
     (("-tp", "2"), "--tensor-parallel-size", ("only 1 is possible",)),
     (("--nodes", "0"), "--nodes", ("1..65536",)),
     (("--memory-per-nod", "1G"), "--memory-per-nod", ("did you mean --memory-per-node",)),
-    (("--json=yes",), "--json", ("takes no value",)),
+    (("--json=yes",), "--json", ("false|true",)),
     (("a", "b"), "b", ("one argument too many",)),
 )
 
@@ -191,6 +191,25 @@ def what_cannot_be_is_refused_with_numbers():
     for command in ("up",):
         done = subprocess.run([PROGRAM, command, "--nodes", "2"], capture_output=True, text=True, timeout=20)
         check(done.returncode == 1 and "only for `mpiserve plan`" in done.stderr, done.stderr)
+
+
+def job_files():
+    with tempfile.TemporaryDirectory(prefix="mpt-", dir="/tmp") as folder:
+        path = os.path.join(folder, "job.yaml")
+        with open(path, "w") as f:
+            f.write(f"model: {DEMO}\nmax_num_seqs: 4\nplacement_group_strategy: SPREAD\ndata_parallel_size: 2\nmax_model_len: 512\n")
+        value = planned(path, "--nodes", "2", "--ranks-per-node", "2", "--max-num-seqs", "5")
+        equal(value["replica"]["full_sequences"], 5, "the command line wins")
+        equal((value["max_model_len"], [n["engines"] for n in value["placement"]["nodes"]]), (512, [1, 1]))
+        check(value["commands"]["mpirun"].endswith(f" {path} --max-num-seqs 5"), value["commands"])
+        with open(path, "a") as f:
+            f.write("kv_cache_memory_bytes: 64K\n")
+        code, _, err = plan(path, "--ranks", "2")
+        check(code == 1 and f"{path}:6:24: kv_cache_memory_bytes: one sequence of 512" in err, err)
+        with open(path, "w") as f:
+            f.write("nodes: 2\n")
+        code, _, err = plan(path)
+        check(code == 1 and f"{path}:1:1" in err, err)
 
 
 def a_thousand_nodes():
@@ -229,4 +248,4 @@ def the_job_keeps_the_strategy():
 
 
 run(a_picture_sizes_and_the_lines_to_start_it, one_object_for_programs, sizes_follow_the_model_and_the_options, strategies,
-    topologies, what_cannot_be_is_refused_with_numbers, a_thousand_nodes, the_job_is_as_planned, the_job_keeps_the_strategy)
+    topologies, what_cannot_be_is_refused_with_numbers, job_files, a_thousand_nodes, the_job_is_as_planned, the_job_keeps_the_strategy)
