@@ -9,7 +9,7 @@
  * the option, variable or FILE:LINE:COLUMN, the value, and the range. "Absent" is never the same as 0: such
  * options have ABSENT (-1) as default. An empty variable counts as not set. Options of other servers that change
  * nothing here are accepted with a note (struct config: notes), those that are not offered are refused with the
- * reason (src/config/foreign.c). Thread rule: filled once at start, read-only afterwards.
+ * reason (src/config/foreign.c). Options of `mpiserve plan` are accepted by it alone. Thread rule: filled once at start, read-only afterwards.
  *
  * A job file (jobs/README.md) is named by --config or by an argument that ends in .yaml or .yml. Its paths are
  * relative to its own folder. */
@@ -23,6 +23,7 @@ enum {
     CONFIG_MAX_NAMES = 8,
     CONFIG_MAX_NOTES = 64,
     CONFIG_MAX_OPTIONS = 96,
+    CONFIG_RANKS = 8,
     CONFIG_KEY_MIN = 8,
     CONFIG_KEY_MAX = 200
 };
@@ -49,6 +50,7 @@ struct config {
     i64 tensor_parallel_size, pipeline_parallel_size; /* 1 */
     i64 data_parallel_size;                           /* ABSENT: ranks / (tp * pp) */
     i64 data_parallel_size_local;                     /* ABSENT: no constraint; 0: rank 0 only serves HTTP */
+    char placement_group_strategy[16];                /* PACK, STRICT_PACK, SPREAD, STRICT_SPREAD */
     i64 threads;                                      /* of an engine; 0: its share of the cores */
     /* scheduler */
     i64 max_num_seqs;           /* 64: rows of an engine */
@@ -82,10 +84,16 @@ struct config {
     char run_dir[PATH_LEN]; /* folder for this job's endpoint file, key, sockets; "": made under the temporary
                                folder */
     char log_level[16];     /* error warning info debug */
-    /* up */
-    i64 ranks;               /* -np of `mpiserve up`; 8 */
+    /* up, plan */
+    i64 ranks;               /* -np of `mpiserve up`; 0: CONFIG_RANKS, for plan see help */
     char hostfile[PATH_LEN]; /* for mpirun; "": none */
     char mpirun[PATH_LEN];   /* the launcher; "mpirun" */
+    /* plan: the machines that are planned for */
+    i64 nodes, ranks_per_node, gpus_per_node; /* 1; 0: see help; 0 */
+    i64 cores, numa;                          /* of a node; 0: as this machine; 0: 1 */
+    char topology[256];                       /* of a node, in hwloc's words; "" */
+    i64 memory_per_node;                      /* bytes; 0: see help */
+    bool json;
     /* where the values come from */
     char config_file[PATH_LEN];                      /* the job file; "": none */
     struct config_origin origin[CONFIG_MAX_OPTIONS]; /* in the table's order; see config_where */
@@ -101,6 +109,8 @@ int config_load(struct config *c, int argc, char **argv, int first, struct error
 /* Where the value of an option comes from, for errors about it: "--port", "MPISERVE_PORT",
  * "jobs/demo.yaml:3:7: port"; "--port" for a default too. name: as in the table. Returns out. */
 const char *config_where(const struct config *c, const char *name, char *out, size_t size);
+/* An error of another room whose where is --NAME: names the place that the value came from instead. */
+void config_blame(const struct config *c, struct error *err);
 void config_help(const char *program); /* the table, in groups, to stdout */
 /* The table in another form, to stdout: "--markdown" (README), "--schema" (JSON Schema of job files), "--example"
  * (a job file with every option in a comment). -1: there is no such form. For `make docs`. */

@@ -31,6 +31,13 @@ const char *config_where(const struct config *c, const char *name, char *out, si
     return out;
 }
 
+void config_blame(const struct config *c, struct error *err)
+{
+    char where[sizeof err->where];
+    if (err && strncmp(err->where, "--", 2) == 0 && option_find(err->where + 2))
+        snprintf(err->where, sizeof err->where, "%s", config_where(c, err->where + 2, where, sizeof where));
+}
+
 /* "--max-num-seqs 600 of the environment" */
 static const char *other(const struct config *c, const char *name, i64 value, char *out, size_t size)
 {

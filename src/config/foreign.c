@@ -154,7 +154,6 @@ const struct foreign foreign_table[] = {
     REFUSED("request-router-config", "", true,
             "requests go to the less loaded one of two replicas drawn at random (Ray's default too)"),
     REFUSED("placement-group-bundles", "", true, SHAPE),
-    ONLY("placement-group-strategy", "", "PACK", SHAPE),
     REFUSED("gang-scheduling-config", "", true, "a replica is one rank in this release"),
     REFUSED("max-replicas-per-node", "", true, SHAPE),
     REFUSED("ray-actor-options", "", true, "see --threads and --kv-cache-memory-bytes"),

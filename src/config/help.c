@@ -49,15 +49,15 @@ static void print_option(struct buf *to, const struct option *o)
         if (*p == '-') buf_printf(to, ", %.*s", (int)n, p);
         p += n + (p[n] == ' ');
     }
-    if (o->kind == OPTION_FLAG)
-        buf_text(to, "\n");
-    else
-        buf_printf(to, " %s\n", words ? range : value_name(o));
+    const char *value = o->kind == OPTION_FLAG ? "" : words ? range : value_name(o);
+    buf_printf(to, "%s%s\n", value[0] ? " " : "", value);
     print_wrapped(to, o->help);
+    bool variable = !(o->flags & OPTION_PLAN);
+    if (!variable && !number) return;
     buf_printf(to, "%*s[", HELP_INDENT, "");
     if (number) buf_printf(to, "%s; ", range);
-    if (o->standard[0]) buf_printf(to, "default %s; ", o->standard);
-    buf_printf(to, "%s]\n", name);
+    if (o->standard[0]) buf_printf(to, "default %s%s", o->standard, variable ? "; " : "");
+    buf_printf(to, "%s]\n", variable ? name : "");
 }
 
 static void print_all(struct buf *to, const char *program)
@@ -69,6 +69,8 @@ static void print_all(struct buf *to, const char *program)
                "      start the job, say when it is ready, drain on Ctrl-C\n"
                "  mpirun -np RANKS %1$s [JOB.yaml] [MODEL] [options]\n"
                "      the same job, started by hand\n"
+               "  %1$s plan [JOB.yaml] [MODEL] [options]\n"
+               "      what such a job needs, and where it lies; starts nothing\n"
                "  %1$s help | version\n"
                "\n"
                "Options win over the environment (the name in brackets), that over the job file (the same "

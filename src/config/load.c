@@ -29,7 +29,9 @@ static bool variable_known(const char *name)
     for (size_t i = 0; i < COUNT_OF(own_variables); i++)
         if (strcmp(name, own_variables[i]) == 0) return true;
     for (size_t i = 0; i < option_count; i++)
-        if (strcmp(name, name_of_environment(&option_table[i], known, sizeof(known))) == 0) return true;
+        if (!(option_table[i].flags & OPTION_PLAN) &&
+            strcmp(name, name_of_environment(&option_table[i], known, sizeof(known))) == 0)
+            return true;
     return false;
 }
 
@@ -142,6 +144,14 @@ static int use_names(struct config *c, const struct argument *a, struct error *e
     return rc;
 }
 
+/* The word before the first option is the command. */
+static int check_command(const struct argument *a, char **argv, int first, struct error *err)
+{
+    if (!a->option || !(a->option->flags & OPTION_PLAN)) return 0;
+    if (first > 1 && strcmp(argv[first - 1], "plan") == 0) return 0;
+    return error_set(err, ERR_INPUT, a->name, "is only for `mpiserve plan`");
+}
+
 /* The model or the job file: at most one of each. */
 static int use_positional(struct config *c, const char *text, bool *model_given, struct error *err)
 {
@@ -160,6 +170,7 @@ static int read_command_line(struct config *c, int argc, char **argv, int first,
     int i = first, rc;
     while ((rc = argument_next(&a, argc, argv, &i, err)) > 0) {
         if (a.help) return config_help(argv[0]), 1;
+        if ((rc = check_command(&a, argv, first, err)) < 0) return rc;
         if (a.foreign)
             rc = foreign_use(c, a.foreign, a.negated, a.value, a.name, err);
         else if (!a.option)

@@ -2,8 +2,9 @@
  * read this table; after a change of it: make docs. */
 #include "config/options.h"
 
-#define AT(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
-#define KIB       1024ll
+#define AT(field)       offsetof(struct config, field), sizeof(((struct config *)0)->field)
+#define KIB             1024ll
+#define OPTION_FOR_PLAN (OPTION_LOCAL | OPTION_UP | OPTION_NO_FILE | OPTION_PLAN)
 
 const char *const option_group_names[GROUP_COUNT] = {
     [GROUP_MODEL] = "Model",
@@ -12,7 +13,8 @@ const char *const option_group_names[GROUP_COUNT] = {
     [GROUP_LIMITS] = "Queues and limits",
     [GROUP_HTTP] = "HTTP",
     [GROUP_OPERATION] = "Operation",
-    [GROUP_UP] = "Only for `mpiserve up`",
+    [GROUP_UP] = "Only for `mpiserve up` and `mpiserve plan`",
+    [GROUP_PLAN] = "Only for `mpiserve plan`: the machines that it plans for",
 };
 
 /* name, other names, kind, group, flags, place, then .low .high .standard .word .words .help */
@@ -54,6 +56,11 @@ const struct option option_table[] = {
      .help =
          "Replicas on the first node. 0: none there (in a job of one node: none on rank 0, which then only "
          "answers HTTP). auto: no constraint."},
+    {"placement-group-strategy", "", OPTION_CHOICE, GROUP_PARALLEL, 0, AT(placement_group_strategy),
+     .words = "PACK STRICT_PACK SPREAD STRICT_SPREAD", .standard = "PACK",
+     .help = "How replicas lie over the nodes. PACK: on the fewest; SPREAD: one to each in turn; "
+             "STRICT_PACK: all on one; "
+             "STRICT_SPREAD: at most one on each. What a strict one cannot keep is refused."},
     {"threads", "", OPTION_INT, GROUP_PARALLEL, 0, AT(threads), 1, 1024, "auto", "auto", 0,
      .help = "Threads of an engine. auto: its share of the node's cores."},
 
@@ -130,8 +137,8 @@ const struct option option_table[] = {
     {"log-level", "", OPTION_CHOICE, GROUP_OPERATION, OPTION_LOCAL, AT(log_level),
      .words = "error warning info debug", .standard = "info", .help = "How much is written to the log."},
 
-    {"ranks", "-n -np", OPTION_INT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(ranks), 1, 4096, "8",
-     .help = "Ranks to start."},
+    {"ranks", "-n -np", OPTION_INT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(ranks), 1, 4096, "auto", "auto", 0,
+     .help = "Ranks to start. auto: 8; for plan --ranks-per-node on every node."},
     {"hostfile", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH, AT(hostfile),
      .standard = "",
      .help =
@@ -140,6 +147,28 @@ const struct option option_table[] = {
     {"mpirun", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH | OPTION_NAMED, AT(mpirun),
      .standard = "mpirun",
      .help = "The mpirun of the MPI that this program was built with: a name in PATH or a path."},
+
+    {"nodes", "", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(nodes), 1, 65536, "1",
+     .help = "Nodes, all alike."},
+    {"ranks-per-node", "ntasks-per-node", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(ranks_per_node), 1,
+     4096, "auto", "auto", 0,
+     .help = "Ranks of a node. auto: --ranks / --nodes, else one a GPU, else 8 on this machine and one a "
+             "NUMA domain on others."},
+    {"gpus-per-node", "", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(gpus_per_node), 0, 64, "0",
+     .help = "GPUs of a node: places one engine a GPU. The engines of this build take cores."},
+    {"cores", "cores-per-node", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(cores), 1, 1024, "auto", "auto",
+     0, .help = "Cores of a node. auto: as on this machine."},
+    {"numa", "numa-per-node", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(numa), 1, 1024, "auto", "auto", 0,
+     .help = "NUMA domains of a node, of equal size; needs --cores. auto: 1."},
+    {"topology", "", OPTION_TEXT, GROUP_PLAN, OPTION_FOR_PLAN, AT(topology), .standard = "",
+     .help = "A node in hwloc's words instead: \"numa:2 core:32 pu:2\"."},
+    {"memory-per-node", "", OPTION_SIZE, GROUP_PLAN, OPTION_FOR_PLAN, AT(memory_per_node), KIB *KIB,
+     KIB *KIB *KIB *KIB *KIB, "auto", "auto", 0,
+     .help = "Memory of a node that is free for the job (512G). auto: what is free on this machine; not "
+             "judged where --cores or "
+             "--topology describe another one."},
+    {"json", "", OPTION_FLAG, GROUP_PLAN, OPTION_FOR_PLAN, AT(json), .words = "false true",
+     .standard = "false", .help = "Print one JSON object instead of text."},
 };
 const size_t option_count = COUNT_OF(option_table);
 _Static_assert(COUNT_OF(option_table) <= CONFIG_MAX_OPTIONS, "struct config has no room for the origins");

@@ -23,15 +23,17 @@ enum option_group {
     GROUP_HTTP,
     GROUP_OPERATION,
     GROUP_UP,
+    GROUP_PLAN,
     GROUP_COUNT
 };
 enum option_flags {
     OPTION_LOCAL = 1,    /* may differ between ranks: not part of the fingerprint */
-    OPTION_UP = 2,       /* for `mpiserve up` only: not passed on to the ranks */
+    OPTION_UP = 2,       /* for `mpiserve up` or plan only: not passed on to the ranks */
     OPTION_POWER2 = 4,   /* an INT that must be a power of two */
     OPTION_PATH = 8,     /* a TEXT that is a path: relative to a job file when it comes from one */
     OPTION_NAMED = 16,   /* a PATH that is looked up in PATH when it has no slash */
     OPTION_NO_FILE = 32, /* not possible in a job file */
+    OPTION_PLAN = 64,    /* for `mpiserve plan` alone, on the command line; an error elsewhere */
 };
 
 struct option {
