@@ -336,9 +336,6 @@ static void turn_drain(struct head *h, u64 now)
         h->hurried = true;
         h->hurry_ns = now;
         send_all(h, MSG_HURRY);
-        struct route_waiter *w;
-        while ((w = route_queue_first(&h->waiting)))
-            flight_fail(h, (struct flight *)w, FINISH_RETRY, "the server is shutting down");
     }
 }
 
@@ -364,6 +361,7 @@ void head_drain(struct head *h)
     log_info("draining: new requests get 503, %u running ones may take up to %g s", h->n_flights,
              h->agent->config.graceful_shutdown_timeout_s);
     send_all(h, MSG_DRAIN);
+    flights_retry_queue(h, h->drain_started_ns);
 }
 
 void head_abort(struct head *h, const char *why)
