@@ -250,6 +250,16 @@ void head_refused(struct head *h, u32 from, const struct msg_refused *m)
     flight_put_back(h, f, clock_ns());
 }
 
+/* Until all replicas were there once, one that is given up is a start that failed: an engine that loads the weights may be what the
+ * others wait for. */
+static void check_start(struct head *h, u32 rank, const struct msg_load *m)
+{
+    if (h->all_up || m->state != REPLICA_BROKEN) return;
+    struct error err;
+    error_set(&err, ERR_STATE, "", "the engine of rank %u cannot be started: %s", rank, m->trouble);
+    agent_die(h->agent, "start", &err);
+}
+
 static void note_ready(struct head *h)
 {
     u32 up = 0;
@@ -275,6 +285,7 @@ void head_load(struct head *h, u32 from, const struct msg_load *m)
     h->replicas[r].heard_ns = clock_ns();
     pthread_mutex_unlock(&h->lock);
     h->views[r].state = m->state == REPLICA_UP ? ROUTE_UP : ROUTE_DOWN;
+    check_start(h, from, m);
     slots_published(h->agent->slots, from, m->others);
     recount_capacity(h);
     note_ready(h);

@@ -77,4 +77,10 @@ def nobody_is_left():
         equal(job.wait(10 * SLOW), 0)
 
 
-run(nobody_is_left, choices_that_end_in_another_order_there)
+def engines_that_cannot_load_end_the_start():
+    with Job(*OPTIONS, ranks=2, env={"MPISERVE_FAULT": "crash-load:0"}, wait=False) as job:
+        check(job.wait(30 * SLOW) != 0, "the exit status of a start that failed")
+        check("died too often" in job.output() and "did not start" in job.output(), job.output())
+
+
+run(nobody_is_left, engines_that_cannot_load_end_the_start, choices_that_end_in_another_order_there)
