@@ -1,6 +1,7 @@
 /* From nothing to a rank that can loop, and back. Collective calls come in the same order on every rank; a rank that fails says so to
  * all (together), so that one error is printed and every rank ends in order. */
 #include "agent/agent_internal.h"
+#include "mpiserve/proc.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -134,11 +135,12 @@ static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
     return rc;
 }
 
+/* Half of what the weights leave. Caches that the kernel can drop count as free, limits of cgroups count. */
 static u64 memory_for_kv(const struct agent *a)
 {
-    long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    u64 available = pages > 0 && page > 0 ? (u64)pages * (u64)page : 1ull << 30;
-    return available / 2 / wire_node_size(a->wire);
+    u64 left = memory_left();
+    if (left == UINT64_MAX) left = 1ull << 30;
+    return (left - MIN_OF(left, a->needs.weights_bytes)) / 2 / wire_node_size(a->wire);
 }
 
 static int size_engine(struct agent *a, const char *isa, struct error *err)
