@@ -273,6 +273,7 @@ static void note_ready(struct head *h)
         write_endpoint(h, ENDPOINT_READY);
         log_info("ready: %s serves %s with %u replica%s", h->url, h->agent->config.served_model_name[0],
                  h->n_replicas, h->n_replicas == 1 ? "" : "s");
+        if (h->key_file[0]) log_info("try: curl -sS -H @%s %s/v1/models", h->key_file, h->url);
     }
 }
 
