@@ -84,10 +84,20 @@ bool flight_try(struct head *h, struct flight *f)
     }
 }
 
+/* Why nobody who waits will get a slot any more; NULL: they may. */
+static const char *hopeless(const struct head *h)
+{
+    if (h->draining) return "the server is shutting down";
+    return atomic_load(&h->none_left) ? "every replica is out of service" : NULL;
+}
+
 static void enqueue(struct head *h, struct flight *f)
 {
     struct error err;
-    if (route_queue_put(&h->waiting, &f->wait, &err))
+    const char *why = hopeless(h);
+    if (why)
+        flight_fail(h, f, FINISH_RETRY, why);
+    else if (route_queue_put(&h->waiting, &f->wait, &err))
         flight_fail(h, f, FINISH_RETRY, "all replicas are busy and the queue is full");
     else
         atomic_store(&h->n_waiting, h->waiting.n);
@@ -143,6 +153,8 @@ void flights_retry_queue(struct head *h, u64 now_ns)
     struct route_waiter *w;
     while ((w = route_queue_expired(&h->waiting, now_ns)))
         flight_fail(h, (struct flight *)w, FINISH_RETRY, "no replica was free in time");
+    const char *why = hopeless(h);
+    while (why && (w = route_queue_first(&h->waiting))) flight_fail(h, (struct flight *)w, FINISH_RETRY, why);
     while ((w = route_queue_first(&h->waiting))) {
         struct flight *f = (struct flight *)w;
         if (!flight_try(h, f)) break;

@@ -254,6 +254,16 @@ void head_refused(struct head *h, u32 from, const struct msg_refused *m)
     flight_put_back(h, f, clock_ns());
 }
 
+/* Until all replicas were there once, one that is given up is a start that failed: an engine that loads the weights may be what the
+ * others wait for. */
+static void check_start(struct head *h, u32 rank, const struct msg_load *m)
+{
+    if (h->all_up || m->state != REPLICA_BROKEN) return;
+    struct error err;
+    error_set(&err, ERR_STATE, "", "the engine of rank %u cannot be started: %s", rank, m->trouble);
+    agent_die(h->agent, "start", &err);
+}
+
 static void note_ready(struct head *h)
 {
     u32 up = 0;
@@ -267,6 +277,7 @@ static void note_ready(struct head *h)
         write_endpoint(h, ENDPOINT_READY);
         log_info("ready: %s serves %s with %u replica%s", h->url, h->agent->config.served_model_name[0],
                  h->n_replicas, h->n_replicas == 1 ? "" : "s");
+        if (h->key_file[0]) log_info("try: curl -sS -H @%s %s/v1/models", h->key_file, h->url);
     }
 }
 
@@ -279,6 +290,7 @@ void head_load(struct head *h, u32 from, const struct msg_load *m)
     h->replicas[r].heard_ns = clock_ns();
     pthread_mutex_unlock(&h->lock);
     h->views[r].state = m->state == REPLICA_UP ? ROUTE_UP : ROUTE_DOWN;
+    check_start(h, from, m);
     slots_published(h->agent->slots, from, m->others);
     recount_capacity(h);
     note_ready(h);
@@ -341,9 +353,6 @@ static void turn_drain(struct head *h, u64 now)
         h->hurried = true;
         h->hurry_ns = now;
         send_all(h, MSG_HURRY);
-        struct route_waiter *w;
-        while ((w = route_queue_first(&h->waiting)))
-            flight_fail(h, (struct flight *)w, FINISH_RETRY, "the server is shutting down");
     }
 }
 
@@ -369,6 +378,7 @@ void head_drain(struct head *h)
     log_info("draining: new requests get 503, %u running ones may take up to %g s", h->n_flights,
              h->agent->config.graceful_shutdown_timeout_s);
     send_all(h, MSG_DRAIN);
+    flights_retry_queue(h, h->drain_started_ns);
 }
 
 void head_abort(struct head *h, const char *why)

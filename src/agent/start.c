@@ -146,9 +146,12 @@ static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
     return rc;
 }
 
+/* Half of what the weights leave. Caches that the kernel can drop count as free, limits of cgroups count. */
 static u64 memory_for_kv(const struct agent *a)
 {
-    return engine_kv_share(memory_left(), wire_node_size(a->wire));
+    u64 left = memory_left();
+    if (left == UINT64_MAX) left = 1ull << 30;
+    return engine_kv_share(left - MIN_OF(left, a->needs.weights_bytes), wire_node_size(a->wire));
 }
 
 static int size_engine(struct agent *a, const char *isa, struct error *err)

@@ -55,4 +55,32 @@ def choices_that_end_in_another_order_there():
         equal(job.wait(10 * SLOW), 0)
 
 
-run(choices_that_end_in_another_order_there)
+def nobody_is_left():
+    """Who runs and who waits gets a 503 at once, and so does everybody after them."""
+    with Job(*OPTIONS, "--max-ongoing-requests", "1", ranks=1, env={"MPISERVE_FAULT": "slow-step:10"}) as job:
+        def work(i):
+            if i < 2:
+                return job.post("/v1/completions", LONG), time.monotonic()
+            until(lambda: job.metric("vllm:num_requests_waiting") == 1, 5 * SLOW, "one runs, one waits")
+            give_up(job, 0)
+            return time.monotonic()
+        *answers, given_up = together(3, work)
+        for answer, when in answers:
+            equal(answer.status, 503, f"{answer}")
+            check(int(answer.headers["Retry-After"]) >= 1, "Retry-After")
+            check(when - given_up < 2 * SLOW, f"answered {when - given_up:.1f} s after the end")
+        answer = job.post("/v1/completions", LONG)
+        equal(answer.status, 503, f"{answer}")
+        check(int(answer.headers["Retry-After"]) >= 1, "Retry-After")
+        check(not job.healthy(), "/health")
+        job.signal(signal.SIGTERM)
+        equal(job.wait(10 * SLOW), 0)
+
+
+def engines_that_cannot_load_end_the_start():
+    with Job(*OPTIONS, ranks=2, env={"MPISERVE_FAULT": "crash-load:0"}, wait=False) as job:
+        check(job.wait(30 * SLOW) != 0, "the exit status of a start that failed")
+        check("died too often" in job.output() and "did not start" in job.output(), job.output())
+
+
+run(nobody_is_left, engines_that_cannot_load_end_the_start, choices_that_end_in_another_order_there)
