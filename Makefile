@@ -1,7 +1,7 @@
 # mpiserve:  make deps run      install what is missing, build, start 8 ranks with the demo model
 #            make               build ./mpiserve
 #            make deps check    all tests;  make check TESTS=tests/e2e/t_chat.py: some of them
-#            make check-style bench clean
+#            make soak check-style bench clean
 # Options:   CC=clang  SANITIZE=address,undefined  MPI_HOME=folder  V=1  ARGS="-n 4 MODEL" (run, bench)
 
 ifeq ($(origin CC),default)
@@ -32,7 +32,7 @@ HELPERS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/mpi/*.c tests/e2e/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o) $(BENCHES:=.o)
 
-.PHONY: all deps run tests check check-style bench clean
+.PHONY: all deps run tests check soak check-style bench clean
 all: $(PROGRAM)
 
 # `make -j2 deps run`: everything else waits for deps. With check among the goals it installs what tests need too.
@@ -74,6 +74,9 @@ run: $(PROGRAM)
 tests: $(PROGRAM) $(UNIT) $(HELPERS) $(BENCHES)
 check: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) SANITIZE=$(SANITIZE) $(RUN_ENV) tests/tools/run-tests $(TESTS)
+# What takes minutes: failures of hosts, Slurm.
+soak: tests
+	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) LAB_LONG=1 $(RUN_ENV) tests/tools/run-tests tests/lab/selftest
 check-style:
 	@tests/tools/check-style
 bench: $(PROGRAM) $(BENCHES)
