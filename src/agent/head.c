@@ -10,11 +10,10 @@
 enum { QUEUE_RETRY_MS = 20, ABORT_MS = 300 };
 
 /* ---- called by HTTP threads ----------------------------------------------------------------------------------*/
-static void push(struct head *h, struct request *r, u64 id)
+static void push(struct head *h, struct command command)
 {
-    struct command *c = mem_zero(1, sizeof *c);
-    c->request = r;
-    c->id = id;
+    struct command *c = mem_alloc(sizeof *c);
+    *c = command;
     queue_push(h->commands, &c->node);
 }
 
@@ -29,13 +28,18 @@ static int submit(void *arg, struct request *r, u32 *retry_after_s)
         atomic_fetch_add(&h->refused_full, 1);
         return ERR_FULL;
     }
-    push(h, r, r->id);
+    push(h, (struct command){.what = COMMAND_SUBMIT, .request = r, .id = r->id});
     return 0;
 }
 
 static void cancel(void *arg, u64 request)
 {
-    push(arg, NULL, request);
+    push(arg, (struct command){.what = COMMAND_CANCEL, .id = request});
+}
+
+static void drain(void *arg)
+{
+    push(arg, (struct command){.what = COMMAND_DRAIN});
 }
 
 /* ---- life ----------------------------------------------------------------------------------------------------*/
@@ -111,13 +115,13 @@ int head_new(struct agent *a, struct error *err)
     if (!h->policy || !h->commands) return -1;
     snprintf(h->fingerprint, sizeof h->fingerprint, "mpiserve-%s-%08x", MPISERVE_VERSION,
              (u32)a->fingerprint);
-    struct ingress_spec spec = {
-        .config = &a->config,
-        .model = &a->model,
-        .max_model_len = a->max_model_len,
-        .ingress_index = 0,
-        .key = a->key[0] ? a->key : NULL,
-        .agent = {h, submit, cancel, status_health, status_topology, status_metrics, status_in_flight}};
+    struct ingress_spec spec = {.config = &a->config,
+                                .model = &a->model,
+                                .max_model_len = a->max_model_len,
+                                .ingress_index = 0,
+                                .key = a->key[0] ? a->key : NULL,
+                                .agent = {h, submit, cancel, status_health, status_topology, status_metrics,
+                                          drain, status_in_flight}};
     snprintf(spec.fingerprint, sizeof spec.fingerprint, "%s", h->fingerprint);
     h->ingress = ingress_new(&spec, err);
     if (!h->ingress) return err->code;
@@ -303,10 +307,11 @@ static int take_commands(struct head *h, u64 now)
     for (struct queue_node *node = queue_take_all(h->commands), *next; node; node = next, n++) {
         next = node->next;
         struct command *c = (struct command *)node;
-        if (c->request)
-            flight_new(h, c->request, now);
-        else
-            flight_cancel(h, c->id);
+        switch (c->what) {
+        case COMMAND_SUBMIT: flight_new(h, c->request, now); break;
+        case COMMAND_CANCEL: flight_cancel(h, c->id); break;
+        case COMMAND_DRAIN: agent_drain(h->agent); break;
+        }
         free(c);
     }
     return n;
@@ -321,10 +326,10 @@ static void turn_drain(struct head *h, u64 now)
 {
     u64 limit = (u64)(h->agent->config.graceful_shutdown_timeout_s * (double)NS_PER_S);
     if (h->n_flights == 0 && atomic_load(&h->outstanding) == 0 &&
-        (ingress_idle(h->ingress) || (h->hurried && now - h->hurry_ns > 2 * NS_PER_S))) {
+        (ingress_idle(h->ingress) || (h->hurried && now > h->hurry_ns + 2 * NS_PER_S))) {
         send_all(h, MSG_END);
         h->agent->ended = true;
-    } else if (!h->hurried && now - h->drain_started_ns > limit) {
+    } else if (!h->hurried && now > h->drain_started_ns + limit) {
         log_warning("drain: %u requests have not finished within %g s and are ended", h->n_flights,
                     h->agent->config.graceful_shutdown_timeout_s);
         h->hurried = true;

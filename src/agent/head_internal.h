@@ -10,7 +10,8 @@
 
 struct command { /* from an HTTP thread */
     struct queue_node node;
-    struct request *request; /* NULL: cancel */
+    enum { COMMAND_SUBMIT, COMMAND_CANCEL, COMMAND_DRAIN } what;
+    struct request *request; /* SUBMIT */
     u64 id;
 };
 struct flight {

@@ -319,13 +319,21 @@ static void describe(const struct agent *a)
              cpuset_print(&a->cpus, cpus, sizeof cpus), a->needs.compute, a->needs.isa);
 }
 
+/* The user's, or a new one for this job. */
+static int take_key(struct agent *a, struct error *err)
+{
+    int rc = config_key(&a->config, a->key, sizeof a->key, err);
+    if (rc == 0 && !a->config.api_key_none) rc = jobdir_new_key(a->key, sizeof a->key, err);
+    return MIN_OF(rc, 0);
+}
+
 static int start_rooms(struct agent *a, struct error *err)
 {
     int rc = 0;
     if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
     if (together(a, rc, err)) return 1;
     if (agent_rank(a) == 0) {
-        rc = key_find(&a->config, a->key, err);
+        rc = take_key(a, err);
         if (!rc) rc = head_new(a, err);
     }
     if (together(a, rc, err)) return 1;

@@ -28,6 +28,8 @@ int config_check(struct config *c, struct error *err)
         return error_set(err, ERR_INPUT, "--api-key",
                          "none is only possible on 127.0.0.1: %s can be reached from outside this machine",
                          c->host);
+    if (c->enable_admin && c->api_key_none)
+        return error_set(err, ERR_INPUT, "--enable-admin", "needs a key: leave out --api-key none");
     return 0;
 }
 

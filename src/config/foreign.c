@@ -79,6 +79,5 @@ const struct foreign foreign_table[] = {
     REFUSED("ssl-certfile", "", true, TLS),
     REFUSED("ssl-ca-certs", "", true, TLS),
     REFUSED("survive", "", false, "the job ends with its first lost rank"),
-    REFUSED("enable-admin", "", false, "there are no administration routes yet; SIGUSR1 to mpirun drains"),
 };
 const size_t foreign_count = COUNT_OF(foreign_table);

@@ -49,7 +49,10 @@ static void print_option(struct buf *to, const struct option *o)
         if (*p == '-') buf_printf(to, ", %.*s", (int)n, p);
         p += n + (p[n] == ' ');
     }
-    buf_printf(to, " %s\n", words ? range : value_name(o));
+    if (o->kind == OPTION_FLAG)
+        buf_text(to, "\n");
+    else
+        buf_printf(to, " %s\n", words ? range : value_name(o));
     print_wrapped(to, o->help);
     buf_printf(to, "%*s[", HELP_INDENT, "");
     if (number) buf_printf(to, "%s; ", range);

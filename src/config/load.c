@@ -75,6 +75,10 @@ static int unknown(const char *typed, size_t len, struct error *err)
 static int take_value(struct argument *a, const char *equals, int argc, char **argv, int *i,
                       struct error *err)
 {
+    if (a->option && a->option->kind == OPTION_FLAG) {
+        a->value = equals ? equals + 1 : "on";
+        return 0;
+    }
     a->value = equals ? equals + 1 : *i < argc ? argv[(*i)++] : NULL;
     if (a->value && (equals || strncmp(a->value, "--", 2) != 0)) return 0;
     return error_set(err, ERR_INPUT, a->name, "needs a value");

@@ -103,6 +103,8 @@ const struct option option_table[] = {
      .help = "File that holds the key: one line, the key alone or `Authorization: Bearer KEY`."},
     {"http-threads", "", OPTION_INT, GROUP_HTTP, 0, AT(http_threads), 1, 64, "2",
      .help = "Threads that answer HTTP."},
+    {"enable-admin", "", OPTION_FLAG, GROUP_HTTP, 0, AT(enable_admin), .words = "off on", .standard = "off",
+     .help = "Offer POST /admin/drain to who has the key."},
     {"max-connections", "", OPTION_INT, GROUP_HTTP, 0, AT(max_connections), 1, 65536, "1024",
      .help = "Connections open at the same time."},
     {"max-request-bytes", "", OPTION_SIZE, GROUP_HTTP, 0, AT(max_request_bytes), KIB, KIB *KIB *KIB, "32M",

@@ -8,6 +8,7 @@ enum option_kind {
     OPTION_TEXT,    /* char[] in struct config */
     OPTION_CHOICE,  /* char[]; one of words */
     OPTION_SWITCH,  /* bool; words are "<false> <true>" */
+    OPTION_FLAG,    /* bool; off or on; the name alone on the command line is on */
     OPTION_INT,     /* i64 */
     OPTION_SIZE,    /* i64; k m g t = powers of 1000, K M G T = powers of 1024 */
     OPTION_SECONDS, /* double; low and high are milliseconds */

@@ -43,6 +43,7 @@ const char *value_range(const struct option *o, char *out, size_t size)
     switch (o->kind) {
     case OPTION_CHOICE:
     case OPTION_SWITCH:
+    case OPTION_FLAG:
         snprintf(out, size, "%s", o->words);
         for (char *p = out; *p; p++)
             if (*p == ' ') *p = '|';
@@ -205,6 +206,7 @@ int value_set(struct config *c, const struct option *o, const char *text, enum o
         snprintf((char *)c + o->at, o->size, "%s", text);
         break;
     case OPTION_SWITCH:
+    case OPTION_FLAG:
         if (!word_in(o->words, text, &index)) return out_of_range(o, text, where, err);
         *(bool *)((char *)c + o->at) = index == 1;
         break;

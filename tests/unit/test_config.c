@@ -61,7 +61,8 @@ static void every_row_is_well_formed(void **state)
         assert_true(strlen(o->name) < 64 && strlen(o->help) > 12);
         assert_int_equal(o->help[strlen(o->help) - 1], '.');
         assert_false(is_number(o) && (o->high <= o->low || o->words));
-        assert_int_equal(o->kind == OPTION_CHOICE || o->kind == OPTION_SWITCH, o->words != NULL);
+        assert_int_equal(o->kind == OPTION_CHOICE || o->kind == OPTION_SWITCH || o->kind == OPTION_FLAG,
+                         o->words != NULL);
         for (size_t k = 0; k < i; k++) assert_string_not_equal(o->name, option_table[k].name);
         for (size_t k = 0; k < foreign_count; k++) assert_string_not_equal(o->name, foreign_table[k].name);
     }
