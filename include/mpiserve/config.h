@@ -58,7 +58,7 @@ struct config {
     double sse_keep_alive_interval_s; /* 15; 0: off */
     /* At most one of the three is set; none of them: a key per job, written beside the endpoint file. */
     char api_key[CONFIG_KEY_MAX + 1]; /* from MPISERVE_API_KEY; see config_key */
-    bool enable_admin; /* POST /admin/drain */
+    bool enable_admin;                /* POST /admin/drain */
     char api_key_file[PATH_LEN];
     bool api_key_none; /* --api-key none: loopback only */
     /* operation */
@@ -66,8 +66,9 @@ struct config {
                                folder */
     char log_level[16];     /* error warning info debug */
     /* up */
-    i64 ranks;             /* -np of `mpiserve up`; 8 */
-    char mpirun[PATH_LEN]; /* the launcher; "mpirun" */
+    i64 ranks;              /* -np of `mpiserve up`; 8 */
+    char publish[PATH_LEN]; /* folder for copies of endpoint file and key, and for the log; "": none */
+    char mpirun[PATH_LEN];  /* the launcher; "mpirun" */
     /* what was ignored, for the log */
     char notes[CONFIG_MAX_NOTES][192];
     int n_notes;

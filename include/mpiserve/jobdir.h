@@ -46,7 +46,8 @@ int jobdir_sweep(void);
 const char *jobdir_file(const struct jobdir *d, const char *name, char *out, size_t size);
 
 /* ---- what the job says about itself ---------------------------------------------------------------------------*/
-enum endpoint_state { ENDPOINT_LOADING, ENDPOINT_READY, ENDPOINT_DRAINING, ENDPOINT_DOWN };
+/* PENDING: no rank is up yet; written by `mpiserve up`, into a published copy only. */
+enum endpoint_state { ENDPOINT_PENDING, ENDPOINT_LOADING, ENDPOINT_READY, ENDPOINT_DRAINING, ENDPOINT_DOWN };
 const char *endpoint_state_name(enum endpoint_state s); /* "LOADING", ... */
 struct endpoint {
     enum endpoint_state state;
@@ -56,11 +57,19 @@ struct endpoint {
     char key_file[PATH_LEN]; /* "": no key is asked for */
     char model[128];         /* the served name */
     char job[JOB_NAME_LEN];
-    i64 pid;   /* rank 0's */
-    i64 ranks; /* of the job */
+    char node[256];     /* where rank 0 runs */
+    char slurm_job[24]; /* "": not in a Slurm job */
+    i64 pid;            /* rank 0's */
+    i64 ranks;          /* of the job */
 };
 int endpoint_write(const struct jobdir *d, const struct endpoint *e, struct error *err);
 int endpoint_read(const struct jobdir *d, struct endpoint *e, struct error *err); /* ERR_NOT_FOUND: not yet */
+
+/* For files that other machines see: a folder of this user (made when it is not there) in which endpoint_write and
+ * endpoint_read work, too. It has no owner; nothing in it is ever swept. */
+int jobdir_open(struct jobdir *d, const char *folder, struct error *err);
+/* The folders of this user's jobs on this machine whose owner lives; returns their number (at most max). */
+int jobdir_list(struct jobdir *list, int max);
 
 /* Writes the file `key` (e->key_file) for curl -H @FILE. */
 int jobdir_write_key(const struct jobdir *d, const char *key, struct error *err);

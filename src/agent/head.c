@@ -73,6 +73,9 @@ static void write_endpoint(struct head *h, enum endpoint_state state)
     snprintf(e.key_file, sizeof e.key_file, "%s", h->key_file);
     snprintf(e.model, sizeof e.model, "%s", a->config.served_model_name[0]);
     snprintf(e.job, sizeof e.job, "%s", a->dir.job);
+    snprintf(e.node, sizeof e.node, "%s", wire_peers(a->wire)[0].host);
+    const char *slurm = getenv("SLURM_JOB_ID");
+    snprintf(e.slurm_job, sizeof e.slurm_job, "%s", slurm ? slurm : "");
     struct error err;
     if (endpoint_write(&a->dir, &e, &err)) log_warning("%s: %s", err.where, err.message);
 }

@@ -122,6 +122,9 @@ const struct option option_table[] = {
 
     {"ranks", "-n -np", OPTION_INT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(ranks), 1, 4096, "8",
      .help = "Ranks to start."},
+    {"publish", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(publish), .standard = "",
+     .help = "Folder that other machines see, for copies of the endpoint file and the key, and for the log. "
+             "slurm/serve.slurm: ~/.mpiserve/JOBID."},
     {"mpirun", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(mpirun), .standard = "mpirun",
      .help = "The mpirun of the MPI that this program was built with: a name in PATH or a path."},
 };

@@ -218,3 +218,36 @@ int jobdir_sweep(void)
     snprintf(prefix, sizeof(prefix), "mpiserve-%u-", geteuid());
     return removed + sweep(SHM_FOLDER, prefix);
 }
+
+int jobdir_open(struct jobdir *d, const char *folder, struct error *err)
+{
+    memset(d, 0, sizeof(*d));
+    int rc = private_folder(folder, err);
+    if (rc < 0) return rc;
+    char *full = realpath(folder, NULL);
+    if (!full) return error_errno(err, folder, "cannot find the folder's full name");
+    rc = path_join(d->path, sizeof(d->path), err, "%s", full);
+    free(full);
+    return rc;
+}
+
+int jobdir_list(struct jobdir *list, int max)
+{
+    char parent[PATH_LEN];
+    struct owner o;
+    int n = 0;
+    if (path_join(parent, sizeof(parent), NULL, "%s/mpiserve-%u", temporary_folder(), geteuid()) < 0)
+        return 0;
+    DIR *dir = opendir(parent);
+    for (struct dirent *e; dir && n < max && (e = readdir(dir));) {
+        struct jobdir *d = &list[n];
+        memset(d, 0, sizeof(*d));
+        if (e->d_name[0] == '.') continue;
+        if (path_join(d->path, sizeof(d->path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
+        if (!owner_read(d->path, &o) || owner_gone(&o)) continue;
+        snprintf(d->job, sizeof(d->job), "%s", o.job);
+        n++;
+    }
+    if (dir) closedir(dir);
+    return n;
+}
