@@ -85,7 +85,7 @@ static void say_example(const struct endpoint *e)
 static void say_tunnel(const struct endpoint *e)
 {
     printf("  ssh   ssh -N -L %lld:%s:%lld %s@%s\n", (long long)e->port, e->node, (long long)e->port,
-           variable("USER", "USER"), variable("SLURM_SUBMIT_HOST", "LOGIN-HOST"));
+           variable("SLURM_JOB_USER", "USER"), variable("SLURM_SUBMIT_HOST", "LOGIN-HOST"));
     printf("        on your laptop, with the name of the login host as seen from there; then "
            "http://127.0.0.1:%lld "
            "is this job\n",

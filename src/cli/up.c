@@ -134,11 +134,11 @@ static void kill_job(struct up *u)
     if (!u->ended) kill(-u->mpirun, SIGKILL);
 }
 
-static void asked_to_stop(struct up *u)
+static void asked_to_stop(struct up *u, int sig)
 {
     if (u->phase == READY) {
-        log_info("draining: running requests have %g s to finish; once more ends them",
-                 u->config.graceful_shutdown_timeout_s);
+        log_info("draining: running requests have %g s to finish%s", u->config.graceful_shutdown_timeout_s,
+                 sig == SIGUSR1 ? "" : "; once more ends them");
         enter(u, DRAINING, (u64)(u->config.graceful_shutdown_timeout_s * 1000) + DRAIN_MORE_MS);
         if (!u->ended) kill(u->mpirun, SIGUSR1); /* mpirun hands it to every rank */
     } else if (u->phase == DRAINING && u->ranks.n) {
@@ -154,7 +154,8 @@ static void on_signals(struct up *u)
 {
     struct signalfd_siginfo info;
     while (read(u->signal_fd, &info, sizeof(info)) == sizeof(info))
-        if (info.ssi_signo == SIGUSR1 ? u->phase < DRAINING : info.ssi_signo != SIGCHLD) asked_to_stop(u);
+        if (info.ssi_signo == SIGUSR1 ? u->phase < DRAINING : info.ssi_signo != SIGCHLD)
+            asked_to_stop(u, (int)info.ssi_signo);
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
         if (pid == u->mpirun) {
