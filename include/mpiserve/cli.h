@@ -5,8 +5,9 @@
 #ifndef MPISERVE_CLI_H
 #define MPISERVE_CLI_H
 
-/* mpiserve up [-n RANKS] [MODEL] [options]: starts the job under mpirun, says when it is ready, drains it on INT or
- * TERM, ends what is left of it, and removes what it left behind. USR1 drains as well, however often it comes. 0 after a clean drain; 130 when it was ended before it was
+/* mpiserve up [-n RANKS] [MODEL] [options] [-- arguments for mpirun]: starts the job under mpirun, says when it is
+ * ready, drains it on INT or TERM, ends what is left of it, and removes what it left behind. USR1 drains as well, however
+ * often it comes. 0 after a clean drain; 130 when it was ended before it was
  * ready; 1 on failures. */
 int cli_up(int argc, char **argv);
 

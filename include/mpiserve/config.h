@@ -66,9 +66,10 @@ struct config {
                                folder */
     char log_level[16];     /* error warning info debug */
     /* up */
-    i64 ranks;              /* -np of `mpiserve up`; 8 */
-    char publish[PATH_LEN]; /* folder for copies of endpoint file and key, and for the log; "": none */
-    char mpirun[PATH_LEN];  /* the launcher; "mpirun" */
+    i64 ranks;               /* -np of `mpiserve up`; 8 */
+    char hostfile[PATH_LEN]; /* for mpirun; "": none */
+    char publish[PATH_LEN];  /* folder for copies of endpoint file and key, and for the log; "": none */
+    char mpirun[PATH_LEN];   /* the launcher; "mpirun" */
     /* what was ignored, for the log */
     char notes[CONFIG_MAX_NOTES][192];
     int n_notes;

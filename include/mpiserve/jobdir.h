@@ -6,12 +6,13 @@
  *     key            "Authorization: Bearer KEY", mode 0600: curl -H @FILE
  *     pids           a line "RANK PID" for every rank of this machine; by one rank, once all have started
  *     run.log        what the ranks print, when `mpiserve up` started them
- *     bell-*.sock    doorbells of the ranks
+ *     bell.RANK      doorbells of the ranks
  *     mpi/           MPI's own session files
+ *   $TMPDIR/mpiserve-UID/JOB-nodeK   the same on the K-th other machine of the job: owner, pids and bells only
  *   /dev/shm/mpiserve-UID-JOB  MPI's shared memory; the same owner file
  * ($XDG_RUNTIME_DIR is not used: it goes away when the user logs out, jobs do not.)
  *
- * The owner is `mpiserve up`, or rank 0 of a job started by a bare mpirun. An owner that is killed leaves its folders; the
+ * The owner is `mpiserve up`, or rank 0 of a job started by a bare mpirun; on other machines of the job, their first rank. An owner that is killed leaves its folders; the
  * next start removes them (jobdir_sweep). Owners of other machines and other pid namespaces are left alone.
  *
  * Life cycle: jobdir_sweep, jobdir_make (owner) -> jobdir_attach (every other process; MPISERVE_RUN_DIR and
@@ -34,8 +35,14 @@ struct jobdir {
 /* Makes the folder (run_dir "": a new one under the temporary folder) and the one in /dev/shm; this process becomes the
  * owner. Errors: not writable, full, path too long for sockets, not ours, in use by a running job. */
 int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err);
-/* A process that the owner started: 1 and *d filled from the environment, 0 when there is no owner above (make one). */
+/* A process that the owner started: 1 and *d filled from the environment. 0 when there is no owner above (make one), or when it
+ * is on another machine; then d->job is filled, else "". */
 int jobdir_attach(struct jobdir *d, struct error *err);
+/* The folders of node `node` of the job, when the owner of the job is on another machine; this process becomes their owner. */
+int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *err);
+/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not. What goes wrong shows
+ * when MPI uses it. */
+void jobdir_prepare_shm(void);
 /* For the environment of processes that attach. */
 int jobdir_export(const struct jobdir *d, struct error *err);
 /* Removes both folders; in a given one only the job's own files, and run.log stays. */

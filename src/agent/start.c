@@ -232,30 +232,31 @@ static int share_cores(struct agent *a, struct error *err)
 }
 
 /* ---- the job's folder ----------------------------------------------------------------------------------------*/
-/* Rank 0 makes it where nobody above has (a bare mpirun), after what dead jobs left is gone. */
-static int make_dir(struct agent *a, struct error *err)
+/* Rank 0's is the job's: made here where nobody above has (a bare mpirun), after what dead jobs left is gone. */
+static int make_job_dir(struct agent *a, struct error *err)
 {
     int rc = jobdir_attach(&a->dir, err);
     if (rc != 0) return MIN_OF(rc, 0);
+    if (a->dir.job[0])
+        return error_set(
+            err, ERR_STATE, wire_peers(a->wire)[0].host,
+            "rank 0 runs on this machine and `mpiserve up` on another: start it here, or let the "
+            "list of hosts begin with the machine of `mpiserve up`");
     jobdir_sweep();
     rc = jobdir_make(&a->dir, a->config.run_dir, err);
     a->owns_dir = rc == 0;
     return rc;
 }
 
-/* Other nodes: a folder of the same name, for the doorbells. */
-static int same_dir_here(const struct agent *a, struct error *err)
+/* Other nodes: the first rank's, unless the owner of the job is here as well. */
+static int make_node_dir(struct agent *a, const char *job, struct error *err)
 {
-    char parent[PATH_LEN];
-    snprintf(parent, sizeof parent, "%s", a->dir.path);
-    char *slash = strrchr(parent, '/');
-    if (slash && slash != parent) {
-        *slash = 0;
-        mkdir(parent, 0700);
-    }
-    if (mkdir(a->dir.path, 0700) && errno != EEXIST)
-        return error_errno(err, a->dir.path, "cannot make the job's folder on this node");
-    return 0;
+    int rc = jobdir_attach(&a->dir, err);
+    if (rc != 0) return MIN_OF(rc, 0);
+    jobdir_sweep();
+    rc = jobdir_make_node(&a->dir, job, wire_peers(a->wire)[agent_rank(a)].node_rank, err);
+    a->owns_dir = rc == 0;
+    return rc;
 }
 
 static int write_pids(struct agent *a, struct error *err)
@@ -272,14 +273,20 @@ static int write_pids(struct agent *a, struct error *err)
     return rc;
 }
 
-/* Collective: rank 0 chooses the folder, every node has one of that name. */
+/* Collective: rank 0 chooses the folder and the name, every other node has a folder of its own. */
 static int make_run_dir(struct agent *a, struct error *err)
 {
-    if (together(a, agent_rank(a) == 0 ? make_dir(a, err) : 0, err)) return 1;
-    int rc = wire_bcast(a->wire, 0, &a->dir, sizeof a->dir, err);
+    struct jobdir dir;
     bool first = wire_peers(a->wire)[agent_rank(a)].local_rank == 0;
-    if (!rc && first && agent_rank(a) != 0) rc = same_dir_here(a, err);
+    if (together(a, agent_rank(a) == 0 ? make_job_dir(a, err) : 0, err)) return 1;
+    dir = a->dir;
+    int rc = wire_bcast(a->wire, 0, &dir, sizeof dir, err);
+    if (!rc && first && agent_rank(a) != 0) rc = make_node_dir(a, dir.job, err);
     if (!rc && first) rc = write_pids(a, err);
+    if (together(a, rc, err)) return 1;
+    dir = a->dir;
+    rc = wire_node_bcast(a->wire, 0, &dir, sizeof dir, err);
+    a->dir = dir;
     if (together(a, rc, err)) return 1;
     return together(a, wire_bells(a->wire, a->dir.path, err), err);
 }
@@ -350,6 +357,15 @@ static int start_rooms(struct agent *a, struct error *err)
     return 0;
 }
 
+static void name_in_log(const struct agent *a)
+{
+    char who[48];
+    const struct wire_peer *me = &wire_peers(a->wire)[agent_rank(a)];
+    bool alone = wire_n_nodes(a->wire) == 1;
+    snprintf(who, sizeof who, alone ? "rank %u" : "rank %u (%.30s)", agent_rank(a), me->host);
+    log_setup(level_of(a->config.log_level), who);
+}
+
 int agent_start(struct agent *a, int argc, char **argv)
 {
     struct error err = {0};
@@ -360,15 +376,14 @@ int agent_start(struct agent *a, int argc, char **argv)
     log_setup(level_of(a->config.log_level), "");
     follow_launcher();
     raise_file_limit();
+    jobdir_prepare_shm();
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
         print_error(&err);
         return 1;
     }
-    char who[32];
-    snprintf(who, sizeof who, "rank %u", agent_rank(a));
-    log_setup(level_of(a->config.log_level), who);
+    name_in_log(a);
     if (together(a, model_rc, &model_err)) return 1;
     const char *isa;
     if (together(a, agree_on_isa(a, &isa, &err), &err)) return 1;

@@ -75,7 +75,7 @@ static bool prepare(struct up *u, struct error *err)
     return false;
 }
 
-static bool start(struct up *u, int argc, char **argv, struct error *err)
+static bool start(struct up *u, const struct command_line *line, struct error *err)
 {
     char log[PATH_LEN + 16];
     jobdir_file(log_folder(u), "run.log", log, sizeof(log));
@@ -84,8 +84,8 @@ static bool start(struct up *u, int argc, char **argv, struct error *err)
         error_errno(err, log, "cannot make the log");
         return false;
     }
-    bool ok = tail_init(&u->tail, log, err) == 0 &&
-              launch(&u->config, &u->dir, fd, argc, argv, 2, &u->mpirun, err) == 0;
+    bool ok =
+        tail_init(&u->tail, log, err) == 0 && launch(&u->config, &u->dir, fd, line, &u->mpirun, err) == 0;
     close(fd);
     return ok;
 }
@@ -253,14 +253,14 @@ static int finish(struct up *u)
     return 1;
 }
 
-static int run(struct up *u, int argc, char **argv)
+static int run(struct up *u, const struct command_line *line)
 {
     struct error err;
     char text[1024];
     int status = 1;
     u->started_ns = clock_ns();
     if (publish_start(&u->publish, &u->config, &u->dir, &err) == 0 && prepare(u, &err) &&
-        start(u, argc, argv, &err)) {
+        start(u, line, &err)) {
         log_info("starting %lld ranks of %s; log: %s/run.log", (long long)u->config.ranks,
                  u->config.served_model_name[0], log_folder(u)->path);
         wait_for_end(u);
@@ -274,14 +274,26 @@ static int run(struct up *u, int argc, char **argv)
     return status;
 }
 
+static struct command_line split(int argc, char **argv)
+{
+    struct command_line line = {.argc = 2, .first = 2, .argv = argv};
+    while (line.argc < argc && strcmp(argv[line.argc], "--") != 0) line.argc++;
+    if (line.argc < argc) {
+        line.mpirun = argv + line.argc + 1;
+        line.n_mpirun = argc - line.argc - 1;
+    }
+    return line;
+}
+
 int cli_up(int argc, char **argv)
 {
+    struct command_line line = split(argc, argv);
     struct up u = {.epoll_fd = -1, .signal_fd = -1, .notify_fd = -1};
     struct error err;
     char text[1024];
     log_setup(LOG_INFO, "");
     ranks_init(&u.ranks);
-    int rc = config_load(&u.config, argc, argv, 2, &err);
+    int rc = config_load(&u.config, line.argc, argv, line.first, &err);
     if (rc > 0) return 0;
     for (int i = 0; rc == 0 && i < u.config.n_notes; i++) log_info("%s", u.config.notes[i]);
     if (rc == 0) jobdir_sweep();
@@ -290,5 +302,5 @@ int cli_up(int argc, char **argv)
         log_error("%s", error_text(&err, text, sizeof(text)));
         return 1;
     }
-    return run(&u, argc, argv);
+    return run(&u, &line);
 }

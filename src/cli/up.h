@@ -8,9 +8,14 @@
 #include <sys/types.h>
 
 /* ---- launch.c: starting mpirun ----------------------------------------------------------------------------------*/
+/* What was typed: argv[first .. argc) are options of up and of the ranks; behind "--" stand arguments for mpirun. */
+struct command_line {
+    int argc, first, n_mpirun;
+    char **argv, **mpirun;
+};
 /* Starts mpirun in a process group of its own, tied to this process's life, with its output appended to log. *pid is its
- * process. The ranks get argv[first..] less what is up's own. */
-int launch(const struct config *c, const struct jobdir *d, int log, int argc, char **argv, int first,
+ * process. The ranks get the options less what is up's own. */
+int launch(const struct config *c, const struct jobdir *d, int log, const struct command_line *line,
            pid_t *pid, struct error *err);
 
 /* ---- tail.c: what the ranks print ---------------------------------------------------------------------------------*/

@@ -122,6 +122,10 @@ const struct option option_table[] = {
 
     {"ranks", "-n -np", OPTION_INT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(ranks), 1, 4096, "8",
      .help = "Ranks to start."},
+    {"hostfile", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(hostfile), .standard = "",
+     .help =
+         "File with the hosts to start ranks on, this one first: lines `NAME slots=RANKS`, as mpirun reads "
+         "them. Other arguments for mpirun stand behind --: `mpiserve up -n 8 -- --map-by node`."},
     {"publish", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(publish), .standard = "",
      .help = "Folder that other machines see, for copies of the endpoint file and the key, and for the log. "
              "slurm/serve.slurm: ~/.mpiserve/JOBID."},

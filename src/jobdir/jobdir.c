@@ -72,7 +72,7 @@ static void remove_own_files(const char *folder)
     remove_tree(path);
     DIR *dir = opendir(folder);
     for (struct dirent *e; dir && (e = readdir(dir));) {
-        if (strncmp(e->d_name, "bell-", 5) != 0) continue;
+        if (strncmp(e->d_name, "bell.", 5) != 0) continue;
         snprintf(path, sizeof(path), "%s/%s", folder, e->d_name);
         unlink(path);
     }
@@ -98,11 +98,11 @@ static int check_length(const char *path, struct error *err)
 }
 
 /* Filled under another name first, so that nobody ever sees a folder without an owner. */
-static int make_new(struct jobdir *d, struct error *err)
+static int make_new(struct jobdir *d, const char *name, struct error *err)
 {
     char parent[PATH_LEN], fresh[PATH_LEN + 8];
     int rc = path_join(parent, sizeof(parent), err, "%s/mpiserve-%u", temporary_folder(), geteuid());
-    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s/%s", parent, d->job);
+    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s/%s", parent, name);
     if (rc == 0) rc = check_length(d->path, err);
     if (rc == 0) rc = private_folder(parent, err);
     if (rc < 0) return rc;
@@ -136,10 +136,16 @@ static int make_given(struct jobdir *d, const char *run_dir, struct error *err)
 }
 
 /* Without it MPI falls back to its own places: slower and less tidy, never wrong. */
+static bool shm_path(char *out, size_t size, const char *job)
+{
+    int len = snprintf(out, size, SHM_FOLDER "/mpiserve-%u-%s", geteuid(), job);
+    return len > 0 && (size_t)len < size;
+}
+
 static void make_shm(struct jobdir *d)
 {
     struct error err;
-    snprintf(d->shm, sizeof(d->shm), SHM_FOLDER "/mpiserve-%u-%s", geteuid(), d->job);
+    shm_path(d->shm, sizeof(d->shm), d->job);
     if (private_folder(d->shm, &err) == 0 && owner_write(d->shm, d->job, &err) == 0) return;
     char text[1024];
     log_warning("%s", error_text(&err, text, sizeof(text)));
@@ -150,10 +156,29 @@ int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err)
 {
     memset(d, 0, sizeof(*d));
     int rc = new_job_name(d->job, sizeof(d->job), err);
-    if (rc == 0) rc = *run_dir ? make_given(d, run_dir, err) : make_new(d, err);
+    if (rc == 0) rc = *run_dir ? make_given(d, run_dir, err) : make_new(d, d->job, err);
     if (rc < 0) return rc;
     make_shm(d);
     return 0;
+}
+
+int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *err)
+{
+    char name[2 * JOB_NAME_LEN];
+    memset(d, 0, sizeof(*d));
+    snprintf(d->job, sizeof(d->job), "%s", job);
+    snprintf(name, sizeof(name), "%s-node%u", job, node); /* machines may share the temporary folder */
+    int rc = make_new(d, name, err);
+    if (rc == 0) make_shm(d);
+    return rc;
+}
+
+void jobdir_prepare_shm(void)
+{
+    const char *job = getenv("MPISERVE_JOB");
+    struct error err;
+    char path[sizeof(((struct jobdir *)0)->shm)];
+    if (job && *job && shm_path(path, sizeof(path), job)) private_folder(path, &err);
 }
 
 int jobdir_attach(struct jobdir *d, struct error *err)
@@ -161,8 +186,10 @@ int jobdir_attach(struct jobdir *d, struct error *err)
     const char *job = getenv("MPISERVE_JOB"), *path = getenv("MPISERVE_RUN_DIR");
     memset(d, 0, sizeof(*d));
     if (!job || !path || !*job || !*path) return 0;
+    struct owner o;
     int rc = path_join(d->job, sizeof(d->job), err, "%s", job);
-    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s", path);
+    if (rc < 0 || !owner_read(path, &o) || !owner_is_near(&o)) return rc;
+    rc = path_join(d->path, sizeof(d->path), err, "%s", path);
     return rc < 0 ? rc : 1;
 }
 

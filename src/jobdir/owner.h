@@ -13,6 +13,7 @@ struct owner {
 int owner_write(const char *folder, const char *job, struct error *err);
 /* false: there is none, or not one that was written by owner_write. */
 bool owner_read(const char *folder, struct owner *o);
+bool owner_is_near(const struct owner *o); /* on this machine, since its last start */
 /* Certainly dead. What cannot be known from here counts as living. */
 bool owner_gone(const struct owner *o);
 

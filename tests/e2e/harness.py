@@ -126,7 +126,8 @@ class Process:
 
     def kill(self, sig=signal.SIGKILL):
         if self.alive():
-            os.kill(self.pid, sig)
+            with contextlib.suppress(ProcessLookupError):  # it may end in between
+                os.kill(self.pid, sig)
 
     def __repr__(self):
         return f"{self.name}({self.pid})"
