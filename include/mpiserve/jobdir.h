@@ -43,6 +43,8 @@ int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *
 /* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not. What goes wrong shows
  * when MPI uses it. */
 void jobdir_prepare_shm(void);
+/* Makes the folder of MPI's session files and sets TMPDIR to it, MPISERVE_TMPDIR to what that was. */
+int jobdir_session(const struct jobdir *d, struct error *err);
 /* For the environment of processes that attach. */
 int jobdir_export(const struct jobdir *d, struct error *err);
 /* Removes both folders; in a given one only the job's own files, and run.log stays. */

@@ -21,9 +21,12 @@ const char *jobdir_file(const struct jobdir *d, const char *name, char *out, siz
     return out;
 }
 
+/* Slurm hands the environment of `up` to other machines, where TMPDIR then names MPI's session folder (jobdir_session):
+ * what it was before is meant. */
 static const char *temporary_folder(void)
 {
-    const char *folder = getenv("TMPDIR");
+    const char *folder = getenv("TMPDIR"), *job = getenv("MPISERVE_RUN_DIR");
+    if (folder && job && *job && strncmp(folder, job, strlen(job)) == 0) folder = getenv("MPISERVE_TMPDIR");
     return folder && *folder ? folder : "/tmp";
 }
 
@@ -191,6 +194,16 @@ int jobdir_attach(struct jobdir *d, struct error *err)
     if (rc < 0 || !owner_read(path, &o) || !owner_is_near(&o)) return rc;
     rc = path_join(d->path, sizeof(d->path), err, "%s", path);
     return rc < 0 ? rc : 1;
+}
+
+int jobdir_session(const struct jobdir *d, struct error *err)
+{
+    char path[PATH_LEN + 8];
+    jobdir_file(d, "mpi", path, sizeof(path));
+    if (mkdir(path, 0700) < 0 && errno != EEXIST) return error_errno(err, path, "cannot make the folder");
+    if (setenv("MPISERVE_TMPDIR", temporary_folder(), 1) < 0 || setenv("TMPDIR", path, 1) < 0)
+        return error_errno(err, "TMPDIR", "cannot set it");
+    return 0;
 }
 
 int jobdir_export(const struct jobdir *d, struct error *err)
