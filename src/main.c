@@ -27,8 +27,8 @@ static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"up", cli_up},    {"engine", engine_main},   {"help", help_main},         {"--help", help_main},
-    {"-h", help_main}, {"version", version_main}, {"--version", version_main},
+    {"up", cli_up},        {"status", cli_status}, {"engine", engine_main},   {"help", help_main},
+    {"--help", help_main}, {"-h", help_main},      {"version", version_main}, {"--version", version_main},
 };
 
 int main(int argc, char **argv)

@@ -11,4 +11,8 @@
  * ready; 1 on failures. */
 int cli_up(int argc, char **argv);
 
+/* mpiserve status [--json] [--run-dir FOLDER | --job ID]: running jobs of this user as they answer now. 0 all are ready, 1
+ * one is not, 2 wrong usage, 3 there is none. Changes nothing. */
+int cli_status(int argc, char **argv);
+
 #endif

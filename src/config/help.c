@@ -68,6 +68,7 @@ static void print_all(struct buf *to, const char *program)
         "\n"
         "  %1$s up [-n RANKS] [MODEL] [options]      start the job, say when it is ready, drain on Ctrl-C\n"
         "  mpirun -np RANKS %1$s [MODEL] [options]   the same job, started by hand\n"
+        "  %1$s status [--json] [--job ID]           running jobs, their replicas and rates\n"
         "  %1$s help | version\n"
         "\n"
         "Options win over the environment (the name in brackets), that over the default.\n"
