@@ -7,7 +7,8 @@
  *     pids           a line "RANK PID" for every rank of this machine; by one rank, once all have started
  *     run.log        what the ranks print, when `mpiserve up` started them
  *     bell.RANK      doorbells of the ranks
- *     mpi/           MPI's own session files
+ *     session        "PID START FOLDER": MPI's launcher on this machine and where it has its files
+ *     mpi/           MPI's own session files, when `mpiserve up` started it
  *   $TMPDIR/mpiserve-UID/JOB-nodeK   the same on the K-th other machine of the job: owner, pids and bells only
  *   /dev/shm/mpiserve-UID-JOB  MPI's shared memory; the same owner file
  * ($XDG_RUNTIME_DIR is not used: it goes away when the user logs out, jobs do not.)
@@ -53,6 +54,13 @@ void jobdir_remove(const struct jobdir *d);
 int jobdir_sweep(void);
 /* "PATH/name"; returns out. */
 const char *jobdir_file(const struct jobdir *d, const char *name, char *out, size_t size);
+
+/* The tidier: a small child process that removes this machine's folders, and MPI's own session folder, once all ranks of the
+ * machine, the owner and the launcher are dead: so nothing is left even where everything was killed. For one rank of each machine,
+ * while it has one thread and before MPI starts. Returns a descriptor to be kept open (its closing tells of the rank's end), or an error. */
+int jobdir_tidier_start(struct error *err);
+void jobdir_tidier_tell(int tidier,
+                        const struct jobdir *d); /* after jobdir_write_pids; tidier < 0: nothing */
 
 /* ---- what the job says about itself ---------------------------------------------------------------------------*/
 /* PENDING: no rank is up yet; written by `mpiserve up`, into a published copy only. */

@@ -31,6 +31,17 @@ static void print_error(const struct error *err)
     log_error("%s", error_text(err, line, sizeof line));
 }
 
+/* Is this the first of its machine's ranks? Launchers say so before MPI does; a rank without launcher is alone. */
+static bool first_of_machine(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *v = getenv(names[i]);
+        if (v && v[0]) return atoi(v) == 0;
+    }
+    return launcher_rank() < 0;
+}
+
 /* The launcher's end is ours: nothing of a job outlives it. */
 static void follow_launcher(void)
 {
@@ -283,6 +294,7 @@ static int make_run_dir(struct agent *a, struct error *err)
     int rc = wire_bcast(a->wire, 0, &dir, sizeof dir, err);
     if (!rc && first && agent_rank(a) != 0) rc = make_node_dir(a, dir.job, err);
     if (!rc && first) rc = write_pids(a, err);
+    if (!rc && first) jobdir_tidier_tell(a->tidier, &a->dir);
     if (together(a, rc, err)) return 1;
     dir = a->dir;
     rc = wire_node_bcast(a->wire, 0, &dir, sizeof dir, err);
@@ -377,6 +389,8 @@ int agent_start(struct agent *a, int argc, char **argv)
     follow_launcher();
     raise_file_limit();
     jobdir_prepare_shm();
+    a->tidier = first_of_machine() ? jobdir_tidier_start(&err) : -1;
+    if (first_of_machine() && a->tidier < 0) print_error(&err);
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {

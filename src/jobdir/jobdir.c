@@ -55,7 +55,7 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
     return 0;
 }
 
-static void remove_tree(const char *path)
+void remove_tree(const char *path)
 {
     nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
@@ -63,7 +63,7 @@ static void remove_tree(const char *path)
 /* In a folder that is not ours alone, only what jobs write; run.log stays for its reader. */
 static void remove_own_files(const char *folder)
 {
-    static const char *const names[] = {"endpoint.json", "key", "pids"};
+    static const char *const names[] = {"endpoint.json", "key", "pids", "session"};
     char path[2 * PATH_LEN];
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
@@ -193,7 +193,11 @@ int jobdir_attach(struct jobdir *d, struct error *err)
     int rc = path_join(d->job, sizeof(d->job), err, "%s", job);
     if (rc < 0 || !owner_read(path, &o) || !owner_is_near(&o)) return rc;
     rc = path_join(d->path, sizeof(d->path), err, "%s", path);
-    return rc < 0 ? rc : 1;
+    if (rc < 0) return rc;
+    const char *slash = strrchr(path, '/');
+    d->given = !slash || strcmp(slash + 1, job) != 0;
+    if (!shm_path(d->shm, sizeof(d->shm), job) || !owner_read(d->shm, &o)) d->shm[0] = 0;
+    return 1;
 }
 
 int jobdir_session(const struct jobdir *d, struct error *err)
@@ -216,7 +220,7 @@ int jobdir_export(const struct jobdir *d, struct error *err)
 void jobdir_remove(const struct jobdir *d)
 {
     if (d->shm[0]) remove_tree(d->shm);
-    if (d->given)
+    if (d->given && d->path[0])
         remove_own_files(d->path);
     else if (d->path[0])
         remove_tree(d->path);
@@ -225,6 +229,18 @@ void jobdir_remove(const struct jobdir *d)
     snprintf(parent, sizeof(parent), "%s", d->path);
     *strrchr(parent, '/') = 0;
     rmdir(parent); /* when it was the last */
+}
+
+void jobdir_remove_dead(const struct jobdir *d)
+{
+    struct owner o;
+    struct jobdir part = *d;
+    if (!owner_read(d->path, &o) || !owner_gone(&o))
+        part.path[0] = 0;
+    else
+        session_remove_dead(d->path);
+    if (!d->shm[0] || !owner_read(d->shm, &o) || !owner_gone(&o)) part.shm[0] = 0;
+    jobdir_remove(&part);
 }
 
 /* Folders in `parent` whose names start with prefix, if they are ours and their owner is gone. */
@@ -240,6 +256,7 @@ static int sweep(const char *parent, const char *prefix)
         if (path_join(path, sizeof(path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
         if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
         if (!owner_read(path, &o) || !owner_gone(&o)) continue;
+        session_remove_dead(path);
         remove_tree(path);
         removed++;
     }
