@@ -184,6 +184,14 @@ void jobdir_prepare_shm(void)
     if (job && *job && shm_path(path, sizeof(path), job)) private_folder(path, &err);
 }
 
+void jobdir_drop_shm(void)
+{
+    const char *job = getenv("MPISERVE_JOB");
+    struct owner o;
+    char path[sizeof(((struct jobdir *)0)->shm)];
+    if (job && *job && shm_path(path, sizeof(path), job) && !owner_read(path, &o)) remove_tree(path);
+}
+
 int jobdir_attach(struct jobdir *d, struct error *err)
 {
     const char *job = getenv("MPISERVE_JOB"), *path = getenv("MPISERVE_RUN_DIR");
