@@ -32,6 +32,7 @@ struct config {
     i64 tensor_parallel_size, pipeline_parallel_size; /* 1 */
     i64 data_parallel_size;                           /* ABSENT: ranks / (tp * pp) */
     i64 data_parallel_size_local;                     /* ABSENT: no constraint; 0: rank 0 only serves HTTP */
+    char data_parallel_address[256];                  /* of rank 0's node; "": not said */
     i64 threads;                                      /* of an engine; 0: its share of the cores */
     /* scheduler */
     i64 max_num_seqs;           /* 64: rows of an engine */

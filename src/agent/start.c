@@ -1,5 +1,6 @@
 /* From nothing to a rank that can loop, and back. Collective calls come in the same order on every rank; a rank that fails says so to
  * all (together), so that one error is printed and every rank ends in order. */
+#include "agent/address.h"
 #include "agent/agent_internal.h"
 #include <errno.h>
 #include <signal.h>
@@ -196,6 +197,12 @@ static int place(struct agent *a, struct error *err)
     if (!rc) rc = place_check(a->plan.replicas, a->plan.n_replicas, err);
     free(node_of);
     return rc;
+}
+
+static int check_head_address(const struct agent *a, struct error *err)
+{
+    if (agent_rank(a) != 0 || !a->config.data_parallel_address[0]) return 0;
+    return address_check_own(a->config.data_parallel_address, "--data-parallel-address", err);
 }
 
 u32 agent_loader_rank(const struct agent *a)
@@ -407,6 +414,7 @@ int agent_start(struct agent *a, int argc, char **argv)
         return 1;
     }
     if (together(a, place(a, &err), &err)) return 1;
+    if (together(a, check_head_address(a, &err), &err)) return 1;
     if (together(a, share_cores(a, &err), &err)) return 1;
     describe(a);
     if (make_run_dir(a, &err)) return 1;

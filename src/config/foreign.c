@@ -42,7 +42,6 @@ const struct foreign foreign_table[] = {
 
     REFUSED("data-parallel-rank", "-dpn", true, MPIRUN),
     REFUSED("data-parallel-start-rank", "-dpr", true, MPIRUN),
-    REFUSED("data-parallel-address", "-dpa", true, "a job has one node; rank 0 answers HTTP"),
     REFUSED("data-parallel-hybrid-lb", "-dph", false, "rank 0 answers HTTP for the whole job"),
     REFUSED("data-parallel-external-lb", "-dpe", false, "rank 0 answers HTTP for the whole job"),
     REFUSED("api-server-count", "-asc", true, "rank 0 answers HTTP; see --http-threads"),

@@ -51,6 +51,11 @@ const struct option option_table[] = {
      .help =
          "Replicas on the first node. 0: none there (in a job of one node: none on rank 0, which then only "
          "answers HTTP). auto: no constraint."},
+    {"data-parallel-address", "-dpa", OPTION_TEXT, GROUP_PARALLEL, 0, AT(data_parallel_address),
+     .standard = "",
+     .help = "The first node, where rank 0 runs: a name, an address, localhost. Any other is an error. With "
+             "--host "
+             "0.0.0.0 it is the address in the endpoint file."},
     {"threads", "", OPTION_INT, GROUP_PARALLEL, 0, AT(threads), 1, 1024, "auto", "auto", 0,
      .help = "Threads of an engine. auto: its share of the node's cores."},
 
