@@ -171,6 +171,12 @@ def a_job_that_cannot_start_says_why():
 
 def from_any_folder_with_options_behind_the_script():
     with Cluster() as cluster:
+        old = {"1000001": "DOWN", "1000002": "READY"}
+        for name, state in old.items():
+            os.makedirs(f"{cluster.home}/.mpiserve/{name}")
+            with open(f"{cluster.home}/.mpiserve/{name}/endpoint.json", "w") as f:
+                f.write('{"state":"%s"}' % state)
+            os.utime(f.name, (1e9, 1e9))
         rows = ((TOP, "slurm/serve.slurm", {}), (os.path.join(TOP, "slurm"), "serve.slurm", {}),
                 (cluster.home, SCRIPT, {"MPISERVE_HOME": TOP}))
         for cwd, script, env in rows:
@@ -180,6 +186,7 @@ def from_any_folder_with_options_behind_the_script():
                 equal((e["url"], e["model"], e["ranks"]), ("http://node0:8123", "x", 3), script)
                 cluster.slurm("scancel", "--batch", "--signal=USR1", job.id)
                 job.ends("COMPLETED")
+        equal(sorted(os.listdir(f"{cluster.home}/.mpiserve")), ["1", "1000002", "2", "3"], "what ended long ago is forgotten")
         for env, says in (({}, "set MPISERVE_HOME"), ({"MPISERVE_HOME": "/nowhere"}, "/nowhere")):
             with SlurmJob(cluster, cwd=cluster.home, env=env, wait=False) as job:
                 equal(job.end(), "FAILED")
