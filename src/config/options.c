@@ -140,7 +140,7 @@ const struct option option_table[] = {
     {"ranks", "-n -np", OPTION_INT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(ranks), 1, 4096, "auto", "auto", 0,
      .help = "Ranks to start. auto: 8; for plan --ranks-per-node on every node."},
     {"hostfile", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH, AT(hostfile),
-     .standard = "",
+     .standard = "", .sample = "hosts",
      .help =
          "File with the hosts to start ranks on, this one first: lines `NAME slots=RANKS`, as mpirun reads "
          "them. Other arguments for mpirun stand behind --: `mpiserve up -n 8 -- --map-by node`."},
