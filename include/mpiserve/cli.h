@@ -5,8 +5,9 @@
 #ifndef MPISERVE_CLI_H
 #define MPISERVE_CLI_H
 
-/* mpiserve up [-n RANKS] [MODEL] [options] [-- arguments for mpirun]: starts the job under mpirun, says when it is ready, drains it on INT or
- * TERM, ends what is left of it, and removes what it left behind. 0 after a clean drain; 130 when it was ended before it was
+/* mpiserve up [-n RANKS] [MODEL] [options] [-- arguments for mpirun]: starts the job under mpirun, says when it is
+ * ready, drains it on INT or TERM, ends what is left of it, and removes what it left behind. USR1 drains as well, however
+ * often it comes. 0 after a clean drain; 130 when it was ended before it was
  * ready; 1 on failures. */
 int cli_up(int argc, char **argv);
 
@@ -28,5 +29,8 @@ int cli_up(int argc, char **argv);
  *   replica, job      {kv_tokens, full_sequences, max_num_seqs, max_ongoing_requests} at the same time
  *   commands          {up (null for several nodes), mpirun, sbatch}; only when it fits */
 int cli_plan(int argc, char **argv);
+/* mpiserve status [--json] [--run-dir FOLDER | --job ID]: running jobs of this user as they answer now. 0 all are ready, 1
+ * one is not, 2 wrong usage, 3 there is none. Changes nothing. */
+int cli_status(int argc, char **argv);
 
 #endif

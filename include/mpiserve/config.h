@@ -51,6 +51,7 @@ struct config {
     i64 data_parallel_size;                           /* ABSENT: ranks / (tp * pp) */
     i64 data_parallel_size_local;                     /* ABSENT: no constraint; 0: rank 0 only serves HTTP */
     char placement_group_strategy[16];                /* PACK, STRICT_PACK, SPREAD, STRICT_SPREAD */
+    char data_parallel_address[256];                  /* of rank 0's node; "": not said */
     i64 threads;                                      /* of an engine; 0: its share of the cores */
     /* scheduler */
     i64 max_num_seqs;           /* 64: rows of an engine */
@@ -87,6 +88,7 @@ struct config {
     /* up, plan */
     i64 ranks;               /* -np of `mpiserve up`; 0: CONFIG_RANKS, for plan see help */
     char hostfile[PATH_LEN]; /* for mpirun; "": none */
+    char publish[PATH_LEN];  /* folder for copies of endpoint file and key, and for the log; "": none */
     char mpirun[PATH_LEN];   /* the launcher; "mpirun" */
     /* plan: the machines that are planned for */
     i64 nodes, ranks_per_node, gpus_per_node; /* 1; 0: see help; 0 */

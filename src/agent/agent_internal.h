@@ -33,7 +33,8 @@ struct agent {
     bool cores_shared;
     struct jobdir dir;
     char key[CONFIG_KEY_MAX + 1]; /* "": none is asked for; rank 0 only */
-    bool owns_dir;                /* this rank made it: a bare mpirun, rank 0 */
+    bool owns_dir;                /* this rank made it */
+    int tidier;                   /* see jobdir.h; -1: this rank has none */
     struct head *head;            /* the ingress side: rank 0 */
     struct leader *leader;        /* the replica side: ranks with an engine */
     struct watchdog watchdog;

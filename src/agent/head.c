@@ -1,4 +1,5 @@
 /* The ingress side of rank 0: commands of the HTTP threads in, chunks of the leaders back, readiness, drain. */
+#include "agent/address.h"
 #include "agent/head_internal.h"
 #include <math.h>
 #include <stdio.h>
@@ -73,15 +74,21 @@ static void write_endpoint(struct head *h, enum endpoint_state state)
     snprintf(e.key_file, sizeof e.key_file, "%s", h->key_file);
     snprintf(e.model, sizeof e.model, "%s", a->config.served_model_name[0]);
     snprintf(e.job, sizeof e.job, "%s", a->dir.job);
+    snprintf(e.node, sizeof e.node, "%s", wire_peers(a->wire)[0].host);
+    const char *slurm = getenv("SLURM_JOB_ID");
+    snprintf(e.slurm_job, sizeof e.slurm_job, "%s", slurm ? slurm : "");
     struct error err;
     if (endpoint_write(&a->dir, &e, &err)) log_warning("%s: %s", err.where, err.message);
 }
 
 static void make_url(struct head *h)
 {
-    const char *host = h->agent->config.host;
+    const char *host = h->agent->config.host, *named = h->agent->config.data_parallel_address;
     char own[256];
-    if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0) {
+    bool any = strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
+    if (any && named[0] && !address_is_loopback(named)) {
+        host = named;
+    } else if (any) {
         if (gethostname(own, sizeof own)) snprintf(own, sizeof own, "localhost");
         own[sizeof own - 1] = 0;
         host = own;
@@ -107,6 +114,7 @@ int head_new(struct agent *a, struct error *err)
         snprintf(h->replicas[i].load.trouble, sizeof h->replicas[i].load.trouble, "its engine is starting");
     }
     pthread_mutex_init(&h->lock, NULL);
+    latency_init(h);
     route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
     h->seconds_per_request = 1;
     atomic_store(&h->retry_after_s, 1);
@@ -156,6 +164,7 @@ void head_free(struct head *h)
     }
     pthread_mutex_destroy(&h->lock);
     buf_release(&h->scratch);
+    latency_release(h);
     free(h->views);
     free(h->replicas);
     free(h);
@@ -211,6 +220,7 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
     if (!f || f->selection.state != SELECTION_DISPATCHED || f->selection.leader != from ||
         c->sample >= f->request->n_samples)
         return;
+    latency_answered(h, f, now);
     bool was_open = f->n_open > 0;
     if (c->finish != FINISH_RETRY || h->draining) deliver(h, f, c);
     if (!c->last) {

@@ -1,5 +1,6 @@
 /* From nothing to a rank that can loop, and back. Collective calls come in the same order on every rank; a rank that fails says so to
  * all (together), so that one error is printed and every rank ends in order. */
+#include "agent/address.h"
 #include "agent/agent_internal.h"
 #include "mpiserve/proc.h"
 
@@ -31,6 +32,17 @@ static void print_error(const struct error *err)
 {
     char line[1100];
     log_error("%s", error_text(err, line, sizeof line));
+}
+
+/* Is this the first of its machine's ranks? Launchers say so before MPI does; a rank without launcher is alone. */
+static bool first_of_machine(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *v = getenv(names[i]);
+        if (v && v[0]) return atoi(v) == 0;
+    }
+    return launcher_rank() < 0;
 }
 
 /* The launcher's end is ours: nothing of a job outlives it. */
@@ -195,6 +207,12 @@ static int place(struct agent *a, struct error *err)
     return rc;
 }
 
+static int check_head_address(const struct agent *a, struct error *err)
+{
+    if (agent_rank(a) != 0 || !a->config.data_parallel_address[0]) return 0;
+    return address_check_own(a->config.data_parallel_address, "--data-parallel-address", err);
+}
+
 u32 agent_loader_rank(const struct agent *a)
 {
     for (u32 i = 0; i < wire_node_size(a->wire); i++)
@@ -253,7 +271,6 @@ static int make_job_dir(struct agent *a, struct error *err)
     jobdir_sweep();
     rc = jobdir_make(&a->dir, a->config.run_dir, err);
     a->owns_dir = rc == 0;
-    if (rc == 0) rc = jobdir_note_mpi(&a->dir, err);
     return rc;
 }
 
@@ -265,7 +282,6 @@ static int make_node_dir(struct agent *a, const char *job, struct error *err)
     jobdir_sweep();
     rc = jobdir_make_node(&a->dir, job, wire_peers(a->wire)[agent_rank(a)].node_rank, err);
     a->owns_dir = rc == 0;
-    if (rc == 0) rc = jobdir_note_mpi(&a->dir, err);
     return rc;
 }
 
@@ -293,6 +309,7 @@ static int make_run_dir(struct agent *a, struct error *err)
     int rc = wire_bcast(a->wire, 0, &dir, sizeof dir, err);
     if (!rc && first && agent_rank(a) != 0) rc = make_node_dir(a, dir.job, err);
     if (!rc && first) rc = write_pids(a, err);
+    if (!rc && first) jobdir_tidier_tell(a->tidier, &a->dir);
     if (together(a, rc, err)) return 1;
     dir = a->dir;
     rc = wire_node_bcast(a->wire, 0, &dir, sizeof dir, err);
@@ -387,6 +404,8 @@ int agent_start(struct agent *a, int argc, char **argv)
     follow_launcher();
     raise_file_limit();
     jobdir_prepare_shm();
+    a->tidier = first_of_machine() ? jobdir_tidier_start(&err) : -1;
+    if (first_of_machine() && a->tidier < 0) print_error(&err);
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
@@ -403,6 +422,7 @@ int agent_start(struct agent *a, int argc, char **argv)
         return 1;
     }
     if (together(a, place(a, &err), &err)) return 1;
+    if (together(a, check_head_address(a, &err), &err)) return 1;
     if (together(a, share_cores(a, &err), &err)) return 1;
     describe(a);
     if (make_run_dir(a, &err)) return 1;

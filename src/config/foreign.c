@@ -71,7 +71,6 @@ const struct foreign foreign_table[] = {
     NOTE("master-port", "", true, MPIRUN),
     REFUSED("data-parallel-rank", "-dpn", true, MPIRUN),
     REFUSED("data-parallel-start-rank", "-dpr", true, MPIRUN),
-    REFUSED("data-parallel-address", "-dpa", true, "a job has one node; rank 0 answers HTTP"),
     REFUSED("data-parallel-hybrid-lb", "-dph", false, "rank 0 answers HTTP for the whole job"),
     REFUSED("data-parallel-external-lb", "-dpe", false, "rank 0 answers HTTP for the whole job"),
     ONLY("api-server-count", "-asc", "1", "rank 0 answers HTTP; see --http-threads"),

@@ -71,6 +71,8 @@ static void print_all(struct buf *to, const char *program)
                "      the same job, started by hand\n"
                "  %1$s plan [JOB.yaml] [MODEL] [options]\n"
                "      what such a job needs, and where it lies; starts nothing\n"
+               "  %1$s status [--json] [--job ID]\n"
+               "      running jobs, their replicas and rates\n"
                "  %1$s help | version\n"
                "\n"
                "Options win over the environment (the name in brackets), that over the job file (the same "

@@ -9,8 +9,9 @@
 extern char **environ;
 
 /* Variables that are no options: where the program is, for job scripts; the job's name, from `mpiserve up`; faults that
- * tests ask engines for. */
-static const char *const own_variables[] = {"MPISERVE_HOME", "MPISERVE_JOB", "MPISERVE_FAULT"};
+ * tests ask engines for; TMPDIR before `mpiserve up` changed it. */
+static const char *const own_variables[] = {"MPISERVE_HOME", "MPISERVE_JOB", "MPISERVE_TMPDIR",
+                                            "MPISERVE_FAULT"};
 
 static int set_defaults(struct config *c, struct error *err)
 {

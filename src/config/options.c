@@ -61,6 +61,11 @@ const struct option option_table[] = {
      .help = "How replicas lie over the nodes. PACK: on the fewest; SPREAD: one to each in turn; "
              "STRICT_PACK: all on one; "
              "STRICT_SPREAD: at most one on each. What a strict one cannot keep is refused."},
+    {"data-parallel-address", "-dpa", OPTION_TEXT, GROUP_PARALLEL, 0, AT(data_parallel_address),
+     .standard = "",
+     .help = "The first node, where rank 0 runs: a name, an address, localhost. Any other is an error. With "
+             "--host "
+             "0.0.0.0 it is the address in the endpoint file."},
     {"threads", "", OPTION_INT, GROUP_PARALLEL, 0, AT(threads), 1, 1024, "auto", "auto", 0,
      .help = "Threads of an engine. auto: its share of the node's cores."},
 
@@ -144,6 +149,10 @@ const struct option option_table[] = {
      .help =
          "File with the hosts to start ranks on, this one first: lines `NAME slots=RANKS`, as mpirun reads "
          "them. Other arguments for mpirun stand behind --: `mpiserve up -n 8 -- --map-by node`."},
+    {"publish", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH, AT(publish),
+     .standard = "",
+     .help = "Folder that other machines see, for copies of the endpoint file and the key, and for the log. "
+             "slurm/serve.slurm: ~/.mpiserve/JOBID."},
     {"mpirun", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH | OPTION_NAMED, AT(mpirun),
      .standard = "mpirun",
      .help = "The mpirun of the MPI that this program was built with: a name in PATH or a path."},

@@ -205,6 +205,8 @@ class Stream:
 # ---- jobs ------------------------------------------------------------------------------------------------------------
 class Job:
     """A running `mpiserve up`. The port is a free one unless --port is among the options."""
+    address = "127.0.0.1"
+    on = ()  # what the command stands behind
 
     def __init__(self, *options, ranks=2, model=DEMO, env=None, program=PROGRAM, wait=True, folder=None,
                  cwd=None, user=None):
@@ -218,7 +220,7 @@ class Job:
         self.endpoint = None
         port = () if any(o.startswith("--port") for o in options) else ("--port", "0")
         count = () if ranks is None else ("-n", str(ranks))
-        command = [program, "up", *count, *([model] if model else []), *port, *options]
+        command = [*self.on, program, "up", *count, *([model] if model else []), *port, *options]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPISERVE_", "OMPI_"))}
         if "MPISERVE_MPIRUN" in os.environ:
             environment["MPISERVE_MPIRUN"] = os.environ["MPISERVE_MPIRUN"]
@@ -349,7 +351,7 @@ class Job:
         return {name: value}
 
     def connect(self, timeout=60 * SLOW):
-        return http.client.HTTPConnection("127.0.0.1", self.endpoint["port"], timeout=timeout)
+        return http.client.HTTPConnection(self.address, self.endpoint["port"], timeout=timeout)
 
     def send(self, method, path, body=None, headers=None, key=True, timeout=60 * SLOW):
         connection = self.connect(timeout)
