@@ -30,7 +30,7 @@ static const struct flag flags[] = {
     {"--pipeline-parallel-size", "1", ACCEPTED}, {"-pp", "1", ACCEPTED}, {"-pp", "2", REFUSED},
     {"--data-parallel-size", "2", ACCEPTED}, {"-dp", "2", ACCEPTED},
     {"--data-parallel-size-local", "0", ACCEPTED}, {"-dpl", "1", ACCEPTED},
-    {"--data-parallel-address", "localhost", REFUSED}, {"-dpa", "localhost", REFUSED}, {"--data-parallel-rpc-port", "29550", NOTED}, {"-dpp", "29550", NOTED},
+    {"--data-parallel-address", "localhost", ACCEPTED}, {"-dpa", "127.0.0.1", ACCEPTED}, {"--data-parallel-rpc-port", "29550", NOTED}, {"-dpp", "29550", NOTED},
     {"--data-parallel-backend", "ray", NOTED}, {"-dpb", "mp", NOTED}, {"-dpb", "mpi", NOTED},
     {"--data-parallel-rank", "0", REFUSED}, {"-dpn", "0", REFUSED}, {"--data-parallel-start-rank", "0", REFUSED}, {"-dpr", "0", REFUSED},
     {"--data-parallel-hybrid-lb", NULL, REFUSED}, {"-dph", NULL, REFUSED}, {"--data-parallel-external-lb", NULL, REFUSED}, {"-dpe", NULL, REFUSED},
