@@ -15,7 +15,7 @@
 /* What a row is made from; the arrays are copied, the history is not kept. */
 struct sampler_spec {
     const struct sampling *sampling; /* seed is the sample's own */
-    const i32 *history; /* [n] prompt and emitted tokens */
+    const i32 *history;              /* [n] prompt and emitted tokens */
     u32 prompt_len, n;
     const struct token_bias *bias;
     const i32 *allowed, *bad_words, *eos_ids, *stop_ids; /* as in struct request */
