@@ -6,12 +6,14 @@
  *     key            "Authorization: Bearer KEY", mode 0600: curl -H @FILE
  *     pids           a line "RANK PID" for every rank of this machine; by one rank, once all have started
  *     run.log        what the ranks print, when `mpiserve up` started them
- *     bell-*.sock    doorbells of the ranks
- *     mpi/           MPI's own session files
+ *     bell.RANK      doorbells of the ranks
+ *     session        "PID START FOLDER": MPI's launcher on this machine and where it has its files
+ *     mpi/           MPI's own session files, when `mpiserve up` started it
+ *   $TMPDIR/mpiserve-UID/JOB-nodeK   the same on the K-th other machine of the job: owner, pids and bells only
  *   /dev/shm/mpiserve-UID-JOB  MPI's shared memory; the same owner file
  * ($XDG_RUNTIME_DIR is not used: it goes away when the user logs out, jobs do not.)
  *
- * The owner is `mpiserve up`, or rank 0 of a job started by a bare mpirun. An owner that is killed leaves its folders; the
+ * The owner is `mpiserve up`, or rank 0 of a job started by a bare mpirun; on other machines of the job, their first rank. An owner that is killed leaves its folders; the
  * next start removes them (jobdir_sweep). Owners of other machines and other pid namespaces are left alone.
  *
  * Life cycle: jobdir_sweep, jobdir_make (owner) -> jobdir_attach (every other process; MPISERVE_RUN_DIR and
@@ -34,8 +36,16 @@ struct jobdir {
 /* Makes the folder (run_dir "": a new one under the temporary folder) and the one in /dev/shm; this process becomes the
  * owner. Errors: not writable, full, path too long for sockets, not ours, in use by a running job. */
 int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err);
-/* A process that the owner started: 1 and *d filled from the environment, 0 when there is no owner above (make one). */
+/* A process that the owner started: 1 and *d filled from the environment. 0 when there is no owner above (make one), or when it
+ * is on another machine; then d->job is filled, else "". */
 int jobdir_attach(struct jobdir *d, struct error *err);
+/* The folders of node `node` of the job, when the owner of the job is on another machine; this process becomes their owner. */
+int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *err);
+/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not. What goes wrong shows
+ * when MPI uses it. */
+void jobdir_prepare_shm(void);
+/* Makes the folder of MPI's session files and sets TMPDIR to it, MPISERVE_TMPDIR to what that was. */
+int jobdir_session(const struct jobdir *d, struct error *err);
 /* For the environment of processes that attach. */
 int jobdir_export(const struct jobdir *d, struct error *err);
 /* Removes both folders; in a given one only the job's own files, and run.log stays. */
@@ -45,8 +55,16 @@ int jobdir_sweep(void);
 /* "PATH/name"; returns out. */
 const char *jobdir_file(const struct jobdir *d, const char *name, char *out, size_t size);
 
+/* The tidier: a small child process that removes this machine's folders, and MPI's own session folder, once all ranks of the
+ * machine, the owner and the launcher are dead: so nothing is left even where everything was killed. For one rank of each machine,
+ * while it has one thread and before MPI starts. Returns a descriptor to be kept open (its closing tells of the rank's end), or an error. */
+int jobdir_tidier_start(struct error *err);
+void jobdir_tidier_tell(int tidier,
+                        const struct jobdir *d); /* after jobdir_write_pids; tidier < 0: nothing */
+
 /* ---- what the job says about itself ---------------------------------------------------------------------------*/
-enum endpoint_state { ENDPOINT_LOADING, ENDPOINT_READY, ENDPOINT_DRAINING, ENDPOINT_DOWN };
+/* PENDING: no rank is up yet; written by `mpiserve up`, into a published copy only. */
+enum endpoint_state { ENDPOINT_PENDING, ENDPOINT_LOADING, ENDPOINT_READY, ENDPOINT_DRAINING, ENDPOINT_DOWN };
 const char *endpoint_state_name(enum endpoint_state s); /* "LOADING", ... */
 struct endpoint {
     enum endpoint_state state;
@@ -56,11 +74,19 @@ struct endpoint {
     char key_file[PATH_LEN]; /* "": no key is asked for */
     char model[128];         /* the served name */
     char job[JOB_NAME_LEN];
-    i64 pid;   /* rank 0's */
-    i64 ranks; /* of the job */
+    char node[256];     /* where rank 0 runs */
+    char slurm_job[24]; /* "": not in a Slurm job */
+    i64 pid;            /* rank 0's */
+    i64 ranks;          /* of the job */
 };
 int endpoint_write(const struct jobdir *d, const struct endpoint *e, struct error *err);
 int endpoint_read(const struct jobdir *d, struct endpoint *e, struct error *err); /* ERR_NOT_FOUND: not yet */
+
+/* For files that other machines see: a folder of this user (made when it is not there) in which endpoint_write and
+ * endpoint_read work, too. It has no owner; nothing in it is ever swept. */
+int jobdir_open(struct jobdir *d, const char *folder, struct error *err);
+/* The folders of this user's jobs on this machine whose owner lives; returns their number (at most max). */
+int jobdir_list(struct jobdir *list, int max);
 
 /* Writes the file `key` (e->key_file) for curl -H @FILE. */
 int jobdir_write_key(const struct jobdir *d, const char *key, struct error *err);

@@ -2,7 +2,6 @@
 #ifndef MPISERVE_AGENT_INTERNAL_H
 #define MPISERVE_AGENT_INTERNAL_H
 
-#include "agent/key.h"
 #include "agent/messages.h"
 #include "agent/watchdog.h"
 #include "mpiserve/agent.h"
@@ -33,10 +32,11 @@ struct agent {
     u32 cores, node_cores;
     bool cores_shared;
     struct jobdir dir;
-    char key[KEY_LEN];     /* "": none is asked for; rank 0 only */
-    bool owns_dir;         /* this rank made it: a bare mpirun, rank 0 */
-    struct head *head;     /* the ingress side: rank 0 */
-    struct leader *leader; /* the replica side: ranks with an engine */
+    char key[CONFIG_KEY_MAX + 1]; /* "": none is asked for; rank 0 only */
+    bool owns_dir;                /* this rank made it */
+    int tidier;                   /* see jobdir.h; -1: this rank has none */
+    struct head *head;            /* the ingress side: rank 0 */
+    struct leader *leader;        /* the replica side: ranks with an engine */
     struct watchdog watchdog;
     int signals; /* signalfd */
     int epoll;

@@ -59,6 +59,7 @@ static void dispatch(struct head *h, struct flight *f, i32 replica, const struct
     f->replica = replica;
     selection_dispatch(&f->selection);
     struct msg_dispatch m = {.token = *token, .origin = agent_rank(a)};
+    latency_dispatched(f);
     agent_send(a, leader, MSG_DISPATCH, &m, sizeof m, f->request, f->request->bytes);
     atomic_fetch_add(&h->routed, 1);
 }

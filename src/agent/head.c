@@ -1,4 +1,5 @@
 /* The ingress side of rank 0: commands of the HTTP threads in, chunks of the leaders back, readiness, drain. */
+#include "agent/address.h"
 #include "agent/head_internal.h"
 #include <math.h>
 #include <stdio.h>
@@ -10,11 +11,10 @@
 enum { QUEUE_RETRY_MS = 20, ABORT_MS = 300 };
 
 /* ---- called by HTTP threads ----------------------------------------------------------------------------------*/
-static void push(struct head *h, struct request *r, u64 id)
+static void push(struct head *h, struct command command)
 {
-    struct command *c = mem_zero(1, sizeof *c);
-    c->request = r;
-    c->id = id;
+    struct command *c = mem_alloc(sizeof *c);
+    *c = command;
     queue_push(h->commands, &c->node);
 }
 
@@ -29,13 +29,18 @@ static int submit(void *arg, struct request *r, u32 *retry_after_s)
         atomic_fetch_add(&h->refused_full, 1);
         return ERR_FULL;
     }
-    push(h, r, r->id);
+    push(h, (struct command){.what = COMMAND_SUBMIT, .request = r, .id = r->id});
     return 0;
 }
 
 static void cancel(void *arg, u64 request)
 {
-    push(arg, NULL, request);
+    push(arg, (struct command){.what = COMMAND_CANCEL, .id = request});
+}
+
+static void drain(void *arg)
+{
+    push(arg, (struct command){.what = COMMAND_DRAIN});
 }
 
 /* ---- life ----------------------------------------------------------------------------------------------------*/
@@ -69,15 +74,21 @@ static void write_endpoint(struct head *h, enum endpoint_state state)
     snprintf(e.key_file, sizeof e.key_file, "%s", h->key_file);
     snprintf(e.model, sizeof e.model, "%s", a->config.served_model_name[0]);
     snprintf(e.job, sizeof e.job, "%s", a->dir.job);
+    snprintf(e.node, sizeof e.node, "%s", wire_peers(a->wire)[0].host);
+    const char *slurm = getenv("SLURM_JOB_ID");
+    snprintf(e.slurm_job, sizeof e.slurm_job, "%s", slurm ? slurm : "");
     struct error err;
     if (endpoint_write(&a->dir, &e, &err)) log_warning("%s: %s", err.where, err.message);
 }
 
 static void make_url(struct head *h)
 {
-    const char *host = h->agent->config.host;
+    const char *host = h->agent->config.host, *named = h->agent->config.data_parallel_address;
     char own[256];
-    if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0) {
+    bool any = strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
+    if (any && named[0] && !address_is_loopback(named)) {
+        host = named;
+    } else if (any) {
         if (gethostname(own, sizeof own)) snprintf(own, sizeof own, "localhost");
         own[sizeof own - 1] = 0;
         host = own;
@@ -103,6 +114,7 @@ int head_new(struct agent *a, struct error *err)
         snprintf(h->replicas[i].load.trouble, sizeof h->replicas[i].load.trouble, "its engine is starting");
     }
     pthread_mutex_init(&h->lock, NULL);
+    latency_init(h);
     route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
     h->seconds_per_request = 1;
     atomic_store(&h->retry_after_s, 1);
@@ -111,13 +123,13 @@ int head_new(struct agent *a, struct error *err)
     if (!h->policy || !h->commands) return -1;
     snprintf(h->fingerprint, sizeof h->fingerprint, "mpiserve-%s-%08x", MPISERVE_VERSION,
              (u32)a->fingerprint);
-    struct ingress_spec spec = {
-        .config = &a->config,
-        .model = &a->model,
-        .max_model_len = a->max_model_len,
-        .ingress_index = 0,
-        .key = a->key[0] ? a->key : NULL,
-        .agent = {h, submit, cancel, status_health, status_topology, status_metrics, status_in_flight}};
+    struct ingress_spec spec = {.config = &a->config,
+                                .model = &a->model,
+                                .max_model_len = a->max_model_len,
+                                .ingress_index = 0,
+                                .key = a->key[0] ? a->key : NULL,
+                                .agent = {h, submit, cancel, status_health, status_topology, status_metrics,
+                                          drain, status_in_flight}};
     snprintf(spec.fingerprint, sizeof spec.fingerprint, "%s", h->fingerprint);
     h->ingress = ingress_new(&spec, err);
     if (!h->ingress) return err->code;
@@ -152,6 +164,7 @@ void head_free(struct head *h)
     }
     pthread_mutex_destroy(&h->lock);
     buf_release(&h->scratch);
+    latency_release(h);
     free(h->views);
     free(h->replicas);
     free(h);
@@ -207,6 +220,7 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
     if (!f || f->selection.state != SELECTION_DISPATCHED || f->selection.leader != from ||
         c->sample >= f->request->n_samples)
         return;
+    latency_answered(h, f, now);
     bool was_open = f->n_open > 0;
     if (c->finish != FINISH_RETRY || h->draining) deliver(h, f, c);
     if (!c->last) {
@@ -321,10 +335,11 @@ static int take_commands(struct head *h, u64 now)
     for (struct queue_node *node = queue_take_all(h->commands), *next; node; node = next, n++) {
         next = node->next;
         struct command *c = (struct command *)node;
-        if (c->request)
-            flight_new(h, c->request, now);
-        else
-            flight_cancel(h, c->id);
+        switch (c->what) {
+        case COMMAND_SUBMIT: flight_new(h, c->request, now); break;
+        case COMMAND_CANCEL: flight_cancel(h, c->id); break;
+        case COMMAND_DRAIN: agent_drain(h->agent); break;
+        }
         free(c);
     }
     return n;
@@ -339,10 +354,10 @@ static void turn_drain(struct head *h, u64 now)
 {
     u64 limit = (u64)(h->agent->config.graceful_shutdown_timeout_s * (double)NS_PER_S);
     if (h->n_flights == 0 && atomic_load(&h->outstanding) == 0 &&
-        (ingress_idle(h->ingress) || (h->hurried && now - h->hurry_ns > 2 * NS_PER_S))) {
+        (ingress_idle(h->ingress) || (h->hurried && now > h->hurry_ns + 2 * NS_PER_S))) {
         send_all(h, MSG_END);
         h->agent->ended = true;
-    } else if (!h->hurried && now - h->drain_started_ns > limit) {
+    } else if (!h->hurried && now > h->drain_started_ns + limit) {
         log_warning("drain: %u requests have not finished within %g s and are ended", h->n_flights,
                     h->agent->config.graceful_shutdown_timeout_s);
         h->hurried = true;

@@ -1,7 +1,9 @@
 /* From nothing to a rank that can loop, and back. Collective calls come in the same order on every rank; a rank that fails says so to
  * all (together), so that one error is printed and every rank ends in order. */
+#include "agent/address.h"
 #include "agent/agent_internal.h"
 #include "mpiserve/proc.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -30,6 +32,17 @@ static void print_error(const struct error *err)
 {
     char line[1100];
     log_error("%s", error_text(err, line, sizeof line));
+}
+
+/* Is this the first of its machine's ranks? Launchers say so before MPI does; a rank without launcher is alone. */
+static bool first_of_machine(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *v = getenv(names[i]);
+        if (v && v[0]) return atoi(v) == 0;
+    }
+    return launcher_rank() < 0;
 }
 
 /* The launcher's end is ours: nothing of a job outlives it. */
@@ -63,12 +76,22 @@ static void raise_file_limit(void)
     setrlimit(RLIMIT_NOFILE, &r);
 }
 
+/* What is wrong for all is said once; a job file may be missing on one host only. */
+static bool tells_errors(const struct error *err)
+{
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    bool of_this_host = err->code == ERR_NOT_FOUND || err->code == ERR_IO;
+    return launcher_rank() <= 0 || (of_this_host && local && strcmp(local, "0") == 0);
+}
+
 static int load_options(struct agent *a, int argc, char **argv)
 {
     struct error err;
     int rc = config_load(&a->config, argc, argv, 1, &err);
+    for (int i = 0; rc == 0 && launcher_rank() <= 0 && i < a->config.n_notes; i++)
+        log_info("%s", a->config.notes[i]);
     if (rc == 0) return 0;
-    if (rc < 0 && launcher_rank() <= 0) print_error(&err);
+    if (rc < 0 && tells_errors(&err)) print_error(&err);
     return rc < 0 ? 2 : -1; /* -1: help was printed */
 }
 
@@ -140,35 +163,29 @@ static u64 memory_for_kv(const struct agent *a)
 {
     u64 left = memory_left();
     if (left == UINT64_MAX) left = 1ull << 30;
-    return (left - MIN_OF(left, a->needs.weights_bytes)) / 2 / wire_node_size(a->wire);
+    return engine_kv_share(left - MIN_OF(left, a->needs.weights_bytes), wire_node_size(a->wire));
 }
 
 static int size_engine(struct agent *a, const char *isa, struct error *err)
 {
     const struct config *c = &a->config;
-    a->max_model_len =
-        c->max_model_len ? (u32)MIN_OF(c->max_model_len, (i64)a->model.max_position) : a->model.max_position;
-    if (c->max_model_len > (i64)a->model.max_position)
-        return error_set(err, ERR_INPUT, "--max-model-len", "%lld is more than the model's %u",
-                         (long long)c->max_model_len, a->model.max_position);
-    a->max_num_seqs = (u32)c->max_num_seqs;
-    a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
-    struct engine_ask ask = {
-        .model = c->model, .compute = c->compute, .isa = isa, .block_size = (u32)c->block_size};
-    if (engine_plan(&ask, &a->needs, err)) return -1;
-    u64 per_seq = (a->max_model_len + (u64)c->block_size - 1) / (u64)c->block_size;
-    u64 wanted = per_seq * a->max_num_seqs + 1;
-    u64 room = (c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a)) /
-               a->needs.kv_bytes_per_block;
-    a->n_blocks = (u32)MIN_OF(wanted, MIN_OF(room, (u64)UINT32_MAX));
-    if (a->n_blocks < per_seq + 1)
-        return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",
-                         "one sequence of %u tokens needs %llu bytes of KV cache, there are %llu: give more, "
-                         "or lower --max-model-len",
-                         a->max_model_len, (unsigned long long)((per_seq + 1) * a->needs.kv_bytes_per_block),
-                         (unsigned long long)(room * a->needs.kv_bytes_per_block));
-    a->numerics = a->needs.numerics;
-    return 0;
+    struct engine_ask ask = {.model = c->model,
+                             .compute = c->compute,
+                             .isa = isa,
+                             .block_size = (u32)c->block_size,
+                             .max_model_len = (u32)c->max_model_len};
+    int rc = engine_plan(&ask, &a->needs, err);
+    if (!rc) {
+        a->max_num_seqs = (u32)c->max_num_seqs;
+        a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
+        a->max_model_len = a->needs.max_model_len;
+        a->numerics = a->needs.numerics;
+        struct engine_limits limits = {a->max_num_seqs, a->max_model_len, (u32)c->block_size};
+        u64 room = c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a);
+        rc = engine_blocks(&a->needs, &limits, room, &a->n_blocks, err);
+    }
+    if (rc) config_blame(c, err);
+    return rc;
 }
 
 /* ---- placement and cores -------------------------------------------------------------------------------------*/
@@ -183,10 +200,17 @@ static int place(struct agent *a, struct error *err)
                               .dp = c->data_parallel_size,
                               .dp_local = c->data_parallel_size_local,
                               .max_group = 1};
+    BUG_ON(place_strategy_parse(c->placement_group_strategy, &spec.strategy));
     int rc = place_plan(&a->plan, &job, &spec, err);
     if (!rc) rc = place_check(a->plan.replicas, a->plan.n_replicas, err);
     free(node_of);
     return rc;
+}
+
+static int check_head_address(const struct agent *a, struct error *err)
+{
+    if (agent_rank(a) != 0 || !a->config.data_parallel_address[0]) return 0;
+    return address_check_own(a->config.data_parallel_address, "--data-parallel-address", err);
 }
 
 u32 agent_loader_rank(const struct agent *a)
@@ -234,30 +258,31 @@ static int share_cores(struct agent *a, struct error *err)
 }
 
 /* ---- the job's folder ----------------------------------------------------------------------------------------*/
-/* Rank 0 makes it where nobody above has (a bare mpirun), after what dead jobs left is gone. */
-static int make_dir(struct agent *a, struct error *err)
+/* Rank 0's is the job's: made here where nobody above has (a bare mpirun), after what dead jobs left is gone. */
+static int make_job_dir(struct agent *a, struct error *err)
 {
     int rc = jobdir_attach(&a->dir, err);
     if (rc != 0) return MIN_OF(rc, 0);
+    if (a->dir.job[0])
+        return error_set(
+            err, ERR_STATE, wire_peers(a->wire)[0].host,
+            "rank 0 runs on this machine and `mpiserve up` on another: start it here, or let the "
+            "list of hosts begin with the machine of `mpiserve up`");
     jobdir_sweep();
     rc = jobdir_make(&a->dir, a->config.run_dir, err);
     a->owns_dir = rc == 0;
     return rc;
 }
 
-/* Other nodes: a folder of the same name, for the doorbells. */
-static int same_dir_here(const struct agent *a, struct error *err)
+/* Other nodes: the first rank's, unless the owner of the job is here as well. */
+static int make_node_dir(struct agent *a, const char *job, struct error *err)
 {
-    char parent[PATH_LEN];
-    snprintf(parent, sizeof parent, "%s", a->dir.path);
-    char *slash = strrchr(parent, '/');
-    if (slash && slash != parent) {
-        *slash = 0;
-        mkdir(parent, 0700);
-    }
-    if (mkdir(a->dir.path, 0700) && errno != EEXIST)
-        return error_errno(err, a->dir.path, "cannot make the job's folder on this node");
-    return 0;
+    int rc = jobdir_attach(&a->dir, err);
+    if (rc != 0) return MIN_OF(rc, 0);
+    jobdir_sweep();
+    rc = jobdir_make_node(&a->dir, job, wire_peers(a->wire)[agent_rank(a)].node_rank, err);
+    a->owns_dir = rc == 0;
+    return rc;
 }
 
 static int write_pids(struct agent *a, struct error *err)
@@ -274,14 +299,21 @@ static int write_pids(struct agent *a, struct error *err)
     return rc;
 }
 
-/* Collective: rank 0 chooses the folder, every node has one of that name. */
+/* Collective: rank 0 chooses the folder and the name, every other node has a folder of its own. */
 static int make_run_dir(struct agent *a, struct error *err)
 {
-    if (together(a, agent_rank(a) == 0 ? make_dir(a, err) : 0, err)) return 1;
-    int rc = wire_bcast(a->wire, 0, &a->dir, sizeof a->dir, err);
+    struct jobdir dir;
     bool first = wire_peers(a->wire)[agent_rank(a)].local_rank == 0;
-    if (!rc && first && agent_rank(a) != 0) rc = same_dir_here(a, err);
+    if (together(a, agent_rank(a) == 0 ? make_job_dir(a, err) : 0, err)) return 1;
+    dir = a->dir;
+    int rc = wire_bcast(a->wire, 0, &dir, sizeof dir, err);
+    if (!rc && first && agent_rank(a) != 0) rc = make_node_dir(a, dir.job, err);
     if (!rc && first) rc = write_pids(a, err);
+    if (!rc && first) jobdir_tidier_tell(a->tidier, &a->dir);
+    if (together(a, rc, err)) return 1;
+    dir = a->dir;
+    rc = wire_node_bcast(a->wire, 0, &dir, sizeof dir, err);
+    a->dir = dir;
     if (together(a, rc, err)) return 1;
     return together(a, wire_bells(a->wire, a->dir.path, err), err);
 }
@@ -321,13 +353,21 @@ static void describe(const struct agent *a)
              cpuset_print(&a->cpus, cpus, sizeof cpus), a->needs.compute, a->needs.isa);
 }
 
+/* The user's, or a new one for this job. */
+static int take_key(struct agent *a, struct error *err)
+{
+    int rc = config_key(&a->config, a->key, sizeof a->key, err);
+    if (rc == 0 && !a->config.api_key_none) rc = jobdir_new_key(a->key, sizeof a->key, err);
+    return MIN_OF(rc, 0);
+}
+
 static int start_rooms(struct agent *a, struct error *err)
 {
     int rc = 0;
     if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
     if (together(a, rc, err)) return 1;
     if (agent_rank(a) == 0) {
-        rc = key_find(&a->config, a->key, err);
+        rc = take_key(a, err);
         if (!rc) rc = head_new(a, err);
     }
     if (together(a, rc, err)) return 1;
@@ -344,6 +384,15 @@ static int start_rooms(struct agent *a, struct error *err)
     return 0;
 }
 
+static void name_in_log(const struct agent *a)
+{
+    char who[48];
+    const struct wire_peer *me = &wire_peers(a->wire)[agent_rank(a)];
+    bool alone = wire_n_nodes(a->wire) == 1;
+    snprintf(who, sizeof who, alone ? "rank %u" : "rank %u (%.30s)", agent_rank(a), me->host);
+    log_setup(level_of(a->config.log_level), who);
+}
+
 int agent_start(struct agent *a, int argc, char **argv)
 {
     struct error err = {0};
@@ -354,15 +403,16 @@ int agent_start(struct agent *a, int argc, char **argv)
     log_setup(level_of(a->config.log_level), "");
     follow_launcher();
     raise_file_limit();
+    jobdir_prepare_shm();
+    a->tidier = first_of_machine() ? jobdir_tidier_start(&err) : -1;
+    if (first_of_machine() && a->tidier < 0) print_error(&err);
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
         print_error(&err);
         return 1;
     }
-    char who[32];
-    snprintf(who, sizeof who, "rank %u", agent_rank(a));
-    log_setup(level_of(a->config.log_level), who);
+    name_in_log(a);
     if (together(a, model_rc, &model_err)) return 1;
     const char *isa;
     if (together(a, agree_on_isa(a, &isa, &err), &err)) return 1;
@@ -372,6 +422,7 @@ int agent_start(struct agent *a, int argc, char **argv)
         return 1;
     }
     if (together(a, place(a, &err), &err)) return 1;
+    if (together(a, check_head_address(a, &err), &err)) return 1;
     if (together(a, share_cores(a, &err), &err)) return 1;
     describe(a);
     if (make_run_dir(a, &err)) return 1;

@@ -13,7 +13,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { FIXED_ARGUMENTS = 8, SHM_PER_RANK = 8 << 20 };
+enum { SHM_PER_RANK = 8 << 20 };
+
+extern char **environ;
 
 struct variable {
     const char *name, *value;
@@ -48,12 +50,8 @@ static int set_environment(const struct jobdir *d, struct error *err)
         {"OMPI_MCA_osc_sm_backing_directory", d->shm},
         {"OMPI_MCA_osc_rdma_backing_directory", d->shm},
     };
-    char session[PATH_LEN + 8];
-    jobdir_file(d, "mpi", session, sizeof(session));
-    if (mkdir(session, 0700) < 0 && errno != EEXIST)
-        return error_errno(err, session, "cannot make the folder");
-    if (setenv("TMPDIR", session, 1) < 0) return error_errno(err, "TMPDIR", "cannot set it");
-    int rc = jobdir_export(d, err);
+    int rc = jobdir_session(d, err);
+    if (rc == 0) rc = jobdir_export(d, err);
     if (rc == 0 && d->shm[0]) rc = set_all(shm, COUNT_OF(shm), err);
     if (rc == 0) rc = set_all(keep_alive, COUNT_OF(keep_alive), err);
     if (rc == 0 && geteuid() == 0) rc = set_all(for_root, COUNT_OF(for_root), err);
@@ -112,7 +110,35 @@ static int start(const char **arguments, int log, pid_t *pid, struct error *err)
     return error_errno(err, arguments[0], "cannot run it");
 }
 
-int launch(const struct config *c, const struct jobdir *d, int log, int argc, char **argv, int first,
+struct words {
+    const char **list; /* ends with NULL */
+    size_t n;
+};
+
+static void add_word(struct words *w, const char *word)
+{
+    w->list = mem_resize(w->list, (w->n + 2) * sizeof(*w->list));
+    w->list[w->n++] = word;
+    w->list[w->n] = NULL;
+}
+
+/* Options in the environment are for all ranks, and mpirun hands only its own variables to other machines. A key stays here,
+ * where rank 0 is. names: the texts, to be freed after the words. */
+static void add_variables(struct words *w, struct buf *names)
+{
+    static const char prefix[] = "MPISERVE_", key[] = "MPISERVE_API_KEY=";
+    for (char **e = environ; *e; e++) {
+        if (strncmp(*e, prefix, sizeof(prefix) - 1) != 0 || strncmp(*e, key, sizeof(key) - 1) == 0) continue;
+        buf_add(names, *e, strcspn(*e, "="));
+        buf_char(names, 0);
+    }
+    for (size_t at = 0; at < names->len; at += strlen(names->data + at) + 1) {
+        add_word(w, "-x");
+        add_word(w, names->data + at);
+    }
+}
+
+int launch(const struct config *c, const struct jobdir *d, int log, const struct command_line *line,
            pid_t *pid, struct error *err)
 {
     char program[PATH_LEN], count[24];
@@ -122,18 +148,25 @@ int launch(const struct config *c, const struct jobdir *d, int log, int argc, ch
     snprintf(count, sizeof(count), "%lld", (long long)c->ranks);
     /* Engines bind themselves. mpirun counts cores where threads of a core would do, so it is always told that ranks may share
      * them; it treats a machine as crowded only when it is. */
-    const char *fixed[FIXED_ARGUMENTS] = {c->mpirun,         "-np",  count, "--bind-to", "none",
-                                          "--oversubscribe", program};
-    const char **arguments = mem_zero(FIXED_ARGUMENTS + (size_t)argc, sizeof(*arguments));
-    size_t n = 0;
-    while (fixed[n]) {
-        arguments[n] = fixed[n];
-        n++;
-    }
-    config_passed(argc, argv, first, arguments + n, argc);
+    const char *const fixed[] = {c->mpirun, "-np", count, "--bind-to", "none", "--oversubscribe"};
+    const char **passed = mem_zero((size_t)line->argc + 1, sizeof(*passed));
+    struct words w = {0};
+    struct buf names = {0};
     check_shm(c, d);
     int rc = set_environment(d, err);
-    if (rc == 0) rc = start(arguments, log, pid, err);
-    free(arguments);
+    for (size_t i = 0; i < COUNT_OF(fixed); i++) add_word(&w, fixed[i]);
+    if (c->hostfile[0]) {
+        add_word(&w, "--hostfile");
+        add_word(&w, c->hostfile);
+    }
+    add_variables(&w, &names);
+    for (int i = 0; i < line->n_mpirun; i++) add_word(&w, line->mpirun[i]);
+    add_word(&w, program);
+    int n = config_passed(line->argc, line->argv, line->first, passed, line->argc);
+    for (int i = 0; i < n; i++) add_word(&w, passed[i]);
+    if (rc == 0) rc = start(w.list, log, pid, err);
+    buf_release(&names);
+    free(passed);
+    free(w.list);
     return rc;
 }

@@ -8,9 +8,14 @@
 #include <sys/types.h>
 
 /* ---- launch.c: starting mpirun ----------------------------------------------------------------------------------*/
+/* What was typed: argv[first .. argc) are options of up and of the ranks; behind "--" stand arguments for mpirun. */
+struct command_line {
+    int argc, first, n_mpirun;
+    char **argv, **mpirun;
+};
 /* Starts mpirun in a process group of its own, tied to this process's life, with its output appended to log. *pid is its
- * process. The ranks get argv[first..] less what is up's own. */
-int launch(const struct config *c, const struct jobdir *d, int log, int argc, char **argv, int first,
+ * process. The ranks get the options less what is up's own. */
+int launch(const struct config *c, const struct jobdir *d, int log, const struct command_line *line,
            pid_t *pid, struct error *err);
 
 /* ---- tail.c: what the ranks print ---------------------------------------------------------------------------------*/
@@ -27,6 +32,17 @@ int tail_init(struct tail *t, const char *path, struct error *err);
 void tail_more(struct tail *t);              /* shows what was added since */
 void tail_last(const struct tail *t, int n); /* shows the last n lines, whatever they are */
 void tail_release(struct tail *t);
+
+/* ---- publish.c: what the job shows ----------------------------------------------------------------------------------*/
+/* Copies of endpoint file and key in the folder of --publish, from PENDING to DOWN. {0}: nothing is published. */
+struct publish {
+    struct jobdir to;     /* path "": nothing is published */
+    struct endpoint last; /* as written */
+};
+int publish_start(struct publish *p, const struct config *c, const struct jobdir *d, struct error *err);
+void publish_change(struct publish *p, struct endpoint *e); /* e->key_file becomes the published one */
+void publish_end(struct publish *p);                        /* DOWN; the key goes */
+void say_ready(const struct endpoint *e, const char *log_folder, double seconds);
 
 /* ---- ranks.c: the processes of the job -----------------------------------------------------------------------------*/
 struct ranks {

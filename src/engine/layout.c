@@ -183,7 +183,8 @@ int layout_build(struct layout *l, const struct model_config *c, const struct mo
     struct builder b = {l, c, f, err ? err : &own};
     const char *embed = "model.embed_tokens.weight", *head = c->tied ? embed : "lm_head.weight";
     memset(l, 0, sizeof *l);
-    int rc = add_one(&b, SLOT_ROWS, offsetof(struct weights, embed), embed, DIM_VOCAB, DIM_HIDDEN);
+    int rc = 0;
+    if (!c->tied) rc = add_one(&b, SLOT_ROWS, offsetof(struct weights, embed), embed, DIM_VOCAB, DIM_HIDDEN);
     if (!rc) rc = add_one(&b, SLOT_PANELS, offsetof(struct weights, head), head, DIM_VOCAB, DIM_HIDDEN);
     if (!rc)
         rc = add_one(&b, SLOT_VECTOR, offsetof(struct weights, norm), "model.norm.weight", DIM_HIDDEN,

@@ -42,6 +42,13 @@ struct sampler *sampler_new(u32 vocab)
     return s;
 }
 
+size_t sampler_bytes(u32 vocab)
+{
+    size_t blocks = logit_blocks(vocab);
+    return sizeof(struct sampler) + vocab * (2 * sizeof(float) + sizeof(u64)) +
+           blocks * ((LOGIT_BLOCK + 3) * sizeof(float) + sizeof(u64));
+}
+
 void sampler_free(struct sampler *s)
 {
     if (!s) return;

@@ -44,6 +44,7 @@ void sampler_row_release(struct sampler_row *r);         /* {0} and released row
 
 struct sampler;
 struct sampler *sampler_new(u32 vocab);
+size_t sampler_bytes(u32 vocab); /* that sampler_new allocates */
 void sampler_free(struct sampler *s);
 
 enum sampler_state {

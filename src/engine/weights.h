@@ -22,9 +22,10 @@ struct layer_weights {
     const float *down_bias;
 };
 struct weights {
-    const void *embed; /* [vocab, hidden], row-major, embed_dtype (f32 or bf16) */
+    const void
+        *embed; /* [vocab, hidden], row-major, embed_dtype (f32 or bf16); NULL when tied: rows of the head */
     enum dtype embed_dtype;
-    struct packed head; /* [vocab, hidden] packed (its own copy of the embedding when tied) */
+    struct packed head; /* [vocab, hidden] packed */
     const float *norm;  /* [hidden] */
     struct layer_weights layer[MODEL_MAX_LAYERS];
 };

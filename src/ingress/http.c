@@ -198,6 +198,9 @@ static int check_key(struct exchange *x)
 
 static int check_route(struct exchange *x, u8 methods)
 {
+    bool closed = x->route && (x->route->flags & ROUTE_ADMIN) && !x->in->spec.config->enable_admin;
+    if (closed)
+        return api_fail(&x->error, API_NO_ROUTE, NULL, "Administration is off; --enable-admin offers it.");
     if (x->route) return 0;
     if (!methods) return api_fail(&x->error, API_NO_ROUTE, NULL, "There is no such page; see /v1/models.");
     api_fail(&x->error, API_BAD_METHOD, methods == METHOD_GET ? "GET, HEAD, OPTIONS" : "POST, OPTIONS",

@@ -8,11 +8,19 @@
 
 struct MHD_Connection;
 struct exchange;
-enum { METHOD_GET = 1, METHOD_POST = 2, ROUTE_OPEN = 1, ROUTE_WORK = 2, ROUTE_UNCOUNTED = 4, ROUTE_TAIL = 8 };
+enum {
+    METHOD_GET = 1,
+    METHOD_POST = 2,
+    ROUTE_OPEN = 1,
+    ROUTE_WORK = 2,
+    ROUTE_UNCOUNTED = 4,
+    ROUTE_TAIL = 8,
+    ROUTE_ADMIN = 16
+};
 struct route {
     const char *path;
     u8 methods;
-    u8 flags; /* OPEN: no key asked; WORK: refused while loading or draining; UNCOUNTED: not in the HTTP metrics; TAIL: prefix */
+    u8 flags; /* OPEN: no key asked; WORK: refused while loading or draining; UNCOUNTED: not in the HTTP metrics; TAIL: prefix; ADMIN: only with --enable-admin */
     int (*answer)(struct exchange *x);
 };
 struct exchange {
@@ -50,6 +58,7 @@ const struct route *route_find(const char *path, const char *method, const char 
 bool auth_ok(const char *key, const char *authorization, const char *x_api_key);
 
 /* Handlers. generate.c */
+int answer_drain(struct exchange *x);
 int answer_completions(struct exchange *x);
 int answer_chat(struct exchange *x);
 int generate_go_on(struct exchange *x); /* the connection was resumed */

@@ -121,3 +121,12 @@ int answer_metrics(struct exchange *x)
     x->in->spec.agent.metrics(x->in->spec.agent.agent, &body);
     return reply_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
 }
+
+/* The answer says that the drain has begun; its end is the server's. */
+int answer_drain(struct exchange *x)
+{
+    struct buf body = {0};
+    x->in->spec.agent.drain(x->in->spec.agent.agent);
+    buf_text(&body, "{\"status\":\"draining\"}");
+    return reply_json(x, 202, &body);
+}

@@ -12,6 +12,7 @@ static const struct route ROUTES[] = {
     {"/v1/models/", METHOD_GET, ROUTE_TAIL, answer_model},
     {"/tokenize", METHOD_POST, ROUTE_WORK, answer_tokenize},
     {"/detokenize", METHOD_POST, ROUTE_WORK, answer_detokenize},
+    {"/admin/drain", METHOD_POST, ROUTE_ADMIN, answer_drain},
     {"/v1/topology", METHOD_GET, 0, answer_topology},
     {"/metrics", METHOD_GET, PROBE, answer_metrics},
     {"/health", METHOD_GET, PROBE, answer_health},

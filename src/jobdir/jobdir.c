@@ -21,9 +21,12 @@ const char *jobdir_file(const struct jobdir *d, const char *name, char *out, siz
     return out;
 }
 
+/* Slurm hands the environment of `up` to other machines, where TMPDIR then names MPI's session folder (jobdir_session):
+ * what it was before is meant. */
 static const char *temporary_folder(void)
 {
-    const char *folder = getenv("TMPDIR");
+    const char *folder = getenv("TMPDIR"), *job = getenv("MPISERVE_RUN_DIR");
+    if (folder && job && *job && strncmp(folder, job, strlen(job)) == 0) folder = getenv("MPISERVE_TMPDIR");
     return folder && *folder ? folder : "/tmp";
 }
 
@@ -52,7 +55,7 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
     return 0;
 }
 
-static void remove_tree(const char *path)
+void remove_tree(const char *path)
 {
     nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
@@ -60,7 +63,7 @@ static void remove_tree(const char *path)
 /* In a folder that is not ours alone, only what jobs write; run.log stays for its reader. */
 static void remove_own_files(const char *folder)
 {
-    static const char *const names[] = {"endpoint.json", "key", "pids"};
+    static const char *const names[] = {"endpoint.json", "key", "pids", "session"};
     char path[2 * PATH_LEN];
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
@@ -72,7 +75,7 @@ static void remove_own_files(const char *folder)
     remove_tree(path);
     DIR *dir = opendir(folder);
     for (struct dirent *e; dir && (e = readdir(dir));) {
-        if (strncmp(e->d_name, "bell-", 5) != 0) continue;
+        if (strncmp(e->d_name, "bell.", 5) != 0) continue;
         snprintf(path, sizeof(path), "%s/%s", folder, e->d_name);
         unlink(path);
     }
@@ -98,11 +101,11 @@ static int check_length(const char *path, struct error *err)
 }
 
 /* Filled under another name first, so that nobody ever sees a folder without an owner. */
-static int make_new(struct jobdir *d, struct error *err)
+static int make_new(struct jobdir *d, const char *name, struct error *err)
 {
     char parent[PATH_LEN], fresh[PATH_LEN + 8];
     int rc = path_join(parent, sizeof(parent), err, "%s/mpiserve-%u", temporary_folder(), geteuid());
-    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s/%s", parent, d->job);
+    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s/%s", parent, name);
     if (rc == 0) rc = check_length(d->path, err);
     if (rc == 0) rc = private_folder(parent, err);
     if (rc < 0) return rc;
@@ -136,10 +139,16 @@ static int make_given(struct jobdir *d, const char *run_dir, struct error *err)
 }
 
 /* Without it MPI falls back to its own places: slower and less tidy, never wrong. */
+static bool shm_path(char *out, size_t size, const char *job)
+{
+    int len = snprintf(out, size, SHM_FOLDER "/mpiserve-%u-%s", geteuid(), job);
+    return len > 0 && (size_t)len < size;
+}
+
 static void make_shm(struct jobdir *d)
 {
     struct error err;
-    snprintf(d->shm, sizeof(d->shm), SHM_FOLDER "/mpiserve-%u-%s", geteuid(), d->job);
+    shm_path(d->shm, sizeof(d->shm), d->job);
     if (private_folder(d->shm, &err) == 0 && owner_write(d->shm, d->job, &err) == 0) return;
     char text[1024];
     log_warning("%s", error_text(&err, text, sizeof(text)));
@@ -150,10 +159,37 @@ int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err)
 {
     memset(d, 0, sizeof(*d));
     int rc = new_job_name(d->job, sizeof(d->job), err);
-    if (rc == 0) rc = *run_dir ? make_given(d, run_dir, err) : make_new(d, err);
+    if (rc == 0) rc = *run_dir ? make_given(d, run_dir, err) : make_new(d, d->job, err);
     if (rc < 0) return rc;
     make_shm(d);
     return 0;
+}
+
+int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *err)
+{
+    char name[2 * JOB_NAME_LEN];
+    memset(d, 0, sizeof(*d));
+    snprintf(d->job, sizeof(d->job), "%s", job);
+    snprintf(name, sizeof(name), "%s-node%u", job, node); /* machines may share the temporary folder */
+    int rc = make_new(d, name, err);
+    if (rc == 0) make_shm(d);
+    return rc;
+}
+
+void jobdir_prepare_shm(void)
+{
+    const char *job = getenv("MPISERVE_JOB");
+    struct error err;
+    char path[sizeof(((struct jobdir *)0)->shm)];
+    if (job && *job && shm_path(path, sizeof(path), job)) private_folder(path, &err);
+}
+
+void jobdir_drop_shm(void)
+{
+    const char *job = getenv("MPISERVE_JOB");
+    struct owner o;
+    char path[sizeof(((struct jobdir *)0)->shm)];
+    if (job && *job && shm_path(path, sizeof(path), job) && !owner_read(path, &o)) remove_tree(path);
 }
 
 int jobdir_attach(struct jobdir *d, struct error *err)
@@ -161,9 +197,25 @@ int jobdir_attach(struct jobdir *d, struct error *err)
     const char *job = getenv("MPISERVE_JOB"), *path = getenv("MPISERVE_RUN_DIR");
     memset(d, 0, sizeof(*d));
     if (!job || !path || !*job || !*path) return 0;
+    struct owner o;
     int rc = path_join(d->job, sizeof(d->job), err, "%s", job);
-    if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s", path);
-    return rc < 0 ? rc : 1;
+    if (rc < 0 || !owner_read(path, &o) || !owner_is_near(&o)) return rc;
+    rc = path_join(d->path, sizeof(d->path), err, "%s", path);
+    if (rc < 0) return rc;
+    const char *slash = strrchr(path, '/');
+    d->given = !slash || strcmp(slash + 1, job) != 0;
+    if (!shm_path(d->shm, sizeof(d->shm), job) || !owner_read(d->shm, &o)) d->shm[0] = 0;
+    return 1;
+}
+
+int jobdir_session(const struct jobdir *d, struct error *err)
+{
+    char path[PATH_LEN + 8];
+    jobdir_file(d, "mpi", path, sizeof(path));
+    if (mkdir(path, 0700) < 0 && errno != EEXIST) return error_errno(err, path, "cannot make the folder");
+    if (setenv("MPISERVE_TMPDIR", temporary_folder(), 1) < 0 || setenv("TMPDIR", path, 1) < 0)
+        return error_errno(err, "TMPDIR", "cannot set it");
+    return 0;
 }
 
 int jobdir_export(const struct jobdir *d, struct error *err)
@@ -176,7 +228,7 @@ int jobdir_export(const struct jobdir *d, struct error *err)
 void jobdir_remove(const struct jobdir *d)
 {
     if (d->shm[0]) remove_tree(d->shm);
-    if (d->given)
+    if (d->given && d->path[0])
         remove_own_files(d->path);
     else if (d->path[0])
         remove_tree(d->path);
@@ -185,6 +237,18 @@ void jobdir_remove(const struct jobdir *d)
     snprintf(parent, sizeof(parent), "%s", d->path);
     *strrchr(parent, '/') = 0;
     rmdir(parent); /* when it was the last */
+}
+
+void jobdir_remove_dead(const struct jobdir *d)
+{
+    struct owner o;
+    struct jobdir part = *d;
+    if (!owner_read(d->path, &o) || !owner_gone(&o))
+        part.path[0] = 0;
+    else
+        session_remove_dead(d->path);
+    if (!d->shm[0] || !owner_read(d->shm, &o) || !owner_gone(&o)) part.shm[0] = 0;
+    jobdir_remove(&part);
 }
 
 /* Folders in `parent` whose names start with prefix, if they are ours and their owner is gone. */
@@ -200,6 +264,7 @@ static int sweep(const char *parent, const char *prefix)
         if (path_join(path, sizeof(path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
         if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
         if (!owner_read(path, &o) || !owner_gone(&o)) continue;
+        session_remove_dead(path);
         remove_tree(path);
         removed++;
     }
@@ -217,4 +282,37 @@ int jobdir_sweep(void)
             removed += sweep(path, "");
     snprintf(prefix, sizeof(prefix), "mpiserve-%u-", geteuid());
     return removed + sweep(SHM_FOLDER, prefix);
+}
+
+int jobdir_open(struct jobdir *d, const char *folder, struct error *err)
+{
+    memset(d, 0, sizeof(*d));
+    int rc = private_folder(folder, err);
+    if (rc < 0) return rc;
+    char *full = realpath(folder, NULL);
+    if (!full) return error_errno(err, folder, "cannot find the folder's full name");
+    rc = path_join(d->path, sizeof(d->path), err, "%s", full);
+    free(full);
+    return rc;
+}
+
+int jobdir_list(struct jobdir *list, int max)
+{
+    char parent[PATH_LEN];
+    struct owner o;
+    int n = 0;
+    if (path_join(parent, sizeof(parent), NULL, "%s/mpiserve-%u", temporary_folder(), geteuid()) < 0)
+        return 0;
+    DIR *dir = opendir(parent);
+    for (struct dirent *e; dir && n < max && (e = readdir(dir));) {
+        struct jobdir *d = &list[n];
+        memset(d, 0, sizeof(*d));
+        if (e->d_name[0] == '.') continue;
+        if (path_join(d->path, sizeof(d->path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
+        if (!owner_read(d->path, &o) || owner_gone(&o)) continue;
+        snprintf(d->job, sizeof(d->job), "%s", o.job);
+        n++;
+    }
+    if (dir) closedir(dir);
+    return n;
 }

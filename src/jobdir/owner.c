@@ -53,6 +53,13 @@ bool owner_read(const char *folder, struct owner *o)
     return ok;
 }
 
+bool owner_is_near(const struct owner *o)
+{
+    struct owner here;
+    owner_here(&here);
+    return strcmp(o->host, here.host) == 0 && strcmp(o->boot, here.boot) == 0;
+}
+
 bool owner_gone(const struct owner *o)
 {
     struct owner here;

@@ -13,7 +13,17 @@ struct owner {
 int owner_write(const char *folder, const char *job, struct error *err);
 /* false: there is none, or not one that was written by owner_write. */
 bool owner_read(const char *folder, struct owner *o);
+bool owner_is_near(const struct owner *o); /* on this machine, since its last start */
 /* Certainly dead. What cannot be known from here counts as living. */
 bool owner_gone(const struct owner *o);
+
+/* The folder and all in it, as far as that is possible. */
+void remove_tree(const char *path);
+/* What jobdir_prepare_shm has made, unless somebody owns it. */
+void jobdir_drop_shm(void);
+/* MPI's own session folder, which the file `session` in this folder names, if its launcher is dead. */
+void session_remove_dead(const char *folder);
+/* Those of the job's folders whose owner is gone. */
+void jobdir_remove_dead(const struct jobdir *d);
 
 #endif

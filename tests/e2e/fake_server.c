@@ -102,6 +102,11 @@ static void metrics(void *agent, struct buf *text)
     buf_text(text, "fake_agent 1\n");
 }
 
+static void drain(void *agent)
+{
+    ingress_drain(((struct agent *)agent)->in);
+}
+
 static u32 in_flight(void *agent)
 {
     return atomic_load(&((struct agent *)agent)->running);
@@ -313,7 +318,7 @@ int main(int argc, char **argv)
                                 .max_model_len =
                                     config.max_model_len ? (u32)config.max_model_len : model.max_position,
                                 .fingerprint = "fake-1",
-                                .agent = {&a, submit, cancel, health, topology, metrics, in_flight}};
+                                .agent = {&a, submit, cancel, health, topology, metrics, drain, in_flight}};
     a.in = ingress_new(&spec, &err);
     if (!a.in) {
         fprintf(stderr, "%s\n", error_text(&err, text, sizeof(text)));

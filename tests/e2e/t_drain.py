@@ -2,8 +2,8 @@
 """Drain: new requests are refused, running ones finish, the exit status is 0."""
 from harness import *
 
-LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 300, "n": 4, "temperature": 1, "seed": 3}
-SLOWLY = {"MPISERVE_FAULT": "slow-step:10"}  # an answer takes 3 s
+LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 150, "n": 4, "temperature": 1, "seed": 3}
+SLOWLY = {"MPISERVE_FAULT": "slow-step:10"}  # an answer takes 1.5 s
 
 
 def finish(stream):
@@ -107,5 +107,23 @@ def usr1_to_mpirun_drains_too():
         equal(job.leftovers(), [])
 
 
-run(running_requests_finish, health_tells_the_load_balancer, a_drain_that_takes_too_long_ends_with_an_error_event,
-    who_waits_for_a_slot_is_sent_away_at_once, usr1_to_mpirun_drains_too)
+def who_has_the_key_may_drain():
+    with Job(ranks=2) as job:
+        answer = job.post("/admin/drain", {})
+        equal((answer.status, answer.json["error"]["code"]), (404, 404), "not without --enable-admin")
+        equal(job.chat("What is 17 + 25?")["choices"][0]["message"]["content"], "17 + 25 = 42")
+    with Job("--enable-admin", ranks=2, env=SLOWLY) as job:
+        equal(job.post("/admin/drain", {}, key=False).status, 401, "without the key")
+        equal(job.get("/admin/drain").status, 405)
+        stream = job.stream("/v1/completions", LONG)
+        events = iter(stream)
+        next(events)
+        equal(job.post("/admin/drain", {}).status, 202)
+        finished, error = finish(events)
+        equal((finished, error, stream.done), (4, None, True), "the running stream")
+        equal(job.wait(), 0)
+        equal(job.leftovers(), [])
+
+
+run(who_has_the_key_may_drain, who_waits_for_a_slot_is_sent_away_at_once, running_requests_finish,
+    health_tells_the_load_balancer, a_drain_that_takes_too_long_ends_with_an_error_event, usr1_to_mpirun_drains_too)

@@ -284,7 +284,7 @@ static void check_leader(void)
 
 int main(int argc, char **argv)
 {
-    double seconds = argc > 1 ? atof(argv[1]) : 3;
+    double seconds = argc > 1 ? atof(argv[1]) : 10;
     alarm((unsigned)seconds + 100);
     w = tap_start(&tap, &argc, &argv);
     u32 *node_of = mem_zero(wire_size(w), sizeof *node_of);

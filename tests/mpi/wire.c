@@ -36,6 +36,8 @@ static void case_peers(void)
             CHECK(&tap, p[q].node_rank != p[r].node_rank || p[q].local_rank < p[r].local_rank);
     }
     CHECK(&tap, strstr(wire_library(w), "MPI"));
+    if (wire_rank(w) == 0)
+        printf("# %u ranks on %u nodes, %s\n", wire_size(w), wire_n_nodes(w), wire_library(w));
     tap_case(&tap, "ranks know each other");
 }
 

@@ -14,7 +14,7 @@ struct setting {
 };
 static const struct setting settings[] = {
     {8, 2, 1, 0, 16, 560, false},   {16, 1, 2, 16, 32, 300, true},   {32, 2, 2, 0, 32, 530, false},
-    {64, 1, 7, 100, 48, 300, true}, {128, 1, 4, 270, 16, 540, true}, {256, 1, 1, 0, 512, 270, false},
+    {64, 1, 7, 100, 48, 300, true}, {128, 1, 4, 130, 16, 300, true}, {256, 1, 1, 0, 512, 270, false},
     {40, 1, 3, 5, 64, 100, true},   {32, 1, 20, 1, 16, 40, false},   {2, 3, 5, 257, 16, 520, false}};
 
 /* Tokens of one sequence, and where they are kept. */

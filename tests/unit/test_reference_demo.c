@@ -125,9 +125,29 @@ static void test_bf16(void **state)
     check_compute(*state, COMPUTE_BF16, 1, 38);
 }
 
+/* Threads change no bit: a prompt cut into steps large enough to be shared. */
+static void test_threads(void **state)
+{
+    struct demo *d = *state;
+    struct runner *r = &d->runner;
+    u32 vocab = r->config.vocab;
+    i32 tokens[200];
+    float *first = malloc(COUNT_OF(tokens) * vocab * sizeof *first);
+    for (u32 i = 0; i < COUNT_OF(tokens); i++) tokens[i] = (i32)(i * 7919 % vocab);
+    for (int threads = 1; threads <= 5; threads += 2) {
+        runner_start(r, ops_cpu_best(), COMPUTE_BF16, threads, COUNT_OF(tokens));
+        struct fwd_seq all = runner_seq(r, 0, tokens, 0, COUNT_OF(tokens));
+        const float *logits = forward_run_all(r->forward, &all, 1);
+        if (threads == 1) memcpy(first, logits, COUNT_OF(tokens) * vocab * sizeof *first);
+        assert_memory_equal(first, logits, COUNT_OF(tokens) * vocab * sizeof *first);
+    }
+    free(first);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16),
+                                       cmocka_unit_test(test_threads)};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("reference_demo", tests, demo_open, demo_close);
 }

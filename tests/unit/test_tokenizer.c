@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -240,14 +241,22 @@ static void test_spans(void **state)
     tokenizer_free(t);
 }
 
+/* Processor time: what else the machine does is no matter here. */
+static double cpu_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
 static double milliseconds_of(const struct tokenizer *t, const char *unit, size_t bytes)
 {
     struct buf text = {0};
     struct ids ids = {0};
     while (text.len < bytes) buf_text(&text, unit);
-    u64 start = clock_ns();
+    double start = cpu_ms();
     assert_int_equal(tokenizer_encode(t, text.data, text.len, 0, &ids, NULL), 0);
-    double ms = (double)(clock_ns() - start) / 1e6;
+    double ms = cpu_ms() - start;
     struct buf back = {0};
     tokenizer_decode(t, ids.data, ids.len, false, &back);
     assert_int_equal(back.len, text.len);
@@ -284,9 +293,9 @@ static void test_long_texts(void **state)
     struct buf marks = {0};
     struct ids ids = {0};
     while (marks.len < 1 << 20) buf_text(&marks, "\xcc\x81\xcc\xa7");
-    u64 start = clock_ns();
+    double start = cpu_ms();
     assert_int_equal(tokenizer_encode(t, marks.data, marks.len, 0, &ids, NULL), 0);
-    assert_true(clock_ns() - start < 20 * NS_PER_S);
+    assert_true(cpu_ms() - start < 20e3);
     ids_release(&ids);
     buf_release(&marks);
     json_drop(root);

@@ -16,11 +16,8 @@
 #endif
 
 enum linear_kind { W_F32, W_BF16, W_BF16_X_BF16 };
-enum {
-    MAX_PANELS = 8,
-    ROW_BLOCK = 16 * LINEAR_ROWS,
-    K_BLOCK = 512
-}; /* K_BLOCK: 64 KiB of 4 bf16 panels: second cache */
+enum { MAX_PANELS = 8, GROUP = 16, ROW_BLOCK = 16 * LINEAR_ROWS };
+enum { K_BLOCK = 512 }; /* x [ROW_BLOCK, K_BLOCK] stays in the second cache: 192 KiB */
 
 struct tile {
     const u8 *x, *w;
@@ -42,28 +39,35 @@ ALWAYS_INLINE vf tile_x(const u8 *x)
     return vf_set(*(const float *)(const void *)x);
 }
 
-/* One k: acc[r][p] += x[r] w[p] */
+/* One k: acc[r][p] += x[r] w[p]. With one panel each x is used once: it is not kept, since registers are scarce there. */
 ALWAYS_INLINE void tile_step(vf acc[][MAX_PANELS], const struct tile *t, const u8 *x, const u8 *w,
                              enum linear_kind kind, int odd, const int R, const int P)
 {
     vf xs[LINEAR_ROWS];
-    UNROLL for (int r = 0; r < R; r++) xs[r] = tile_x(x + r * t->ld_x + odd * 4);
+    UNROLL for (int r = 0; r < R && P > 1; r++) xs[r] = tile_x(x + r * t->ld_x + odd * 4);
     UNROLL for (int p = 0; p < P; p++)
     {
         vf v = tile_weight(w + p * t->ld_w, kind, odd);
-        UNROLL for (int r = 0; r < R; r++) acc[r][p] = vf_fma(xs[r], v, acc[r][p]);
+        UNROLL for (int r = 0; r < R; r++) acc[r][p] =
+            vf_fma(P > 1 ? xs[r] : tile_x(x + r * t->ld_x + odd * 4), v, acc[r][p]);
     }
+}
+
+ALWAYS_INLINE vi tile_x_pair(const u8 *x)
+{
+    return vi_set(*(const u32 *)(const void *)x);
 }
 
 ALWAYS_INLINE void tile_dots(vf acc[][MAX_PANELS], const struct tile *t, const u8 *x, const u8 *w,
                              const int R, const int P)
 {
     vi xs[LINEAR_ROWS];
-    UNROLL for (int r = 0; r < R; r++) xs[r] = vi_set(*(const u32 *)(const void *)(x + r * t->ld_x));
+    UNROLL for (int r = 0; r < R && P > 1; r++) xs[r] = tile_x_pair(x + r * t->ld_x);
     UNROLL for (int p = 0; p < P; p++)
     {
         vi v = vi_load(w + p * t->ld_w);
-        UNROLL for (int r = 0; r < R; r++) acc[r][p] = vf_dot(acc[r][p], xs[r], v);
+        UNROLL for (int r = 0; r < R; r++) acc[r][p] =
+            vf_dot(acc[r][p], P > 1 ? xs[r] : tile_x_pair(x + r * t->ld_x), v);
     }
 }
 
@@ -139,27 +143,41 @@ ALWAYS_INLINE void linear_finish(const struct linear_args *a, const float *sums,
     }
 }
 
-/* Rows [r0, r1), at most ROW_BLOCK, of `count` panels from `panel`. */
+/* Rows are cut into blocks of nearly the same size; the largest sets how many panels go at a time. */
+ALWAYS_INLINE u32 row_blocks(u32 rows)
+{
+    return (rows + LINEAR_ROWS - 1) / LINEAR_ROWS;
+}
+ALWAYS_INLINE u32 block_panels(u32 rows)
+{
+    u32 blocks = row_blocks(rows), largest = (rows + blocks - 1) / blocks;
+    return LINEAR_PANELS(largest);
+}
+
+/* Rows [r0, r1), at most ROW_BLOCK, of `count` panels from `panel`, at most GROUP: for each block of k, that block of x
+ * stays in the second cache while the panels go by. */
 static void linear_group(const struct linear_args *a, u32 r0, u32 r1, u32 panel, u32 count)
 {
     enum linear_kind kind = a->w->dtype == DTYPE_F32  ? W_F32
                             : a->x_dtype == DTYPE_F32 ? W_BF16
                                                       : W_BF16_X_BF16;
-    u32 pairs = (a->w->n_in + 1) / 2, blocks = (r1 - r0 + LINEAR_ROWS - 1) / LINEAR_ROWS;
+    u32 pairs = (a->w->n_in + 1) / 2, blocks = row_blocks(r1 - r0), most = block_panels(r1 - r0);
     size_t w_pair = kind == W_F32 ? 2 * PANEL * 4 : PANEL * 4, x_pair = kind == W_BF16_X_BF16 ? 4 : 8;
-    float sums[ROW_BLOCK * 4 * PANEL] __attribute__((aligned(64)));
-    _Static_assert(3 * MAX_PANELS <= ROW_BLOCK * 4, "a tile of few rows has more panels");
+    float sums[ROW_BLOCK * GROUP * PANEL] __attribute__((aligned(64)));
     struct tile t = {.ld_x = a->ld_x * x_pair / 2, .ld_w = pairs * w_pair, .ld_sums = count * PANEL};
-    u32 step = blocks > 1 ? K_BLOCK / 2 : pairs;
+    u32 step = blocks > 1 ? K_BLOCK / 2 : pairs, n;
     for (u32 k = 0; k < pairs; k += step) {
         t.pairs = MIN_OF(step, pairs - k);
         t.first = k == 0;
-        t.w = (const u8 *)a->w->data + panel * t.ld_w + k * w_pair;
-        for (u32 b = 0; b < blocks; b++) {
-            u32 from = r0 + (r1 - r0) * b / blocks, to = r0 + (r1 - r0) * (b + 1) / blocks;
-            t.x = (const u8 *)a->x + from * t.ld_x + k * x_pair;
-            t.sums = sums + (from - r0) * t.ld_sums;
-            tile_fns[kind][to - from - 1][__builtin_ctz(count)](&t);
+        for (u32 p = 0; p < count; p += n) {
+            for (n = most; n > count - p;) n /= 2;
+            t.w = (const u8 *)a->w->data + (panel + p) * t.ld_w + k * w_pair;
+            for (u32 b = 0; b < blocks; b++) {
+                u32 from = (r1 - r0) * b / blocks, to = (r1 - r0) * (b + 1) / blocks;
+                t.x = (const u8 *)a->x + (r0 + from) * t.ld_x + k * x_pair;
+                t.sums = sums + from * t.ld_sums + p * PANEL;
+                tile_fns[kind][to - from - 1][__builtin_ctz(n)](&t);
+            }
         }
     }
     u32 o = panel * PANEL, columns = MIN_OF(count * PANEL, a->w->n_out - o);
@@ -170,13 +188,7 @@ static void linear_rows(const struct linear_args *a, u32 r0, u32 r1, u32 p0, u32
 {
     for (u32 from = r0, to; from < r1; from = to) {
         to = MIN_OF(from + ROW_BLOCK, r1);
-        u32 most =
-            (to - from + LINEAR_ROWS - 1) / LINEAR_ROWS; /* row blocks; the largest of them sets the panels */
-        u32 count = LINEAR_PANELS((to - from + most - 1) / most);
-        for (u32 p = p0; p < p1; p += count) {
-            while (count > p1 - p) count /= 2;
-            linear_group(a, from, to, p, count);
-        }
+        for (u32 p = p0; p < p1; p += GROUP) linear_group(a, from, to, p, MIN_OF((u32)GROUP, p1 - p));
     }
 }
 

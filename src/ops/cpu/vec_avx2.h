@@ -13,7 +13,7 @@ typedef struct {
     __m256i a, b;
 } vi;
 
-enum { LINEAR_ROWS = 6, SCORE_ROWS = 2, SCORE_TILES = 2, VALUE_ROWS = 2, VALUE_TILES = 2 };
+enum { LINEAR_ROWS = 5, SCORE_ROWS = 2, SCORE_TILES = 2, VALUE_ROWS = 2, VALUE_TILES = 2 };
 #define LINEAR_PANELS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
 
 static inline vf vf_set(float x)
