@@ -26,7 +26,7 @@ enum option_group {
     GROUP_COUNT
 };
 enum option_flags {
-    OPTION_LOCAL = 1,  /* may differ between ranks: not part of the fingerprint */
+    OPTION_LOCAL = 1,  /* may differ between ranks: not compared (a model is, by its fingerprint) */
     OPTION_UP = 2,     /* for `mpiserve up` only: not passed on to the ranks */
     OPTION_POWER2 = 4, /* an INT that must be a power of two */
 };
@@ -88,6 +88,9 @@ int value_set(struct config *c, const struct option *o, const char *text, enum o
 int value_add_name(struct config *c, const char *text, const char *where, struct error *err);
 /* "0..65535", "auto or 1..1024", "f32|bf16", as shown in errors and --help; returns out. */
 const char *value_range(const struct option *o, char *out, size_t size);
+
+/* The value as one would type it, cut at size; for CHOICE, SWITCH, FLAG, numbers and TEXT. Returns out. */
+const char *value_print(const struct config *c, const struct option *o, char *out, size_t size);
 
 /* Rules between options. */
 int config_check(struct config *c, struct error *err);
