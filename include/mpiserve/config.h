@@ -117,9 +117,16 @@ void config_help(const char *program); /* the table, in groups, to stdout */
 /* The table in another form, to stdout: "--markdown" (README), "--schema" (JSON Schema of job files), "--example"
  * (a job file with every option in a comment). -1: there is no such form. For `make docs`. */
 int config_document(const char *form);
-/* Hash of all options that must be equal on every rank (all but keys, run_dir, log_level, and those of `up`).
- */
-u64 config_fingerprint(const struct config *c);
+/* The options that must be equal on every rank: all but the model (it has a fingerprint of its own), its names, keys,
+ * run_dir, log_level, and those of `up`. */
+enum { CONFIG_VALUE_TEXT = PATH_LEN };
+struct config_value {
+    char name[64]; /* "--port" */
+    char text[CONFIG_VALUE_TEXT];
+};
+/* The i-th of them, from 0, in the same order on every rank of a build; false behind the last. */
+bool config_shared(const struct config *c, u32 i, struct config_value *out);
+u64 config_fingerprint(const struct config *c); /* of all of them */
 /* The arguments of argv[first..] that the ranks get from `mpiserve up` (all but up's own); returns their
  * number. out points into argv; argc entries are always enough. Call it after config_load has found no error.
  */

@@ -229,16 +229,3 @@ int config_passed(int argc, char **argv, int first, const char **out, int max)
     }
     return n;
 }
-
-u64 config_fingerprint(const struct config *c)
-{
-    u64 hash = hash_bytes(MPISERVE_VERSION, strlen(MPISERVE_VERSION), 0);
-    for (size_t i = 0; i < option_count; i++) {
-        const struct option *o = &option_table[i];
-        const char *field = (const char *)c + o->at;
-        if (o->flags & OPTION_LOCAL) continue;
-        bool text = o->kind == OPTION_TEXT || o->kind == OPTION_CHOICE;
-        hash = hash_bytes(field, text ? strlen(field) : o->size, hash + i);
-    }
-    return hash;
-}

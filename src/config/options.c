@@ -19,10 +19,11 @@ const char *const option_group_names[GROUP_COUNT] = {
 
 /* name, other names, kind, group, flags, place, then .low .high .standard .word .words .help */
 const struct option option_table[] = {
-    {"model", "-m", OPTION_TEXT, GROUP_MODEL, OPTION_PATH, AT(model), .standard = "", .sample = "demo-model",
+    {"model", "-m", OPTION_TEXT, GROUP_MODEL, OPTION_LOCAL | OPTION_PATH, AT(model), .standard = "",
+     .sample = "demo-model",
      .help = "Folder with config.json, tokenizer.json and *.safetensors; the same as the argument MODEL. "
              "Without it the demo model is served."},
-    {"served-model-name", "", OPTION_NAMES, GROUP_MODEL, 0, AT(served_model_name), .standard = "",
+    {"served-model-name", "", OPTION_NAMES, GROUP_MODEL, OPTION_LOCAL, AT(served_model_name), .standard = "",
      .sample = "[my-model, gpt-4o]",
      .help = "Names that clients may use (up to 8); the first is the one in answers. Without it: the last "
              "part of "

@@ -27,7 +27,7 @@ enum option_group {
     GROUP_COUNT
 };
 enum option_flags {
-    OPTION_LOCAL = 1,    /* may differ between ranks: not part of the fingerprint */
+    OPTION_LOCAL = 1,    /* may differ between ranks: not compared (a model is, by its fingerprint) */
     OPTION_UP = 2,       /* for `mpiserve up` or plan only: not passed on to the ranks */
     OPTION_POWER2 = 4,   /* an INT that must be a power of two */
     OPTION_PATH = 8,     /* a TEXT that is a path: relative to a job file when it comes from one */
@@ -132,6 +132,8 @@ bool section_holds(const struct section *s, const struct option *o);
 const char *underscores(const char *name, char *out, size_t size);
 /* The JSON Schema of job files. */
 void schema_write(struct buf *to);
+/* The value as one would type it, cut at size; for CHOICE, SWITCH, FLAG, numbers and TEXT. Returns out. */
+const char *value_print(const struct config *c, const struct option *o, char *out, size_t size);
 
 /* Rules between options. */
 int config_check(struct config *c, struct error *err);

@@ -77,6 +77,35 @@ const char *value_range(const struct option *o, char *out, size_t size)
     return out;
 }
 
+static void print_word(const char *words, int index, char *out, size_t size)
+{
+    for (; index > 0; index--) words += strcspn(words, " ") + 1;
+    snprintf(out, size, "%.*s", (int)strcspn(words, " "), words);
+}
+
+const char *value_print(const struct config *c, const struct option *o, char *out, size_t size)
+{
+    const void *field = (const char *)c + o->at;
+    *out = 0;
+    switch (o->kind) {
+    case OPTION_TEXT:
+    case OPTION_CHOICE: snprintf(out, size, "%s", (const char *)field); break;
+    case OPTION_SWITCH:
+    case OPTION_FLAG: print_word(o->words, *(const bool *)field, out, size); break;
+    case OPTION_INT:
+    case OPTION_SIZE:
+        if (o->word && *(const i64 *)field == o->word_is)
+            snprintf(out, size, "%s", o->word);
+        else
+            snprintf(out, size, "%lld", (long long)*(const i64 *)field);
+        break;
+    case OPTION_SECONDS: snprintf(out, size, "%.15g", *(const double *)field); break;
+    case OPTION_NAMES:
+    case OPTION_KEY: break; /* of rank 0 alone; a key is never shown */
+    }
+    return out;
+}
+
 static int out_of_range(const struct option *o, const char *text, const char *where, struct error *err)
 {
     char range[128];

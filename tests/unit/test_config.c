@@ -375,8 +375,37 @@ static void fingerprint(void **state)
             assert_int_equal(set(&b, o, text_of(o, o->high, 0, text, sizeof(text))), 0);
         assert_true(config_fingerprint(&a) != config_fingerprint(&b));
     }
-    assert_int_equal(load(&b, &err, "--served-model-name", "other", NULL), 0);
-    assert_true(config_fingerprint(&a) != config_fingerprint(&b));
+    /* a model may lie elsewhere on another host; it is compared by its own fingerprint */
+    assert_int_equal(load(&b, &err, "--model", "/elsewhere/model", "--served-model-name", "other", NULL), 0);
+    assert_true(config_fingerprint(&a) == config_fingerprint(&b));
+}
+
+static void shared_options_are_named(void **state)
+{
+    (void)state;
+    struct config a, b;
+    struct config_value x, y;
+    struct error err;
+    u32 n = 0, differ = 0;
+    assert_int_equal(load(&a, &err, NULL), 0);
+    assert_int_equal(load(&b, &err, "--seed", "5", "--queue-timeout", "1.5", "--generation-config", "vllm",
+                          "--kv-cache-memory-bytes", "1M", "--host", "::1", NULL),
+                     0);
+    for (; config_shared(&a, n, &x); n++) {
+        assert_true(config_shared(&b, n, &y));
+        assert_string_equal(x.name, y.name);
+        assert_true(strcmp(x.name, "--model") && strcmp(x.name, "--api-key") && strcmp(x.name, "--run-dir"));
+        if (strcmp(x.text, y.text) == 0) continue;
+        static const char *const wanted[] = {"--generation-config auto vllm", "--seed random 5",
+                                             "--kv-cache-memory-bytes auto 1048576", "--queue-timeout 60 1.5",
+                                             "--host 127.0.0.1 ::1"};
+        char got[512];
+        snprintf(got, sizeof(got), "%s %.100s %.100s", x.name, x.text, y.text);
+        assert_true(differ < COUNT_OF(wanted));
+        assert_string_equal(got, wanted[differ++]);
+    }
+    assert_int_equal(differ, 5);
+    assert_false(config_shared(&b, n, &y));
 }
 
 static void help_shows_every_row(void **state)
@@ -443,6 +472,7 @@ int main(void)
         cmocka_unit_test(foreign_options_leave_a_note),
         cmocka_unit_test(what_up_passes_on),
         cmocka_unit_test(fingerprint),
+        cmocka_unit_test(shared_options_are_named),
         cmocka_unit_test(help_shows_every_row),
         cmocka_unit_test(served_name_of_folder),
     };
