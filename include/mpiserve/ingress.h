@@ -33,7 +33,7 @@ struct ingress_agent {
     void (*health)(void *agent, struct ingress_health *out);
     void (*topology)(void *agent, struct buf *json); /* body of /v1/topology, appended */
     void (*metrics)(void *agent, struct buf *text);  /* the agent's part of /metrics, appended */
-    void (*drain)(void *agent);      /* POST /admin/drain: as SIGUSR1 does */
+    void (*drain)(void *agent);                      /* POST /admin/drain: as SIGUSR1 does */
     u32 (*in_flight)(void *agent);                   /* requests queued or running, for /load */
 };
 struct ingress_spec { /* copied; what it points to outlives the ingress */

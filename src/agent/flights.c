@@ -116,7 +116,7 @@ void flight_new(struct head *h, struct request *r, u64 now_ns)
 void flight_put_back(struct head *h, struct flight *f, u64 now_ns)
 {
     atomic_fetch_add(&h->requeued, 1);
-    if (++f->retries > MAX_RETRIES) {
+    if (h->closing || ++f->retries > MAX_RETRIES) {
         flight_fail(h, f, FINISH_RETRY, "no replica could run the request");
         return;
     }
