@@ -392,4 +392,35 @@ def every_hostile_request_is_refused_and_the_next_is_served():
         equal(job.metric("vllm:num_requests_running"), 0)
 
 
-run(every_hostile_request_is_refused_and_the_next_is_served)
+def a_client_has_so_many_connections():
+    with Job("--api-key", "none", "--max-connections-per-client", "5", ranks=1) as job:
+        held = [open_socket(job) for _ in range(5)]
+        for s in held:
+            send(s, get())
+            equal(Answers(s).next(), 200)
+        answer = job.get("/health", key=False)
+        equal((answer.status, answer.json["error"]["code"], answer.headers["Connection"]), (429, 429, "close"))
+        check(int(answer.headers["Retry-After"]) >= 1, "Retry-After")
+        with open_socket(job) as s:  # one more that does not ask
+            equal(Answers(s).next(), GONE)
+        held.pop().close()
+        until(lambda: job.get("/health", key=False).status == 200, 2 * SLOW, "one has left, one may come")
+        for s in held:
+            send(s, get())
+            equal(Answers(s).next(), 200, "those that were there stay")
+            s.close()
+
+
+def idle_connections_make_room():
+    with Job("--api-key", "none", "--max-connections", "16", ranks=1) as job:
+        held = [open_socket(job) for _ in range(20)]
+        for s in held[:16]:
+            send(s, get())
+        started = time.monotonic()
+        serves(job, "20 idle connections, of 16")
+        check(time.monotonic() - started < BOUND_S, "idle ones make room")
+        for s in held:
+            s.close()
+
+
+run(every_hostile_request_is_refused_and_the_next_is_served, a_client_has_so_many_connections, idle_connections_make_room)
