@@ -74,6 +74,11 @@ struct config {
     i64 http_threads;                 /* 2 */
     i64 max_request_bytes;            /* 32 MiB */
     i64 max_connections;              /* 1024 */
+    i64 max_connections_per_client;   /* 0: no limit */
+    i64 max_header_bytes;             /* 16 KiB: request line and headers */
+    i64 max_header_count;             /* 100 */
+    double header_timeout_s;          /* 30: for request line and headers, from their first byte */
+    double body_timeout_s;            /* 300: for the body */
     double keep_alive_timeout_s;      /* 75 */
     double sse_keep_alive_interval_s; /* 15; 0: off */
     /* At most one of the three is set; none of them: a key per job, written beside the endpoint file. */

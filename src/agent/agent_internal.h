@@ -99,7 +99,7 @@ void leader_woke(struct leader *l);
 bool leader_busy(const struct leader *l);
 void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len);
 void leader_cancel(struct leader *l, u64 request);
-void leader_drain(struct leader *l);
+void leader_close(struct leader *l);
 void leader_hurry(struct leader *l);
 void leader_kill_engine(struct leader *l); /* at once, for the way out */
 

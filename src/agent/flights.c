@@ -88,7 +88,7 @@ bool flight_try(struct head *h, struct flight *f)
 /* Why nobody who waits will get a slot any more; NULL: they may. */
 static const char *hopeless(const struct head *h)
 {
-    if (h->draining) return "the server is shutting down";
+    if (h->closing) return "the server is shutting down";
     return atomic_load(&h->none_left) ? "every replica is out of service" : NULL;
 }
 
@@ -130,7 +130,7 @@ void flight_put_back(struct head *h, struct flight *f, u64 now_ns)
         return;
     }
     atomic_fetch_add(&h->requeued, 1);
-    if (++f->retries > MAX_RETRIES) {
+    if (h->closing || ++f->retries > MAX_RETRIES) {
         flight_fail(h, f, FINISH_RETRY, "no replica could run the request");
         return;
     }

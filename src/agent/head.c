@@ -22,8 +22,11 @@ static int submit(void *arg, struct request *r, u32 *retry_after_s)
 {
     struct head *h = arg;
     *retry_after_s = atomic_load(&h->retry_after_s);
-    if (atomic_load(&h->refuse) || atomic_load(&h->none_left)) return ERR_STATE;
-    u32 taken = atomic_fetch_add(&h->outstanding, 1);
+    u32 taken = atomic_fetch_add(&h->outstanding, 1); /* first: a drain looks at it after it says `refuse` */
+    if (atomic_load(&h->refuse) || atomic_load(&h->none_left)) {
+        atomic_fetch_sub(&h->outstanding, 1);
+        return ERR_STATE;
+    }
     if (taken >= atomic_load(&h->capacity)) {
         atomic_fetch_sub(&h->outstanding, 1);
         atomic_fetch_add(&h->refused_full, 1);
@@ -222,7 +225,7 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
         return;
     latency_answered(h, f, now);
     bool was_open = f->n_open > 0;
-    if (c->finish != FINISH_RETRY || h->draining) deliver(h, f, c);
+    if (c->finish != FINISH_RETRY || h->closing) deliver(h, f, c);
     if (!c->last) {
         if (was_open && f->n_open == 0) flight_cancel(h, f->id); /* what is left only repeats */
         return;
@@ -350,8 +353,17 @@ static void send_all(struct head *h, enum message_type type)
     for (u32 r = 0; r < wire_size(h->agent->wire); r++) agent_send(h->agent, r, type, NULL, 0, NULL, 0);
 }
 
+static void close_slots(struct head *h)
+{
+    if (h->closing) return;
+    h->closing = true;
+    send_all(h, MSG_CLOSE);
+}
+
+/* Who was let in to wait gets a slot; only then the slots close. */
 static void turn_drain(struct head *h, u64 now)
 {
+    if (h->waiting.n == 0 && h->n_flights == atomic_load(&h->outstanding)) close_slots(h);
     u64 limit = (u64)(h->agent->config.graceful_shutdown_timeout_s * (double)NS_PER_S);
     if (h->n_flights == 0 && atomic_load(&h->outstanding) == 0 &&
         (ingress_idle(h->ingress) || (h->hurried && now > h->hurry_ns + 2 * NS_PER_S))) {
@@ -362,6 +374,7 @@ static void turn_drain(struct head *h, u64 now)
                     h->agent->config.graceful_shutdown_timeout_s);
         h->hurried = true;
         h->hurry_ns = now;
+        close_slots(h);
         send_all(h, MSG_HURRY);
     }
 }
@@ -387,8 +400,6 @@ void head_drain(struct head *h)
     write_endpoint(h, ENDPOINT_DRAINING);
     log_info("draining: new requests get 503, %u running ones may take up to %g s", h->n_flights,
              h->agent->config.graceful_shutdown_timeout_s);
-    send_all(h, MSG_DRAIN);
-    flights_retry_queue(h, h->drain_started_ns);
 }
 
 void head_abort(struct head *h, const char *why)
