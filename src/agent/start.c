@@ -93,6 +93,10 @@ static int load_options(struct agent *a, int argc, char **argv)
     int rc = config_load(&a->config, argc, argv, 1, &err);
     for (int i = 0; rc == 0 && launcher_rank() <= 0 && i < a->config.n_notes; i++)
         log_info("%s", a->config.notes[i]);
+    const char *model = a->config.model;
+    if (rc == 0 && launcher_rank() <= 0 && !strchr(model, '/') && access(model, F_OK))
+        rc = error_set(&err, ERR_INPUT, "", "`%s` is neither a command nor a folder with a model; see --help",
+                       model);
     if (rc == 0) return 0;
     if (rc < 0 && tells_errors(&err)) agent_print(&err);
     return rc < 0 ? 2 : -1; /* -1: help was printed */
