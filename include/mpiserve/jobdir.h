@@ -41,9 +41,9 @@ int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err);
 int jobdir_attach(struct jobdir *d, struct error *err);
 /* The folders of node `node` of the job, when the owner of the job is on another machine; this process becomes their owner. */
 int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *err);
-/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not. What goes wrong shows
- * when MPI uses it. */
-void jobdir_prepare_shm(void);
+/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not; first: this is the first
+ * rank of its machine. d->shm is filled, or "" when there is none. What goes wrong shows when MPI uses it. */
+void jobdir_prepare_shm(struct jobdir *d, bool first);
 /* Makes the folder of MPI's session files and sets TMPDIR to it, MPISERVE_TMPDIR to what that was. */
 int jobdir_session(const struct jobdir *d, struct error *err);
 /* For the environment of processes that attach. */
@@ -57,8 +57,8 @@ const char *jobdir_file(const struct jobdir *d, const char *name, char *out, siz
 
 /* The tidier: a small child process that removes this machine's folders, and MPI's own session folder, once all ranks of the
  * machine, the owner and the launcher are dead: so nothing is left even where everything was killed. For one rank of each machine,
- * while it has one thread and before MPI starts. Returns a descriptor to be kept open (its closing tells of the rank's end), or an error. */
-int jobdir_tidier_start(struct error *err);
+ * while it has one thread and before MPI starts. known: what there is already. Returns a descriptor to be kept open (its closing tells of the rank's end), or an error. */
+int jobdir_tidier_start(const struct jobdir *known, struct error *err);
 void jobdir_tidier_tell(int tidier,
                         const struct jobdir *d); /* after jobdir_write_pids; tidier < 0: nothing */
 

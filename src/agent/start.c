@@ -43,6 +43,15 @@ static bool first_of_machine(void)
     return launcher_rank() < 0;
 }
 
+static void start_tidier(struct agent *a)
+{
+    struct error err;
+    bool first = first_of_machine();
+    jobdir_prepare_shm(&a->dir, first);
+    a->tidier = first ? jobdir_tidier_start(&a->dir, &err) : -1;
+    if (first && a->tidier < 0) print_error(&err);
+}
+
 /* The launcher's end is ours: nothing of a job outlives it. */
 static void follow_launcher(void)
 {
@@ -395,9 +404,7 @@ int agent_start(struct agent *a, int argc, char **argv)
     log_setup(level_of(a->config.log_level), "");
     follow_launcher();
     raise_file_limit();
-    jobdir_prepare_shm();
-    a->tidier = first_of_machine() ? jobdir_tidier_start(&err) : -1;
-    if (first_of_machine() && a->tidier < 0) print_error(&err);
+    start_tidier(a);
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {

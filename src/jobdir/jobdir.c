@@ -176,20 +176,17 @@ int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *
     return rc;
 }
 
-void jobdir_prepare_shm(void)
-{
-    const char *job = getenv("MPISERVE_JOB");
-    struct error err;
-    char path[sizeof(((struct jobdir *)0)->shm)];
-    if (job && *job && shm_path(path, sizeof(path), job)) private_folder(path, &err);
-}
-
-void jobdir_drop_shm(void)
+void jobdir_prepare_shm(struct jobdir *d, bool first)
 {
     const char *job = getenv("MPISERVE_JOB");
     struct owner o;
-    char path[sizeof(((struct jobdir *)0)->shm)];
-    if (job && *job && shm_path(path, sizeof(path), job) && !owner_read(path, &o)) remove_tree(path);
+    struct error err;
+    memset(d, 0, sizeof(*d));
+    if (!job || !*job || !shm_path(d->shm, sizeof(d->shm), job)) return;
+    snprintf(d->job, sizeof(d->job), "%s", job);
+    if (private_folder(d->shm, &err) < 0 ||
+        (first && !owner_read(d->shm, &o) && owner_write(d->shm, job, &err) < 0))
+        d->shm[0] = 0;
 }
 
 int jobdir_attach(struct jobdir *d, struct error *err)

@@ -19,8 +19,6 @@ bool owner_gone(const struct owner *o);
 
 /* The folder and all in it, as far as that is possible. */
 void remove_tree(const char *path);
-/* What jobdir_prepare_shm has made, unless somebody owns it. */
-void jobdir_drop_shm(void);
 /* MPI's own session folder, which the file `session` in this folder names, if its launcher is dead. */
 void session_remove_dead(const char *folder);
 /* Those of the job's folders whose owner is gone. */

@@ -100,9 +100,13 @@ class HostsJob(Job):
         return [self.lab.root(0) + f for f in self.lab.files(0) if f.startswith("/dev/shm")]
 
     def close(self):
-        super().close()
-        for k in range(self.lab.n):
-            for p in self.lab.processes(k):
+        if self.up.poll() is None:
+            self.up.kill()
+            self.up.wait()
+        try:
+            until(self.nothing_lives, 6 * SLOW, "nothing lives")
+        except AssertionError:
+            for p in self.everything():
                 p.kill()
 
     def ranks(self):

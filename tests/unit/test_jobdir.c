@@ -126,7 +126,8 @@ static void the_tidier_removes_what_the_dead_leave(void **state)
     pid_t launcher = fork();
     if (launcher == 0) {
         if (fork() == 0) {
-            int tidier = jobdir_tidier_start(&err), rank = 0, pid = getpid();
+            memset(&d, 0, sizeof(d));
+            int tidier = jobdir_tidier_start(&d, &err), rank = 0, pid = getpid();
             bool ok = tidier >= 0 && jobdir_make(&d, "", &err) == 0 &&
                       jobdir_write_pids(&d, &rank, &pid, 1, &err) == 0;
             jobdir_tidier_tell(tidier, &d);
