@@ -176,14 +176,17 @@ static i32 replica_of(const struct head *h, u32 rank)
     return rank < h->agent->plan.n_ranks ? h->agent->plan.ranks[rank].replica : -1;
 }
 
-/* What of the chunk is new to the client: a request that was started again on another replica repeats its tokens. */
+/* What of the chunk is new to the client: a request that was started again on another replica repeats its tokens, and its samples
+ * may end there in another order. */
 static void deliver(struct head *h, struct flight *f, const struct chunk *c)
 {
     struct sample_progress *p = &f->samples[c->sample];
     u32 skip = p->delivered > c->first ? p->delivered - c->first : 0;
     if (p->finished || (skip >= c->n_tokens && c->finish == FINISH_NONE)) return;
     p->finished = c->finish != FINISH_NONE;
-    if (skip == 0) {
+    f->n_open -= p->finished;
+    bool last = f->n_open == 0;
+    if (skip == 0 && last == c->last) {
         p->delivered += c->n_tokens;
         ingress_deliver(h->ingress, c);
         return;
@@ -192,6 +195,7 @@ static void deliver(struct head *h, struct flight *f, const struct chunk *c)
     struct chunk part = *c;
     part.first += skip;
     part.n_tokens -= skip;
+    part.last = last;
     p->delivered = MAX_OF(p->delivered, part.first + part.n_tokens);
     const struct token_logprob *lp = c->logprobs.len ? chunk_at(c, c->logprobs) : NULL;
     char text[CHUNK_MAX_ERROR + 1];
@@ -217,16 +221,18 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
         c->sample >= f->request->n_samples)
         return;
     latency_answered(h, f, now);
-    if (c->finish == FINISH_RETRY && !h->draining) {
-        if (!c->last) return; /* the other samples' ends follow; then it starts anew elsewhere */
-        slot_is_free(h, f);
+    bool was_open = f->n_open > 0;
+    if (c->finish != FINISH_RETRY || h->draining) deliver(h, f, c);
+    if (!c->last) {
+        if (was_open && f->n_open == 0) flight_cancel(h, f->id); /* what is left only repeats */
+        return;
+    }
+    slot_is_free(h, f);
+    if (f->n_open > 0) {
         flight_put_back(h, f, now);
         return;
     }
-    deliver(h, f, c);
-    if (!c->last) return;
     estimate_wait(h, (double)(now - f->submitted_ns) * 1e-9);
-    slot_is_free(h, f);
     flight_drop(h, f);
 }
 
@@ -258,6 +264,16 @@ void head_refused(struct head *h, u32 from, const struct msg_refused *m)
     flight_put_back(h, f, clock_ns());
 }
 
+/* Until all replicas were there once, one that is given up is a start that failed: an engine that loads the weights may be what the
+ * others wait for. */
+static void check_start(struct head *h, u32 rank, const struct msg_load *m)
+{
+    if (h->all_up || m->state != REPLICA_BROKEN) return;
+    struct error err;
+    error_set(&err, ERR_STATE, "", "the engine of rank %u cannot be started: %s", rank, m->trouble);
+    agent_die(h->agent, "start", &err);
+}
+
 static void note_ready(struct head *h)
 {
     u32 up = 0;
@@ -271,6 +287,7 @@ static void note_ready(struct head *h)
         write_endpoint(h, ENDPOINT_READY);
         log_info("ready: %s serves %s with %u replica%s", h->url, h->agent->config.served_model_name[0],
                  h->n_replicas, h->n_replicas == 1 ? "" : "s");
+        if (h->key_file[0]) log_info("try: curl -sS -H @%s %s/v1/models", h->key_file, h->url);
     }
 }
 
@@ -283,6 +300,7 @@ void head_load(struct head *h, u32 from, const struct msg_load *m)
     h->replicas[r].heard_ns = clock_ns();
     pthread_mutex_unlock(&h->lock);
     h->views[r].state = m->state == REPLICA_UP ? ROUTE_UP : ROUTE_DOWN;
+    check_start(h, from, m);
     slots_published(h->agent->slots, from, m->others);
     recount_capacity(h);
     note_ready(h);
@@ -345,9 +363,6 @@ static void turn_drain(struct head *h, u64 now)
         h->hurried = true;
         h->hurry_ns = now;
         send_all(h, MSG_HURRY);
-        struct route_waiter *w;
-        while ((w = route_queue_first(&h->waiting)))
-            flight_fail(h, (struct flight *)w, FINISH_RETRY, "the server is shutting down");
     }
 }
 
@@ -373,6 +388,7 @@ void head_drain(struct head *h)
     log_info("draining: new requests get 503, %u running ones may take up to %g s", h->n_flights,
              h->agent->config.graceful_shutdown_timeout_s);
     send_all(h, MSG_DRAIN);
+    flights_retry_queue(h, h->drain_started_ns);
 }
 
 void head_abort(struct head *h, const char *why)

@@ -23,6 +23,8 @@ struct flight {
     struct selection selection;
     i32 replica; /* of the selection */
     u32 retries;
+    u32 n_open;     /* samples whose end the client does not have */
+    bool cancelled; /* nobody waits for it */
     struct sample_progress {
         u32 delivered; /* output tokens handed to the ingress */
         bool finished;

@@ -2,6 +2,8 @@
  * all (together), so that one error is printed and every rank ends in order. */
 #include "agent/address.h"
 #include "agent/agent_internal.h"
+#include "mpiserve/proc.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -83,12 +85,22 @@ static void raise_file_limit(void)
     setrlimit(RLIMIT_NOFILE, &r);
 }
 
+/* What is wrong for all is said once; a job file may be missing on one host only. */
+static bool tells_errors(const struct error *err)
+{
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    bool of_this_host = err->code == ERR_NOT_FOUND || err->code == ERR_IO;
+    return launcher_rank() <= 0 || (of_this_host && local && strcmp(local, "0") == 0);
+}
+
 static int load_options(struct agent *a, int argc, char **argv)
 {
     struct error err;
     int rc = config_load(&a->config, argc, argv, 1, &err);
+    for (int i = 0; rc == 0 && launcher_rank() <= 0 && i < a->config.n_notes; i++)
+        log_info("%s", a->config.notes[i]);
     if (rc == 0) return 0;
-    if (rc < 0 && launcher_rank() <= 0) print_error(&err);
+    if (rc < 0 && tells_errors(&err)) print_error(&err);
     return rc < 0 ? 2 : -1; /* -1: help was printed */
 }
 
@@ -155,39 +167,34 @@ static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
     return rc;
 }
 
+/* Half of what the weights leave. Caches that the kernel can drop count as free, limits of cgroups count. */
 static u64 memory_for_kv(const struct agent *a)
 {
-    long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    u64 available = pages > 0 && page > 0 ? (u64)pages * (u64)page : 1ull << 30;
-    return available / 2 / wire_node_size(a->wire);
+    u64 left = memory_left();
+    if (left == UINT64_MAX) left = 1ull << 30;
+    return engine_kv_share(left - MIN_OF(left, a->needs.weights_bytes), wire_node_size(a->wire));
 }
 
 static int size_engine(struct agent *a, const char *isa, struct error *err)
 {
     const struct config *c = &a->config;
-    a->max_model_len =
-        c->max_model_len ? (u32)MIN_OF(c->max_model_len, (i64)a->model.max_position) : a->model.max_position;
-    if (c->max_model_len > (i64)a->model.max_position)
-        return error_set(err, ERR_INPUT, "--max-model-len", "%lld is more than the model's %u",
-                         (long long)c->max_model_len, a->model.max_position);
-    a->max_num_seqs = (u32)c->max_num_seqs;
-    a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
-    struct engine_ask ask = {
-        .model = c->model, .compute = c->compute, .isa = isa, .block_size = (u32)c->block_size};
-    if (engine_plan(&ask, &a->needs, err)) return -1;
-    u64 per_seq = (a->max_model_len + (u64)c->block_size - 1) / (u64)c->block_size;
-    u64 wanted = per_seq * a->max_num_seqs + 1;
-    u64 room = (c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a)) /
-               a->needs.kv_bytes_per_block;
-    a->n_blocks = (u32)MIN_OF(wanted, MIN_OF(room, (u64)UINT32_MAX));
-    if (a->n_blocks < per_seq + 1)
-        return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",
-                         "one sequence of %u tokens needs %llu bytes of KV cache, there are %llu: give more, "
-                         "or lower --max-model-len",
-                         a->max_model_len, (unsigned long long)((per_seq + 1) * a->needs.kv_bytes_per_block),
-                         (unsigned long long)(room * a->needs.kv_bytes_per_block));
-    a->numerics = a->needs.numerics;
-    return 0;
+    struct engine_ask ask = {.model = c->model,
+                             .compute = c->compute,
+                             .isa = isa,
+                             .block_size = (u32)c->block_size,
+                             .max_model_len = (u32)c->max_model_len};
+    int rc = engine_plan(&ask, &a->needs, err);
+    if (!rc) {
+        a->max_num_seqs = (u32)c->max_num_seqs;
+        a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
+        a->max_model_len = a->needs.max_model_len;
+        a->numerics = a->needs.numerics;
+        struct engine_limits limits = {a->max_num_seqs, a->max_model_len, (u32)c->block_size};
+        u64 room = c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a);
+        rc = engine_blocks(&a->needs, &limits, room, &a->n_blocks, err);
+    }
+    if (rc) config_blame(c, err);
+    return rc;
 }
 
 /* ---- placement and cores -------------------------------------------------------------------------------------*/
@@ -202,6 +209,7 @@ static int place(struct agent *a, struct error *err)
                               .dp = c->data_parallel_size,
                               .dp_local = c->data_parallel_size_local,
                               .max_group = 1};
+    BUG_ON(place_strategy_parse(c->placement_group_strategy, &spec.strategy));
     int rc = place_plan(&a->plan, &job, &spec, err);
     if (!rc) rc = place_check(a->plan.replicas, a->plan.n_replicas, err);
     free(node_of);

@@ -295,6 +295,7 @@ int cli_up(int argc, char **argv)
     ranks_init(&u.ranks);
     int rc = config_load(&u.config, line.argc, argv, line.first, &err);
     if (rc > 0) return 0;
+    if (u.config.ranks == 0) u.config.ranks = CONFIG_RANKS;
     for (int i = 0; rc == 0 && i < u.config.n_notes; i++) log_info("%s", u.config.notes[i]);
     if (rc == 0) jobdir_sweep();
     if (rc == 0) rc = jobdir_make(&u.dir, u.config.run_dir, &err);

@@ -75,6 +75,27 @@ def a_drain_that_takes_too_long_ends_with_an_error_event():
         equal(job.leftovers(), [])
 
 
+def who_waits_for_a_slot_is_sent_away_at_once():
+    with Job("--max-ongoing-requests", "1", ranks=1, env=SLOWLY) as job:
+        running = job.stream("/v1/completions", LONG)
+        next(iter(running))
+
+        def work(i):
+            if i == 0:
+                answer = job.post("/v1/completions", {"prompt": "x", "max_tokens": 1})
+                return answer, time.monotonic()
+            until(lambda: job.metric("vllm:num_requests_waiting") == 1, 5 * SLOW, "one waits")
+            job.signal(signal.SIGINT)
+            return time.monotonic()
+        (answer, answered), started = together(2, work)
+        equal(answer.status, 503, f"{answer}")
+        check("shutting down" in answer.json["error"]["message"], answer)
+        check(int(answer.headers["Retry-After"]) >= 1, "Retry-After")
+        check(answered - started < 1 * SLOW, f"it waited {answered - started:.1f} s")
+        equal(finish(iter(running)), (4, None))
+        equal(job.wait(), 0)
+
+
 def usr1_to_mpirun_drains_too():
     with Job(ranks=2, env=SLOWLY) as job:
         stream = job.stream("/v1/completions", LONG)
@@ -104,5 +125,5 @@ def who_has_the_key_may_drain():
         equal(job.leftovers(), [])
 
 
-run(who_has_the_key_may_drain, running_requests_finish, health_tells_the_load_balancer, a_drain_that_takes_too_long_ends_with_an_error_event,
-    usr1_to_mpirun_drains_too)
+run(who_has_the_key_may_drain, who_waits_for_a_slot_is_sent_away_at_once, running_requests_finish,
+    health_tells_the_load_balancer, a_drain_that_takes_too_long_ends_with_an_error_event, usr1_to_mpirun_drains_too)
