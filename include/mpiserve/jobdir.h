@@ -41,9 +41,11 @@ int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err);
 int jobdir_attach(struct jobdir *d, struct error *err);
 /* The folders of node `node` of the job, when the owner of the job is on another machine; this process becomes their owner. */
 int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *err);
-/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not; first: this is the first
- * rank of its machine. d->shm is filled, or "" when there is none. What goes wrong shows when MPI uses it. */
+/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not, and named here under a bare
+ * mpirun; first: this is the first rank of its machine. d->shm is filled, or "" when there is none. What goes wrong shows when MPI uses it. */
 void jobdir_prepare_shm(struct jobdir *d, bool first);
+/* Names d->shm to MPI as the place for its shared memory, in the environment, where the user named none. */
+void jobdir_name_shm(const struct jobdir *d);
 /* Makes the folder of MPI's session files and sets TMPDIR to it, MPISERVE_TMPDIR to what that was. */
 int jobdir_session(const struct jobdir *d, struct error *err);
 /* For the environment of processes that attach. */

@@ -91,7 +91,7 @@ void agent_drain(struct agent *a)
     if (a->leader) leader_drain(a->leader);
 }
 
-/* INT, TERM, or a second drain signal: the launcher gives us 0.9 s. */
+/* INT or TERM: the launcher gives us 0.9 s. */
 _Noreturn static void leave_at_once(struct agent *a, int sig)
 {
     if (a->head) {

@@ -94,10 +94,14 @@ static void example(struct buf *to)
         "# The command line wins over the environment, that over this file. Paths are relative to this "
         "file.\n");
     for (int group = 0; group < GROUP_COUNT; group++) {
-        buf_printf(to, "\n\n# ---- %s ----\n", option_group_names[group]);
-        for (size_t i = 0; i < option_count; i++)
-            if ((int)option_table[i].group == group && !(option_table[i].flags & OPTION_NO_FILE))
-                add_setting(to, &option_table[i]);
+        bool titled = false;
+        for (size_t i = 0; i < option_count; i++) {
+            const struct option *o = &option_table[i];
+            if ((int)o->group != group || o->flags & OPTION_NO_FILE) continue;
+            if (!titled) buf_printf(to, "\n\n# ---- %s ----\n", option_group_names[group]);
+            titled = true;
+            add_setting(to, o);
+        }
     }
     buf_text(to, "\n\n# ---- The same names in the maps of Ray Serve ----\n"
                  "#\n"

@@ -170,10 +170,16 @@ static int unknown(const struct file *f, const struct section *in, const struct 
 {
     const char *more[COUNT_OF(section_table)];
     size_t n = 0;
-    for (size_t i = 0; !in && i < section_count; i++) more[n++] = section_table[i].name;
-    if (in && in->key) more[n++] = in->key;
-    const char *near = name_nearest_of(key->text, strlen(key->text), more, n);
     char name[96];
+    for (size_t i = 0; !in && i < section_count; i++) {
+        const struct section *s = &section_table[i];
+        more[n++] = s->name;
+        if (s->key && name_same(s->key, key->text))
+            return refuse(f, key, key->text, ERR_INPUT, "stands in %s; at the top of the file it is %s",
+                          s->name, underscores(s->key_is, name, sizeof(name)));
+    }
+    if (in && in->key) more[n++] = in->key;
+    const char *near = name_nearest_of(key->text, strlen(key->text), OPTION_NO_FILE, more, n);
     underscores(near ? near : "", name, sizeof(name));
     return refuse(f, key, key->text, ERR_INPUT, "no such option%s%s; see --help",
                   near ? "; did you mean " : "", name);
@@ -205,7 +211,9 @@ static int read_map(const struct file *f, const struct section *in, const struct
         if (inner)
             rc = read_section(f, inner, n);
         else if (o && o->flags & OPTION_NO_FILE)
-            rc = refuse(f, n->key, key, ERR_INPUT, "a job file cannot name another one");
+            rc = refuse(f, n->key, key, ERR_INPUT, "%s",
+                        o->flags & OPTION_PLAN ? "is for the command line of `mpiserve plan` only"
+                                               : "a job file cannot name another one");
         else if (o && in && !section_holds(in, o))
             rc = misplaced(f, in, o, n->key);
         else if (o)

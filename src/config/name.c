@@ -106,13 +106,15 @@ static void consider(struct nearest *n, const char *spelling, const char *means)
     n->best = means;
 }
 
-const char *name_nearest_of(const char *name, size_t len, const char *const *more, size_t n_more)
+const char *name_nearest_of(const char *name, size_t len, unsigned without, const char *const *more,
+                            size_t n_more)
 {
     if (len == 0 || len > NAME_LONGEST) return NULL;
     struct nearest n = {name, len, 1 + (unsigned)(len / 3 > 2 ? len / 3 : 2), NULL};
     char spelling[NAME_LONGEST];
     for (size_t i = 0; i < option_count; i++) {
         const struct option *o = &option_table[i];
+        if (o->flags & without) continue;
         consider(&n, o->name, o->name);
         for (const char *p = o->also; next_spelling(&p, spelling, sizeof(spelling));)
             if (spelling[0] != '-') consider(&n, spelling, o->name);
@@ -123,7 +125,7 @@ const char *name_nearest_of(const char *name, size_t len, const char *const *mor
 
 const char *name_nearest(const char *name, size_t len)
 {
-    return name_nearest_of(name, len, NULL, 0);
+    return name_nearest_of(name, len, 0, NULL, 0);
 }
 
 const char *name_of_environment(const struct option *o, char *out, size_t size)

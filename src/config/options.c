@@ -62,7 +62,7 @@ const struct option option_table[] = {
              "STRICT_PACK: all on one; "
              "STRICT_SPREAD: at most one on each. What a strict one cannot keep is refused."},
     {"data-parallel-address", "-dpa", OPTION_TEXT, GROUP_PARALLEL, 0, AT(data_parallel_address),
-     .standard = "",
+     .standard = "", .sample = "localhost",
      .help = "The first node, where rank 0 runs: a name, an address, localhost. Any other is an error. With "
              "--host "
              "0.0.0.0 it is the address in the endpoint file."},
@@ -145,12 +145,12 @@ const struct option option_table[] = {
     {"ranks", "-n -np", OPTION_INT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(ranks), 1, 4096, "auto", "auto", 0,
      .help = "Ranks to start. auto: 8; for plan --ranks-per-node on every node."},
     {"hostfile", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH, AT(hostfile),
-     .standard = "",
+     .standard = "", .sample = "hosts",
      .help =
          "File with the hosts to start ranks on, this one first: lines `NAME slots=RANKS`, as mpirun reads "
          "them. Other arguments for mpirun stand behind --: `mpiserve up -n 8 -- --map-by node`."},
     {"publish", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH, AT(publish),
-     .standard = "",
+     .standard = "", .sample = "published",
      .help = "Folder that other machines see, for copies of the endpoint file and the key, and for the log. "
              "slurm/serve.slurm: ~/.mpiserve/JOBID."},
     {"mpirun", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH | OPTION_NAMED, AT(mpirun),

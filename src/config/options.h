@@ -88,10 +88,11 @@ bool name_equal(const char *name, size_t len, const char *other);
 bool name_matches(const char *typed, size_t len, const char *name, const char *also);
 /* Are two names the same when dashes, underscores and case do not count? */
 bool name_same(const char *a, const char *b);
-/* The option whose name (or one of its long spellings) is nearest, or NULL when none is near; the same with
- * n more names that are possible. */
+/* The option whose name (or one of its long spellings) is nearest, or NULL when none is near; the same but
+ * for the options with one of the flags `without`, and with n more names that are possible. */
 const char *name_nearest(const char *name, size_t len);
-const char *name_nearest_of(const char *name, size_t len, const char *const *more, size_t n);
+const char *name_nearest_of(const char *name, size_t len, unsigned without, const char *const *more,
+                            size_t n);
 /* By a long name without dashes in front; NULL: there is none. */
 const struct option *option_find(const char *name);
 const struct foreign *foreign_find(const char *name);

@@ -84,9 +84,24 @@ static void remove_own_files(const char *folder)
     unlink(path);
 }
 
+/* Under a launcher that nobody chose a name for (a bare mpirun): one that all ranks find by themselves. */
+static bool launched_job_name(char *out, size_t size)
+{
+    static const char *const names[] = {"PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri"};
+    u64 h = 0;
+    if (!getenv(names[0])) return false;
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *v = getenv(names[i]);
+        if (v) h = hash_bytes(v, strlen(v), h + i);
+    }
+    snprintf(out, size, "%08x", (u32)h);
+    return true;
+}
+
 static int new_job_name(char *out, size_t size, struct error *err)
 {
     u32 draw;
+    if (launched_job_name(out, size)) return 0;
     int rc = random_bytes(&draw, sizeof(draw), err);
     if (rc == 0) snprintf(out, size, "%08x", draw);
     return rc;
@@ -176,17 +191,30 @@ int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *
     return rc;
 }
 
+void jobdir_name_shm(const struct jobdir *d)
+{
+    static const char *const names[] = {"OMPI_MCA_btl_vader_backing_directory", /* Open MPI 4 */
+                                        "OMPI_MCA_btl_sm_backing_directory",    /* 5 */
+                                        "OMPI_MCA_osc_sm_backing_directory",
+                                        "OMPI_MCA_osc_rdma_backing_directory"};
+    for (size_t i = 0; d->shm[0] && i < COUNT_OF(names); i++) setenv(names[i], d->shm, 0);
+}
+
 void jobdir_prepare_shm(struct jobdir *d, bool first)
 {
     const char *job = getenv("MPISERVE_JOB");
     struct owner o;
     struct error err;
     memset(d, 0, sizeof(*d));
-    if (!job || !*job || !shm_path(d->shm, sizeof(d->shm), job)) return;
-    snprintf(d->job, sizeof(d->job), "%s", job);
+    if (job && *job)
+        snprintf(d->job, sizeof(d->job), "%s", job);
+    else if (!launched_job_name(d->job, sizeof(d->job)))
+        return;
+    if (!shm_path(d->shm, sizeof(d->shm), d->job)) return;
     if (private_folder(d->shm, &err) < 0 ||
-        (first && !owner_read(d->shm, &o) && owner_write(d->shm, job, &err) < 0))
+        (first && !owner_read(d->shm, &o) && owner_write(d->shm, d->job, &err) < 0))
         d->shm[0] = 0;
+    if (!job || !*job) jobdir_name_shm(d);
 }
 
 int jobdir_attach(struct jobdir *d, struct error *err)

@@ -58,6 +58,7 @@ static void every_row_is_well_formed(void **state)
     for (size_t i = 0; i < option_count; i++) {
         const struct option *o = &option_table[i];
         assert_non_null(o->standard);
+        assert_true(o->standard[0] || o->sample || o->flags & OPTION_NO_FILE); /* jobs/every-option.yaml */
         assert_true(strlen(o->name) < 64 && strlen(o->help) > 12);
         assert_int_equal(o->help[strlen(o->help) - 1], '.');
         assert_false(is_number(o) && (o->high <= o->low || o->words));
