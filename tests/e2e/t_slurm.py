@@ -62,7 +62,7 @@ class SlurmJob(Job):
     """sbatch [SBATCH...] slurm/serve.slurm [OPTIONS...]"""
 
     def __init__(self, cluster, *options, sbatch=("-N2",), script=SCRIPT, cwd=TOP, env=None, wait=True):
-        self.cluster, self.endpoint = cluster, None
+        self.cluster, self.endpoint, self.uid = cluster, None, os.getuid()
         self.started = time.monotonic()
         done = cluster.slurm("sbatch", "--parsable", "-o", f"{cluster.home}/out.%j", *sbatch, script, *options, cwd=cwd,
                              env=env)
