@@ -33,7 +33,8 @@ struct agent {
     bool cores_shared;
     struct jobdir dir;
     char key[CONFIG_KEY_MAX + 1]; /* "": none is asked for; rank 0 only */
-    bool owns_dir;                /* this rank made it: a bare mpirun, rank 0 */
+    bool owns_dir;                /* this rank made it */
+    int tidier;                   /* see jobdir.h; -1: this rank has none */
     struct head *head;            /* the ingress side: rank 0 */
     struct leader *leader;        /* the replica side: ranks with an engine */
     struct watchdog watchdog;
@@ -61,6 +62,14 @@ void agent_drain(struct agent *a);
 /* start.c: everything up to the loop. 0, or the exit status; errors are printed. */
 int agent_start(struct agent *a, int argc, char **argv);
 void agent_finish(struct agent *a);
+/* agree.c: what the ranks tell each other before they serve together; all collective. */
+/* Every rank tells whether its last step went well; the first one that failed prints why. True: one did. */
+bool agent_together(struct agent *a, int rc, const struct error *err);
+/* Before anything else: the same program (other builds may do other things next), the same options. */
+int agree_on_start(struct agent *a, struct error *err);
+/* The same model, wherever each has its copy. Fills a->fingerprint. */
+int agree_on_model(struct agent *a, struct error *err);
+void agent_print(const struct error *err);
 /* loop.c */
 int agent_loop(struct agent *a);
 
