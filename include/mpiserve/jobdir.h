@@ -41,9 +41,13 @@ int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err);
 int jobdir_attach(struct jobdir *d, struct error *err);
 /* The folders of node `node` of the job, when the owner of the job is on another machine; this process becomes their owner. */
 int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *err);
-/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not; first: this is the first
- * rank of its machine. d->shm is filled, or "" when there is none. What goes wrong shows when MPI uses it. */
+/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not, and named here under a bare
+ * mpirun; first: this is the first rank of its machine. d->shm is filled, or "" when there is none. What goes wrong shows when MPI uses it. */
 void jobdir_prepare_shm(struct jobdir *d, bool first);
+/* Names d->shm to MPI as the place for its shared memory, in the environment, where the user named none. */
+void jobdir_name_shm(const struct jobdir *d);
+/* Makes the folder of MPI's session files and sets TMPDIR to it, MPISERVE_TMPDIR to what that was. */
+int jobdir_session(const struct jobdir *d, struct error *err);
 /* For the environment of processes that attach. */
 int jobdir_export(const struct jobdir *d, struct error *err);
 /* Removes both folders; in a given one only the job's own files, and run.log stays. */
@@ -61,7 +65,8 @@ void jobdir_tidier_tell(int tidier,
                         const struct jobdir *d); /* after jobdir_write_pids; tidier < 0: nothing */
 
 /* ---- what the job says about itself ---------------------------------------------------------------------------*/
-enum endpoint_state { ENDPOINT_LOADING, ENDPOINT_READY, ENDPOINT_DRAINING, ENDPOINT_DOWN };
+/* PENDING: no rank is up yet; written by `mpiserve up`, into a published copy only. */
+enum endpoint_state { ENDPOINT_PENDING, ENDPOINT_LOADING, ENDPOINT_READY, ENDPOINT_DRAINING, ENDPOINT_DOWN };
 const char *endpoint_state_name(enum endpoint_state s); /* "LOADING", ... */
 struct endpoint {
     enum endpoint_state state;
@@ -71,11 +76,19 @@ struct endpoint {
     char key_file[PATH_LEN]; /* "": no key is asked for */
     char model[128];         /* the served name */
     char job[JOB_NAME_LEN];
-    i64 pid;   /* rank 0's */
-    i64 ranks; /* of the job */
+    char node[256];     /* where rank 0 runs */
+    char slurm_job[24]; /* "": not in a Slurm job */
+    i64 pid;            /* rank 0's */
+    i64 ranks;          /* of the job */
 };
 int endpoint_write(const struct jobdir *d, const struct endpoint *e, struct error *err);
 int endpoint_read(const struct jobdir *d, struct endpoint *e, struct error *err); /* ERR_NOT_FOUND: not yet */
+
+/* For files that other machines see: a folder of this user (made when it is not there) in which endpoint_write and
+ * endpoint_read work, too. It has no owner; nothing in it is ever swept. */
+int jobdir_open(struct jobdir *d, const char *folder, struct error *err);
+/* The folders of this user's jobs on this machine whose owner lives; returns their number (at most max). */
+int jobdir_list(struct jobdir *list, int max);
 
 /* Writes the file `key` (e->key_file) for curl -H @FILE. */
 int jobdir_write_key(const struct jobdir *d, const char *key, struct error *err);

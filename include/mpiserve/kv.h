@@ -13,6 +13,7 @@ struct kv_blocks;
 struct kv_blocks *kv_blocks_new(u32 n_blocks, struct error *err); /* n_blocks >= 2, block 0 included */
 void kv_blocks_free(struct kv_blocks *p);
 u32 kv_free_blocks(const struct kv_blocks *p);  /* takeable now */
+u32 kv_given_blocks(const struct kv_blocks *p); /* given back, free once the steps in flight have ended */
 u32 kv_total_blocks(const struct kv_blocks *p); /* without block 0 */
 bool kv_take(struct kv_blocks *p, u32 *block);  /* false: none free now */
 void kv_give(struct kv_blocks *p, u32 block, u64 after_step);

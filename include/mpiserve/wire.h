@@ -69,7 +69,7 @@ struct wire_item {
     u64 hash;
 };
 /* Refuses a job whose ranks differ: on every rank the same ERR_PEER, naming up to four ranks, their hosts,
- * the item and both values. */
+ * the items and both values. */
 int wire_agree(struct wire *w, const struct wire_item *items, u32 n, struct error *err);
 int wire_barrier(struct wire *w, struct error *err);
 int wire_allgather(struct wire *w, const void *mine, size_t size, void *all,

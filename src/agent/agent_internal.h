@@ -62,6 +62,14 @@ void agent_drain(struct agent *a);
 /* start.c: everything up to the loop. 0, or the exit status; errors are printed. */
 int agent_start(struct agent *a, int argc, char **argv);
 void agent_finish(struct agent *a);
+/* agree.c: what the ranks tell each other before they serve together; all collective. */
+/* Every rank tells whether its last step went well; the first one that failed prints why. True: one did. */
+bool agent_together(struct agent *a, int rc, const struct error *err);
+/* Before anything else: the same program (other builds may do other things next), the same options. */
+int agree_on_start(struct agent *a, struct error *err);
+/* The same model, wherever each has its copy. Fills a->fingerprint. */
+int agree_on_model(struct agent *a, struct error *err);
+void agent_print(const struct error *err);
 /* loop.c */
 int agent_loop(struct agent *a);
 
@@ -91,7 +99,7 @@ void leader_woke(struct leader *l);
 bool leader_busy(const struct leader *l);
 void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len);
 void leader_cancel(struct leader *l, u64 request);
-void leader_drain(struct leader *l);
+void leader_close(struct leader *l);
 void leader_hurry(struct leader *l);
 void leader_kill_engine(struct leader *l); /* at once, for the way out */
 

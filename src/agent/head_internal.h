@@ -23,6 +23,8 @@ struct flight {
     struct selection selection;
     i32 replica; /* of the selection */
     u32 retries;
+    u32 n_open;     /* samples whose end the client does not have */
+    bool cancelled; /* nobody waits for it */
     struct sample_progress {
         u32 delivered; /* output tokens handed to the ingress */
         bool finished;
@@ -46,8 +48,8 @@ struct head {
     u64 choices;
     struct route_excluded excluded;
     u64 retry_queue_ns, drain_started_ns, hurry_ns;
-    bool ready, all_up, draining, hurried;
-    double seconds_per_request; /* smoothed, for Retry-After */
+    bool ready, all_up, draining, closing, hurried; /* closing: no slot can be had any more */
+    double seconds_per_request;                     /* smoothed, for Retry-After */
     u32 slots_up;
     char url[320], key_file[PATH_LEN], fingerprint[64];
     struct buf scratch;

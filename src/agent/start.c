@@ -2,6 +2,8 @@
  * all (together), so that one error is printed and every rank ends in order. */
 #include "agent/address.h"
 #include "agent/agent_internal.h"
+#include "mpiserve/proc.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -26,12 +28,6 @@ static int launcher_rank(void)
     return -1;
 }
 
-static void print_error(const struct error *err)
-{
-    char line[1100];
-    log_error("%s", error_text(err, line, sizeof line));
-}
-
 /* Is this the first of its machine's ranks? Launchers say so before MPI does; a rank without launcher is alone. */
 static bool first_of_machine(void)
 {
@@ -49,7 +45,7 @@ static void start_tidier(struct agent *a)
     bool first = first_of_machine();
     jobdir_prepare_shm(&a->dir, first);
     a->tidier = first ? jobdir_tidier_start(&a->dir, &err) : -1;
-    if (first && a->tidier < 0) print_error(&err);
+    if (first && a->tidier < 0) agent_print(&err);
 }
 
 /* The launcher's end is ours: nothing of a job outlives it. */
@@ -83,12 +79,26 @@ static void raise_file_limit(void)
     setrlimit(RLIMIT_NOFILE, &r);
 }
 
+/* What is wrong for all is said once; a job file may be missing on one host only. */
+static bool tells_errors(const struct error *err)
+{
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    bool of_this_host = err->code == ERR_NOT_FOUND || err->code == ERR_IO;
+    return launcher_rank() <= 0 || (of_this_host && local && strcmp(local, "0") == 0);
+}
+
 static int load_options(struct agent *a, int argc, char **argv)
 {
     struct error err;
     int rc = config_load(&a->config, argc, argv, 1, &err);
+    for (int i = 0; rc == 0 && launcher_rank() <= 0 && i < a->config.n_notes; i++)
+        log_info("%s", a->config.notes[i]);
+    const char *model = a->config.model;
+    if (rc == 0 && launcher_rank() <= 0 && !strchr(model, '/') && access(model, F_OK))
+        rc = error_set(&err, ERR_INPUT, "", "`%s` is neither a command nor a folder with a model; see --help",
+                       model);
     if (rc == 0) return 0;
-    if (rc < 0 && launcher_rank() <= 0) print_error(&err);
+    if (rc < 0 && tells_errors(&err)) agent_print(&err);
     return rc < 0 ? 2 : -1; /* -1: help was printed */
 }
 
@@ -99,46 +109,6 @@ static enum log_level level_of(const char *name)
     for (size_t i = 0; i < COUNT_OF(names); i++)
         if (strcmp(name, names[i]) == 0) return (enum log_level)i;
     return LOG_INFO;
-}
-
-/* ---- agreement -----------------------------------------------------------------------------------------------*/
-/* Collective. Every rank tells whether its last step went well; the first one that failed prints why. */
-static int together(struct agent *a, int rc, const struct error *err)
-{
-    u32 size = wire_size(a->wire);
-    u8 mine = rc != 0, *all = mem_zero(size, 1);
-    struct error trouble;
-    int failed = 0;
-    if (wire_allgather(a->wire, &mine, 1, all, &trouble)) {
-        print_error(&trouble);
-        wire_abort(a->wire, 1);
-    }
-    for (u32 r = 0; r < size && !failed; r++) {
-        if (!all[r]) continue;
-        failed = 1;
-        if (r == agent_rank(a)) print_error(err);
-    }
-    free(all);
-    return failed;
-}
-
-static u64 build_hash(void)
-{
-    struct buf exe = {0};
-    u64 h = hash_bytes(MPISERVE_VERSION, strlen(MPISERVE_VERSION), 1);
-    if (file_read("/proc/self/exe", 1u << 30, &exe, NULL) == 0) h = hash_bytes(exe.data, exe.len, h);
-    buf_release(&exe);
-    return h;
-}
-
-static int agree(struct agent *a, struct error *err)
-{
-    u64 config = config_fingerprint(&a->config);
-    a->fingerprint = hash_bytes(&config, sizeof config, a->needs.fingerprint);
-    const struct wire_item items[] = {{"build", NULL, build_hash()},
-                                      {"configuration", NULL, config},
-                                      {"model", NULL, a->needs.fingerprint}};
-    return wire_agree(a->wire, items, COUNT_OF(items), err);
 }
 
 /* ---- what an engine will be --------------------------------------------------------------------------------*/
@@ -155,39 +125,34 @@ static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
     return rc;
 }
 
+/* Half of what the weights leave. Caches that the kernel can drop count as free, limits of cgroups count. */
 static u64 memory_for_kv(const struct agent *a)
 {
-    long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    u64 available = pages > 0 && page > 0 ? (u64)pages * (u64)page : 1ull << 30;
-    return available / 2 / wire_node_size(a->wire);
+    u64 left = memory_left();
+    if (left == UINT64_MAX) left = 1ull << 30;
+    return engine_kv_share(left - MIN_OF(left, a->needs.weights_bytes), wire_node_size(a->wire));
 }
 
 static int size_engine(struct agent *a, const char *isa, struct error *err)
 {
     const struct config *c = &a->config;
-    a->max_model_len =
-        c->max_model_len ? (u32)MIN_OF(c->max_model_len, (i64)a->model.max_position) : a->model.max_position;
-    if (c->max_model_len > (i64)a->model.max_position)
-        return error_set(err, ERR_INPUT, "--max-model-len", "%lld is more than the model's %u",
-                         (long long)c->max_model_len, a->model.max_position);
-    a->max_num_seqs = (u32)c->max_num_seqs;
-    a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
-    struct engine_ask ask = {
-        .model = c->model, .compute = c->compute, .isa = isa, .block_size = (u32)c->block_size};
-    if (engine_plan(&ask, &a->needs, err)) return -1;
-    u64 per_seq = (a->max_model_len + (u64)c->block_size - 1) / (u64)c->block_size;
-    u64 wanted = per_seq * a->max_num_seqs + 1;
-    u64 room = (c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a)) /
-               a->needs.kv_bytes_per_block;
-    a->n_blocks = (u32)MIN_OF(wanted, MIN_OF(room, (u64)UINT32_MAX));
-    if (a->n_blocks < per_seq + 1)
-        return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",
-                         "one sequence of %u tokens needs %llu bytes of KV cache, there are %llu: give more, "
-                         "or lower --max-model-len",
-                         a->max_model_len, (unsigned long long)((per_seq + 1) * a->needs.kv_bytes_per_block),
-                         (unsigned long long)(room * a->needs.kv_bytes_per_block));
-    a->numerics = a->needs.numerics;
-    return 0;
+    struct engine_ask ask = {.model = c->model,
+                             .compute = c->compute,
+                             .isa = isa,
+                             .block_size = (u32)c->block_size,
+                             .max_model_len = (u32)c->max_model_len};
+    int rc = engine_plan(&ask, &a->needs, err);
+    if (!rc) {
+        a->max_num_seqs = (u32)c->max_num_seqs;
+        a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
+        a->max_model_len = a->needs.max_model_len;
+        a->numerics = a->needs.numerics;
+        struct engine_limits limits = {a->max_num_seqs, a->max_model_len, (u32)c->block_size};
+        u64 room = c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a);
+        rc = engine_blocks(&a->needs, &limits, room, &a->n_blocks, err);
+    }
+    if (rc) config_blame(c, err);
+    return rc;
 }
 
 /* ---- placement and cores -------------------------------------------------------------------------------------*/
@@ -202,6 +167,7 @@ static int place(struct agent *a, struct error *err)
                               .dp = c->data_parallel_size,
                               .dp_local = c->data_parallel_size_local,
                               .max_group = 1};
+    BUG_ON(place_strategy_parse(c->placement_group_strategy, &spec.strategy));
     int rc = place_plan(&a->plan, &job, &spec, err);
     if (!rc) rc = place_check(a->plan.replicas, a->plan.n_replicas, err);
     free(node_of);
@@ -305,18 +271,18 @@ static int make_run_dir(struct agent *a, struct error *err)
 {
     struct jobdir dir;
     bool first = wire_peers(a->wire)[agent_rank(a)].local_rank == 0;
-    if (together(a, agent_rank(a) == 0 ? make_job_dir(a, err) : 0, err)) return 1;
+    if (agent_together(a, agent_rank(a) == 0 ? make_job_dir(a, err) : 0, err)) return 1;
     dir = a->dir;
     int rc = wire_bcast(a->wire, 0, &dir, sizeof dir, err);
     if (!rc && first && agent_rank(a) != 0) rc = make_node_dir(a, dir.job, err);
     if (!rc && first) rc = write_pids(a, err);
     if (!rc && first) jobdir_tidier_tell(a->tidier, &a->dir);
-    if (together(a, rc, err)) return 1;
+    if (agent_together(a, rc, err)) return 1;
     dir = a->dir;
     rc = wire_node_bcast(a->wire, 0, &dir, sizeof dir, err);
     a->dir = dir;
-    if (together(a, rc, err)) return 1;
-    return together(a, wire_bells(a->wire, a->dir.path, err), err);
+    if (agent_together(a, rc, err)) return 1;
+    return agent_together(a, wire_bells(a->wire, a->dir.path, err), err);
 }
 
 static int open_slots(struct agent *a, struct error *err)
@@ -336,7 +302,7 @@ static int open_slots(struct agent *a, struct error *err)
                               .ctx = a->wire};
     if (!rc && !(a->slots = slots_new(&spec, err))) rc = err->code;
     free(node_of);
-    return together(a, rc, err);
+    return agent_together(a, rc, err);
 }
 
 /* ---- the whole way -------------------------------------------------------------------------------------------*/
@@ -366,12 +332,12 @@ static int start_rooms(struct agent *a, struct error *err)
 {
     int rc = 0;
     if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
-    if (together(a, rc, err)) return 1;
+    if (agent_together(a, rc, err)) return 1;
     if (agent_rank(a) == 0) {
         rc = take_key(a, err);
         if (!rc) rc = head_new(a, err);
     }
-    if (together(a, rc, err)) return 1;
+    if (agent_together(a, rc, err)) return 1;
     a->epoll = epoll_create1(EPOLL_CLOEXEC);
     int fds[] = {a->signals, wire_fd(a->wire), a->head ? head_fd(a->head) : -1};
     for (size_t i = 0; i < COUNT_OF(fds); i++) {
@@ -380,7 +346,7 @@ static int start_rooms(struct agent *a, struct error *err)
     }
     if (a->leader && !rc) rc = leader_watch(a->leader, a->epoll, err);
     if (!rc) rc = watchdog_start(&a->watchdog, err);
-    if (together(a, rc, err)) return 1;
+    if (agent_together(a, rc, err)) return 1;
     if (a->leader) leader_start(a->leader);
     return 0;
 }
@@ -392,6 +358,13 @@ static void name_in_log(const struct agent *a)
     bool alone = wire_n_nodes(a->wire) == 1;
     snprintf(who, sizeof who, alone ? "rank %u" : "rank %u (%.30s)", agent_rank(a), me->host);
     log_setup(level_of(a->config.log_level), who);
+}
+
+/* The same error on every rank. */
+static int end_differing(const struct agent *a, const struct error *err)
+{
+    if (agent_rank(a) == 0) agent_print(err);
+    return 1;
 }
 
 int agent_start(struct agent *a, int argc, char **argv)
@@ -408,21 +381,19 @@ int agent_start(struct agent *a, int argc, char **argv)
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
-        print_error(&err);
+        agent_print(&err);
         return 1;
     }
     name_in_log(a);
-    if (together(a, model_rc, &model_err)) return 1;
+    if (agree_on_start(a, &err)) return end_differing(a, &err);
+    if (agent_together(a, model_rc, &model_err)) return 1;
     const char *isa;
-    if (together(a, agree_on_isa(a, &isa, &err), &err)) return 1;
-    if (together(a, size_engine(a, isa, &err), &err)) return 1;
-    if (agree(a, &err)) { /* the same error on every rank */
-        if (agent_rank(a) == 0) print_error(&err);
-        return 1;
-    }
-    if (together(a, place(a, &err), &err)) return 1;
-    if (together(a, check_head_address(a, &err), &err)) return 1;
-    if (together(a, share_cores(a, &err), &err)) return 1;
+    if (agent_together(a, agree_on_isa(a, &isa, &err), &err)) return 1;
+    if (agent_together(a, size_engine(a, isa, &err), &err)) return 1;
+    if (agree_on_model(a, &err)) return end_differing(a, &err);
+    if (agent_together(a, place(a, &err), &err)) return 1;
+    if (agent_together(a, check_head_address(a, &err), &err)) return 1;
+    if (agent_together(a, share_cores(a, &err), &err)) return 1;
     describe(a);
     if (make_run_dir(a, &err)) return 1;
     if (open_slots(a, &err)) return 1;

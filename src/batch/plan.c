@@ -56,29 +56,46 @@ static void unplan(struct batch *b, const struct seq *s)
     }
 }
 
-static bool one_block(struct batch *b, struct seq *s)
+/* Blocks of the running sequences behind `than`. */
+static u32 blocks_behind(const struct batch *b, const struct seq *than)
+{
+    u32 n = 0;
+    for (const struct job *j = b->last; j; j = j->prev) {
+        for (u32 i = j->request->n_samples; i-- > 0;) {
+            const struct seq *s = &j->seqs[i];
+            if (s == than) return n;
+            n += s->n_blocks;
+        }
+    }
+    return n;
+}
+
+static void one_block(struct batch *b, struct seq *s)
 {
     if (s->n_blocks == s->cap_blocks) {
         s->cap_blocks = s->cap_blocks ? 2 * s->cap_blocks : 16;
         s->blocks = mem_resize(s->blocks, s->cap_blocks * sizeof *s->blocks);
     }
-    if (!kv_take(b->kv, &s->blocks[s->n_blocks])) return false;
+    BUG_ON(!kv_take(b->kv, &s->blocks[s->n_blocks]));
     s->n_blocks++;
-    return true;
 }
 
-/* Blocks for positions [0, upto). Younger sequences make room; what they lose is computed again later. */
+/* Blocks for positions [0, upto), all or none. Younger sequences make room, where that is enough; what they lose is computed again
+ * later. What they give up can be had when the steps in flight have ended: until then nobody else has to go. */
 static bool take_blocks(struct batch *b, struct seq *s, u32 upto)
 {
     u32 needed = (upto + b->spec.block_size - 1) / b->spec.block_size;
-    while (s->n_blocks < needed) {
-        if (one_block(b, s)) continue;
+    if (needed <= s->n_blocks) return true;
+    u32 more = needed - s->n_blocks, had = kv_free_blocks(b->kv) + kv_given_blocks(b->kv);
+    if (more > had && more > had + blocks_behind(b, s)) return false;
+    while (more > kv_free_blocks(b->kv) + kv_given_blocks(b->kv)) {
         struct seq *victim = youngest_behind(b, s);
-        if (!victim) return false;
         unplan(b, victim);
         seq_evict(b, victim);
         b->counts.preemptions++;
     }
+    if (more > kv_free_blocks(b->kv)) return false;
+    while (s->n_blocks < needed) one_block(b, s);
     return true;
 }
 
@@ -165,7 +182,6 @@ static void fill_new(const struct batch *b, const struct seq *s, struct seq_new 
     *n = (struct seq_new){.row = s->row,
                           .row_gen = b->rows[s->row].gen,
                           .request = r->id,
-                          .sample = s->sample,
                           .prompt_len = r->prompt.len,
                           .n_tok = s->n_tokens,
                           .max_len = seq_limit(b, s),
@@ -235,10 +251,8 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
     size_t fixed = sizeof(struct step) + 64 + pad8(b->n_to_free * sizeof(struct seq_free));
     struct plan_room room = {b->spec.max_step_tokens,
                              b->spec.max_frame > fixed ? b->spec.max_frame - fixed : 0};
-    if (b->n_suspects)
-        choose_suspect(b, &room);
-    else
-        choose(b, &room);
+    if (b->n_suspects) choose_suspect(b, &room);
+    if (b->n_plan == 0) choose(b, &room); /* also when the suspects wait for what others hold */
     if (b->n_plan == 0 && b->n_to_free == 0) return NULL;
     const void *frame = build_frame(b, len);
     for (u32 i = 0; i < b->n_plan; i++) {

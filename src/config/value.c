@@ -6,6 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* "float32=f32 ...": what text stands for; itself when it is not in the list. */
+static const char *meaning(const char *same, const char *text, char *out, size_t size)
+{
+    size_t len = strlen(text);
+    for (const char *p = same; p && *p; p += strcspn(p, " "), p += *p == ' ')
+        if (len && strncmp(p, text, len) == 0 && p[len] == '=') {
+            snprintf(out, size, "%.*s", (int)strcspn(p + len + 1, " "), p + len + 1);
+            return out;
+        }
+    return text;
+}
+
 static bool word_in(const char *words, const char *text, int *index)
 {
     size_t len = strlen(text);
@@ -61,6 +73,35 @@ const char *value_range(const struct option *o, char *out, size_t size)
     case OPTION_NAMES: snprintf(out, size, "1 to %d names", CONFIG_MAX_NAMES); break;
     case OPTION_KEY: snprintf(out, size, "none"); break;
     case OPTION_TEXT: snprintf(out, size, "text"); break;
+    }
+    return out;
+}
+
+static void print_word(const char *words, int index, char *out, size_t size)
+{
+    for (; index > 0; index--) words += strcspn(words, " ") + 1;
+    snprintf(out, size, "%.*s", (int)strcspn(words, " "), words);
+}
+
+const char *value_print(const struct config *c, const struct option *o, char *out, size_t size)
+{
+    const void *field = (const char *)c + o->at;
+    *out = 0;
+    switch (o->kind) {
+    case OPTION_TEXT:
+    case OPTION_CHOICE: snprintf(out, size, "%s", (const char *)field); break;
+    case OPTION_SWITCH:
+    case OPTION_FLAG: print_word(o->words, *(const bool *)field, out, size); break;
+    case OPTION_INT:
+    case OPTION_SIZE:
+        if (o->word && *(const i64 *)field == o->word_is)
+            snprintf(out, size, "%s", o->word);
+        else
+            snprintf(out, size, "%lld", (long long)*(const i64 *)field);
+        break;
+    case OPTION_SECONDS: snprintf(out, size, "%.15g", *(const double *)field); break;
+    case OPTION_NAMES:
+    case OPTION_KEY: break; /* of rank 0 alone; a key is never shown */
     }
     return out;
 }
@@ -137,7 +178,7 @@ static int check_text(const char *text, size_t size, const char *where, struct e
     return 0;
 }
 
-static int set_text(struct config *c, const struct option *o, const char *text, enum option_source from,
+static int set_text(struct config *c, const struct option *o, const char *text, enum config_source from,
                     const char *where, struct error *err)
 {
     if (!*text && from != FROM_DEFAULT) return error_set(err, ERR_INPUT, where, "is empty");
@@ -179,12 +220,17 @@ static int set_names(struct config *c, const char *text, const char *where, stru
 }
 
 /* The key itself never appears in a message. */
-static int set_key(struct config *c, const char *text, enum option_source from, const char *where,
+static int set_key(struct config *c, const char *text, enum config_source from, const char *where,
                    struct error *err)
 {
     c->api_key_none = strcmp(text, "none") == 0;
     c->api_key[0] = 0;
     if (c->api_key_none || from == FROM_DEFAULT) return 0;
+    if (from == FROM_FILE)
+        return error_set(
+            err, ERR_INPUT, where,
+            "a key in a job file is copied wherever the file goes: put it into a file of its own and "
+            "use api_key_file, or into the environment as MPISERVE_API_KEY; `none` asks for no key");
     if (from == FROM_COMMAND_LINE)
         return error_set(
             err, ERR_INPUT, where,
@@ -195,13 +241,15 @@ static int set_key(struct config *c, const char *text, enum option_source from, 
                                               : (snprintf(c->api_key, sizeof(c->api_key), "%s", text), 0);
 }
 
-int value_set(struct config *c, const struct option *o, const char *text, enum option_source from,
+int value_set(struct config *c, const struct option *o, const char *text, enum config_source from,
               const char *where, struct error *err)
 {
     int index, rc = 0;
+    char word[32];
     switch (o->kind) {
     case OPTION_TEXT: rc = set_text(c, o, text, from, where, err); break;
     case OPTION_CHOICE:
+        text = meaning(o->same, text, word, sizeof(word));
         if (!word_in(o->words, text, &index)) return out_of_range(o, text, where, err);
         snprintf((char *)c + o->at, o->size, "%s", text);
         break;
@@ -223,4 +271,9 @@ int value_set(struct config *c, const struct option *o, const char *text, enum o
         c->api_key_none = false;
     }
     return rc;
+}
+
+void value_came(struct config *c, const struct option *o, enum config_source from, int line, int column)
+{
+    c->origin[o - option_table] = (struct config_origin){(u8)from, line, column};
 }

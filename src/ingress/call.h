@@ -97,6 +97,31 @@ struct ingress_series { /* looked up once */
     struct series *first_token, *inter_token, *per_token, *e2e;
     struct metric *http_requests, *http_seconds;
 };
+
+/* connections.c: open connections, oldest first. */
+enum connection_phase { CONNECTION_IDLE, CONNECTION_BODY, CONNECTION_ANSWER, CONNECTION_CUT };
+struct connection {
+    struct connection *next, *previous; /* under the list's lock */
+    u64 address[2];
+    int fd;
+    bool over; /* its client has too many */
+    _Atomic int phase;
+    _Atomic u64 since_ns; /* begin of the phase */
+    _Atomic u64 base;     /* bytes that came before the request that is awaited */
+    u64 looked_at,
+        head_ns; /* the watcher's: since_ns of the phase it saw; first sight of the request's bytes */
+};
+struct client;
+struct connections {
+    pthread_mutex_t lock;
+    struct connection *first, *last;
+    i64 n;
+    struct client *clients[256];
+};
+void connections_init(struct connections *cs);
+void connections_release(struct connections *cs);
+void connections_tick(struct ingress *in, u64 now); /* the watcher: ends those that take too long */
+
 struct MHD_Daemon;
 struct ingress {
     struct ingress_spec spec;
@@ -109,6 +134,7 @@ struct ingress {
     _Atomic int state; /* enum ingress_state */
     char abort_why[256];
     struct shard shards[SHARDS];
+    struct connections connections;
     _Atomic u64 next_id, next_serial;
     _Atomic u32 n_answering, n_parts;
     struct metrics *metrics;
@@ -140,7 +166,8 @@ void calls_release(struct ingress *in); /* parts that never got their last chunk
 
 /* ---- watch.c: the thread that ticks and sees clients leave ---- */
 int watch_start(struct ingress *in, struct error *err);
-void watch_stop(struct ingress *in);
+void watch_stop(struct ingress *in);    /* no ticks any more */
+void watch_release(struct ingress *in); /* after the last connection */
 void watch_add(struct ingress *in, int fd, u64 serial);
 void watch_remove(struct ingress *in, int fd);
 

@@ -21,9 +21,12 @@ const char *jobdir_file(const struct jobdir *d, const char *name, char *out, siz
     return out;
 }
 
+/* Slurm hands the environment of `up` to other machines, where TMPDIR then names MPI's session folder (jobdir_session):
+ * what it was before is meant. */
 static const char *temporary_folder(void)
 {
-    const char *folder = getenv("TMPDIR");
+    const char *folder = getenv("TMPDIR"), *job = getenv("MPISERVE_RUN_DIR");
+    if (folder && job && *job && strncmp(folder, job, strlen(job)) == 0) folder = getenv("MPISERVE_TMPDIR");
     return folder && *folder ? folder : "/tmp";
 }
 
@@ -81,9 +84,24 @@ static void remove_own_files(const char *folder)
     unlink(path);
 }
 
+/* Under a launcher that nobody chose a name for (a bare mpirun): one that all ranks find by themselves. */
+static bool launched_job_name(char *out, size_t size)
+{
+    static const char *const names[] = {"PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri"};
+    u64 h = 0;
+    if (!getenv(names[0])) return false;
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *v = getenv(names[i]);
+        if (v) h = hash_bytes(v, strlen(v), h + i);
+    }
+    snprintf(out, size, "%08x", (u32)h);
+    return true;
+}
+
 static int new_job_name(char *out, size_t size, struct error *err)
 {
     u32 draw;
+    if (launched_job_name(out, size)) return 0;
     int rc = random_bytes(&draw, sizeof(draw), err);
     if (rc == 0) snprintf(out, size, "%08x", draw);
     return rc;
@@ -173,17 +191,30 @@ int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *
     return rc;
 }
 
+void jobdir_name_shm(const struct jobdir *d)
+{
+    static const char *const names[] = {"OMPI_MCA_btl_vader_backing_directory", /* Open MPI 4 */
+                                        "OMPI_MCA_btl_sm_backing_directory",    /* 5 */
+                                        "OMPI_MCA_osc_sm_backing_directory",
+                                        "OMPI_MCA_osc_rdma_backing_directory"};
+    for (size_t i = 0; d->shm[0] && i < COUNT_OF(names); i++) setenv(names[i], d->shm, 0);
+}
+
 void jobdir_prepare_shm(struct jobdir *d, bool first)
 {
     const char *job = getenv("MPISERVE_JOB");
     struct owner o;
     struct error err;
     memset(d, 0, sizeof(*d));
-    if (!job || !*job || !shm_path(d->shm, sizeof(d->shm), job)) return;
-    snprintf(d->job, sizeof(d->job), "%s", job);
+    if (job && *job)
+        snprintf(d->job, sizeof(d->job), "%s", job);
+    else if (!launched_job_name(d->job, sizeof(d->job)))
+        return;
+    if (!shm_path(d->shm, sizeof(d->shm), d->job)) return;
     if (private_folder(d->shm, &err) < 0 ||
-        (first && !owner_read(d->shm, &o) && owner_write(d->shm, job, &err) < 0))
+        (first && !owner_read(d->shm, &o) && owner_write(d->shm, d->job, &err) < 0))
         d->shm[0] = 0;
+    if (!job || !*job) jobdir_name_shm(d);
 }
 
 int jobdir_attach(struct jobdir *d, struct error *err)
@@ -200,6 +231,16 @@ int jobdir_attach(struct jobdir *d, struct error *err)
     d->given = !slash || strcmp(slash + 1, job) != 0;
     if (!shm_path(d->shm, sizeof(d->shm), job) || !owner_read(d->shm, &o)) d->shm[0] = 0;
     return 1;
+}
+
+int jobdir_session(const struct jobdir *d, struct error *err)
+{
+    char path[PATH_LEN + 8];
+    jobdir_file(d, "mpi", path, sizeof(path));
+    if (mkdir(path, 0700) < 0 && errno != EEXIST) return error_errno(err, path, "cannot make the folder");
+    if (setenv("MPISERVE_TMPDIR", temporary_folder(), 1) < 0 || setenv("TMPDIR", path, 1) < 0)
+        return error_errno(err, "TMPDIR", "cannot set it");
+    return 0;
 }
 
 int jobdir_export(const struct jobdir *d, struct error *err)
@@ -266,4 +307,37 @@ int jobdir_sweep(void)
             removed += sweep(path, "");
     snprintf(prefix, sizeof(prefix), "mpiserve-%u-", geteuid());
     return removed + sweep(SHM_FOLDER, prefix);
+}
+
+int jobdir_open(struct jobdir *d, const char *folder, struct error *err)
+{
+    memset(d, 0, sizeof(*d));
+    int rc = private_folder(folder, err);
+    if (rc < 0) return rc;
+    char *full = realpath(folder, NULL);
+    if (!full) return error_errno(err, folder, "cannot find the folder's full name");
+    rc = path_join(d->path, sizeof(d->path), err, "%s", full);
+    free(full);
+    return rc;
+}
+
+int jobdir_list(struct jobdir *list, int max)
+{
+    char parent[PATH_LEN];
+    struct owner o;
+    int n = 0;
+    if (path_join(parent, sizeof(parent), NULL, "%s/mpiserve-%u", temporary_folder(), geteuid()) < 0)
+        return 0;
+    DIR *dir = opendir(parent);
+    for (struct dirent *e; dir && n < max && (e = readdir(dir));) {
+        struct jobdir *d = &list[n];
+        memset(d, 0, sizeof(*d));
+        if (e->d_name[0] == '.') continue;
+        if (path_join(d->path, sizeof(d->path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
+        if (!owner_read(d->path, &o) || owner_gone(&o)) continue;
+        snprintf(d->job, sizeof(d->job), "%s", o.job);
+        n++;
+    }
+    if (dir) closedir(dir);
+    return n;
 }

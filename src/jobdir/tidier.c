@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <libgen.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,14 +92,12 @@ static void wait_for_ranks(const struct jobdir *d)
 }
 
 /* One that outlives its job for long serves others too: its folder stays. */
-static void wait_for_launcher(const struct jobdir *d)
+static void wait_for_launcher(const struct session *s)
 {
-    struct session s;
-    if (!session_read(d->path, &s)) return;
-    for (int ms = 0; ms < LAUNCHER_SECONDS * 1000 && !launcher_gone(&s); ms += LOOK_MS) pause_ms(LOOK_MS);
+    for (int ms = 0; ms < LAUNCHER_SECONDS * 1000 && !launcher_gone(s); ms += LOOK_MS) pause_ms(LOOK_MS);
 }
 
-static _Noreturn void tidy(const struct jobdir *known, int told)
+static _Noreturn void tidy(const struct jobdir *known, int told, struct session launcher)
 {
     struct jobdir d = *known, next;
     pid_t rank = getppid();
@@ -107,16 +106,20 @@ static _Noreturn void tidy(const struct jobdir *known, int told)
     while (start && process_start(rank, NULL) == start) pause_ms(LOOK_MS);
     if (d.path[0]) {
         wait_for_ranks(&d);
-        wait_for_launcher(&d);
+        session_read(d.path, &launcher);
     }
+    wait_for_launcher(&launcher);
     jobdir_remove_dead(&d);
     _exit(0);
 }
 
 /* Not a descriptor of the rank's may stay open here: others wait for their ends. */
-static _Noreturn void become_tidier(const struct jobdir *known, int told)
+static _Noreturn void become_tidier(const struct jobdir *known, int told, struct session launcher)
 {
     enum { TOLD = 3, DESCRIPTORS = 1024 };
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL); /* Slurm signals every process of a step */
     int null = open("/dev/null", O_RDWR);
     for (int fd = 0; fd < TOLD; fd++) dup2(null, fd);
     dup2(told, TOLD);
@@ -125,15 +128,17 @@ static _Noreturn void become_tidier(const struct jobdir *known, int told)
     prctl(PR_SET_PDEATHSIG, 0);
     prctl(PR_SET_NAME, "mpiserve-tidy");
     if (chdir("/") < 0) _exit(1);
-    tidy(known, TOLD);
+    tidy(known, TOLD, launcher);
 }
 
 int jobdir_tidier_start(const struct jobdir *known, struct error *err)
 {
+    struct session launcher = {.launcher = getppid()};
     int told[2];
+    launcher.start = process_start(launcher.launcher, NULL);
     if (pipe2(told, O_CLOEXEC) < 0) return error_errno(err, "pipe", "cannot make one");
     pid_t pid = fork();
-    if (pid == 0) become_tidier(known, told[0]);
+    if (pid == 0) become_tidier(known, told[0], launcher);
     close(told[0]);
     if (pid > 0) return told[1];
     error_errno(err, "mpiserve-tidy", "cannot start a process");

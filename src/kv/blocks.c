@@ -40,6 +40,10 @@ u32 kv_free_blocks(const struct kv_blocks *p)
 {
     return p->n_free;
 }
+u32 kv_given_blocks(const struct kv_blocks *p)
+{
+    return p->n_given;
+}
 u32 kv_total_blocks(const struct kv_blocks *p)
 {
     return p->total;

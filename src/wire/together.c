@@ -104,15 +104,20 @@ static bool describe(const struct wire *w, const struct agreement *all, u32 r, s
                    w->peers[r].host, a->n, w->peers[0].host, first->n);
         return true;
     }
+    bool differs = false;
     for (u32 i = 0; i < MIN_OF(a->n, WIRE_MAX_ITEMS); i++) {
         const struct item_record *x = &a->items[i], *y = &first->items[i];
         if (!memcmp(x, y, sizeof *x)) continue;
-        buf_printf(out, "%srank %u (%s) has %.*s %.*s", out->len ? "; " : "", r, w->peers[r].host,
-                   WIRE_ITEM_NAME, x->name, WIRE_ITEM_TEXT, x->value);
-        buf_printf(out, ", rank 0 (%s) has %.*s", w->peers[0].host, WIRE_ITEM_TEXT, y->value);
-        return true;
+        if (differs)
+            buf_printf(out, ", %.*s %.*s and not %.*s", WIRE_ITEM_NAME, x->name, WIRE_ITEM_TEXT, x->value,
+                       WIRE_ITEM_TEXT, y->value);
+        else
+            buf_printf(out, "%srank %u (%s) has %.*s %.*s, rank 0 (%s) has %.*s", out->len ? "; " : "", r,
+                       w->peers[r].host, WIRE_ITEM_NAME, x->name, WIRE_ITEM_TEXT, x->value, w->peers[0].host,
+                       WIRE_ITEM_TEXT, y->value);
+        differs = true;
     }
-    return false;
+    return differs;
 }
 
 int wire_agree(struct wire *w, const struct wire_item *items, u32 n, struct error *err)

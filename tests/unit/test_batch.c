@@ -365,6 +365,54 @@ static void a_poison_request_fails_alone(void **state)
     batch_free(w.b);
 }
 
+/* Suspects run one request at a time; one that finds no row because those before it hold them all waits, it does not stop them. */
+static void a_suspect_without_a_row_waits_its_turn(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w, 300, 2, 256);
+    add_client(&w, 0, (const u32[]){10, 19, 5, 0});
+    add_client(&w, 1, (const u32[]){11, 19, 5, 2});
+    add_client(&w, 2, (const u32[]){12, 19, 3, 4});
+    plan_one(&w);
+    add_client(&w, 3, (const u32[]){13, 19, 2, 6}); /* more urgent, and more than the one row left */
+    plan_one(&w);
+    engine_dies(&w, true);
+    for (int i = 0; i < 1000 && !batch_idle(w.b); i++) {
+        plan_one(&w);
+        run_one(&w);
+        collect(&w);
+    }
+    assert_true(batch_idle(w.b));
+    for (u32 i = 0; i < 4; i++) check_client(&w.c[i]);
+    batch_free(w.b);
+}
+
+/* What is given up becomes free only when the steps in flight have ended: until then nobody else has to go. */
+static void one_block_short_costs_one_sequence(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w, LEN / BLOCK + 2, 2, 64);
+    for (u32 i = 0; i < 6; i++) add_client(&w, i, (const u32[]){7, 19, 0, 2 * i});
+    struct batch_counts n = {0};
+    u32 steps = 0, most = 0;
+    for (; !batch_idle(w.b); steps++) {
+        u64 before = n.preemptions;
+        u32 queued = w.m.n_queue;
+        plan_one(&w);
+        if (w.m.n_queue == STEP_IN_FLIGHT || w.m.n_queue == queued) run_one(&w);
+        collect(&w);
+        batch_counts(w.b, &n);
+        most = MAX_OF(most, (u32)(n.preemptions - before));
+        assert_true(steps < 10000);
+    }
+    for (u32 i = 0; i < 6; i++) check_client(&w.c[i]);
+    assert_int_equal(most, 1);
+    assert_in_range(n.preemptions, 1, 5);
+    batch_free(w.b);
+}
+
 static void end_all_ends_running_and_waiting(void **state)
 {
     (void)state;
@@ -403,10 +451,15 @@ static void impossible_specs_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_answer_is_its_own),      cmocka_unit_test(small_cache_preempts_and_finishes),
-        cmocka_unit_test(deaths_change_no_byte),        cmocka_unit_test(cancels_lose_nothing),
-        cmocka_unit_test(a_poison_request_fails_alone), cmocka_unit_test(end_all_ends_running_and_waiting),
+        cmocka_unit_test(every_answer_is_its_own),
+        cmocka_unit_test(small_cache_preempts_and_finishes),
+        cmocka_unit_test(deaths_change_no_byte),
+        cmocka_unit_test(cancels_lose_nothing),
+        cmocka_unit_test(a_poison_request_fails_alone),
+        cmocka_unit_test(end_all_ends_running_and_waiting),
         cmocka_unit_test(impossible_specs_are_refused),
+        cmocka_unit_test(a_suspect_without_a_row_waits_its_turn),
+        cmocka_unit_test(one_block_short_costs_one_sequence),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
