@@ -102,7 +102,7 @@ def a_bare_mpirun():
     with Lab(2) as lab:
         out = os.path.join(lab.folder, "out")
         with open(out, "wb") as f:
-            mpirun = subprocess.Popen([HOSTS, "mpirun", "-np", "4", PROGRAM, "--port", "8000", "--host", "0.0.0.0"],
+            mpirun = subprocess.Popen([HOSTS, "mpirun", "-np", "4", PROGRAM, DEMO, "--port", "8000", "--host", "0.0.0.0"],
                                       env=dict(lab.environment, MPISERVE_API_KEY="sk-of-the-user"), stdout=f, stderr=f)
 
         def chat():
