@@ -58,7 +58,7 @@ struct config {
     double sse_keep_alive_interval_s; /* 15; 0: off */
     /* At most one of the three is set; none of them: a key per job, written beside the endpoint file. */
     char api_key[CONFIG_KEY_MAX + 1]; /* from MPISERVE_API_KEY; see config_key */
-    bool enable_admin; /* POST /admin/drain */
+    bool enable_admin;                /* POST /admin/drain */
     char api_key_file[PATH_LEN];
     bool api_key_none; /* --api-key none: loopback only */
     /* operation */

@@ -131,5 +131,5 @@ i64 file_limit(u64 need, struct error *err)
 u64 file_room(const char *folder)
 {
     struct statvfs fs;
-    return statvfs(folder, &fs) < 0 || !fs.f_frsize ? UINT64_MAX : (u64)fs.f_bavail * fs.f_frsize;
+    return statvfs(folder, &fs) < 0 || !fs.f_blocks ? UINT64_MAX : (u64)fs.f_bavail * fs.f_frsize;
 }
