@@ -2,6 +2,8 @@
 #            make               build ./mpiserve
 #            make deps check    all tests;  make check TESTS=tests/e2e/t_chat.py: some of them
 #            make soak check-style bench clean
+#            make install uninstall   PREFIX=/usr/local  DESTDIR=
+#            make docs          option table -> README.md, jobs/schema.json, jobs/every-option.yaml
 # Options:   CC=clang  SANITIZE=address,undefined  MPI_HOME=folder  V=1  ARGS="-n 4 MODEL" (run, bench)
 
 ifeq ($(origin CC),default)
@@ -19,7 +21,7 @@ MPICC    ?= $(if $(MPI_HOME),$(MPI_HOME)/bin/mpicc,mpicc)
 # Recursive on purpose: nothing is asked before a recipe needs it, so that `deps` can install it first.
 MPI_CFLAGS = $(shell $(MPICC) --showme:compile)
 MPI_LIBS   = $(shell $(MPICC) --showme:link)
-LIBS       = $(MPI_LIBS) -lmicrohttpd -lhwloc -ljansson -lpcre2-8 -lutf8proc -lm -pthread
+LIBS       = $(MPI_LIBS) -lmicrohttpd -lhwloc -ljansson -lpcre2-8 -lutf8proc -lyaml -lm -pthread
 Q        := $(if $(V),,@)
 say       = $(if $(V),,@echo "  $(1)")
 
@@ -32,7 +34,7 @@ HELPERS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/mpi/*.c tests/e2e/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o) $(BENCHES:=.o)
 
-.PHONY: all deps run tests check soak check-style bench clean
+.PHONY: all deps run tests check soak check-style bench docs install uninstall clean
 all: $(PROGRAM)
 
 # `make -j2 deps run`: everything else waits for deps. With check among the goals it installs what tests need too.
@@ -81,6 +83,26 @@ check-style:
 	@tests/tools/check-style
 bench: $(PROGRAM) $(BENCHES)
 	@exec env BUILD=$(BUILD) $(RUN_ENV) python3 tests/bench/bench.py --program ./$(PROGRAM) $(ARGS)
+
+docs: $(PROGRAM)
+	@tests/tools/docs ./$(PROGRAM)
+
+# The program finds its files by its own place: PREFIX/bin and PREFIX/share/mpiserve may be moved together.
+PREFIX   ?= /usr/local
+SHARE    := $(PREFIX)/share/mpiserve
+SHARED   := README.md $(filter-out %/train,$(wildcard jobs/*.* jobs/demo-model/* slurm/*))
+INSTALL  ?= install
+install: $(PROGRAM)
+	$(INSTALL) -D -m 755 $(PROGRAM) "$(DESTDIR)$(PREFIX)/bin/mpiserve"
+	@set -e; for file in $(SHARED); do mode=644; [ ! -x $$file ] || mode=755; \
+	    $(INSTALL) -D -m $$mode $$file "$(DESTDIR)$(SHARE)/$$file"; done
+	@echo "  installed: $(DESTDIR)$(PREFIX)/bin/mpiserve, $(DESTDIR)$(SHARE)"
+
+# Only what was installed goes; folders go when they are empty.
+uninstall:
+	@rm -f "$(DESTDIR)$(PREFIX)/bin/mpiserve" $(SHARED:%="$(DESTDIR)$(SHARE)/%")
+	@for folder in /jobs/demo-model /jobs /slurm ""; do \
+	    rmdir "$(DESTDIR)$(SHARE)$$folder" 2>/dev/null || true; done
 
 clean:
 	rm -rf build build-* mpiserve

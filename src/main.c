@@ -10,7 +10,7 @@
 
 static int help_main(int argc, char **argv)
 {
-    (void)argc;
+    if (argc == 3 && strcmp(argv[1], "help") == 0 && config_document(argv[2]) == 0) return 0;
     config_help(argv[0]);
     return 0;
 }
@@ -27,8 +27,9 @@ static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"up", cli_up},    {"engine", engine_main},   {"help", help_main},         {"--help", help_main},
-    {"-h", help_main}, {"version", version_main}, {"--version", version_main},
+    {"up", cli_up},          {"plan", cli_plan},        {"status", cli_status},
+    {"engine", engine_main}, {"help", help_main},       {"--help", help_main},
+    {"-h", help_main},       {"version", version_main}, {"--version", version_main},
 };
 
 int main(int argc, char **argv)

@@ -193,7 +193,7 @@ void ring_consume(struct ring *r);
 /* ---- threads: a fixed pool that runs the same function on every thread
  * --------------------------------------- pool_run returns when all threads (the caller is thread 0) have
  * returned from fn. Threads wait by spinning spin_ns, then by sleeping (0: sleep at once, the right choice
- * when cores are shared). */
+ * when cores are shared); while spins end in vain, most waits sleep at once too. */
 struct pool;
 struct pool *pool_new(int threads, u64 spin_ns, struct error *err);
 void pool_free(struct pool *p);

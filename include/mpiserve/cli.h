@@ -5,9 +5,32 @@
 #ifndef MPISERVE_CLI_H
 #define MPISERVE_CLI_H
 
-/* mpiserve up [-n RANKS] [MODEL] [options] [-- arguments for mpirun]: starts the job under mpirun, says when it is ready, drains it on INT or
- * TERM, ends what is left of it, and removes what it left behind. 0 after a clean drain; 130 when it was ended before it was
+/* mpiserve up [-n RANKS] [MODEL] [options] [-- arguments for mpirun]: starts the job under mpirun, says when it is
+ * ready, drains it on INT or TERM, ends what is left of it, and removes what it left behind. USR1 drains as well, however
+ * often it comes. 0 after a clean drain; 130 when it was ended before it was
  * ready; 2 when the options are wrong, 1 on other failures. */
 int cli_up(int argc, char **argv);
+
+/* mpiserve plan [MODEL] [--nodes N ...] [options of the job] [--json]: how such a job would lie over the nodes, what it needs
+ * and how to start it; starts nothing and uses no MPI. 0: it fits; 1: it does not, or an option is wrong: each reason is a line on
+ * stderr, with numbers. --json prints one object in every case:
+ *   mpiserve          version
+ *   fits              bool; refusals: [{where, message}]; notes: [text]
+ *   model             folder
+ * and as far as it could be computed:
+ *   ground            {nodes, ranks_per_node, cores_per_node, numa_per_node, gpus_per_node, memory_per_node_bytes or null,
+ *                     this_machine}
+ *   placement         {strategy, tensor_parallel_size, pipeline_parallel_size, data_parallel_size, data_parallel_size_local or
+ *                     null, engine_takes, cores_shared, nodes: [{node, engines, ranks: [{rank, replica or null, replica_rank:
+ *                     {rank, node_rank, local_rank}, cpus}]}]}
+ *   engine            {compute, isa, least_cores, most_cores, threads, kv_cache_bytes, activation_bytes, ring_bytes}
+ *   node              {weights_bytes, rank_bytes, most_engines, needed_bytes} of the fullest node; weights lie there once
+ *   max_model_len, kv_blocks, block_size
+ *   replica, job      {kv_tokens, full_sequences, max_num_seqs, max_ongoing_requests} at the same time
+ *   commands          {up (null for several nodes), mpirun, sbatch}; only when it fits */
+int cli_plan(int argc, char **argv);
+/* mpiserve status [--json] [--run-dir FOLDER | --job ID]: running jobs of this user as they answer now. 0 all are ready, 1
+ * one is not, 2 wrong usage, 3 there is none. Changes nothing. */
+int cli_status(int argc, char **argv);
 
 #endif

@@ -1,20 +1,38 @@
 /* config: every option of the program, from one table.
  *
  * The table (src/config/options.c) drives the command line, the environment (MPISERVE_<NAME>, dashes as
- * underscores) and --help; precedence: command line > environment > default. A row: name, other names, kind,
+ * underscores), job files (YAML) and --help, the README's table, the JSON Schema of job files; precedence:
+ * command line > environment > job file > default. A row: name, other names, kind,
  * group, range, default, where the value lives in struct config, help text. Unknown names, in the environment
- * too, are errors with the nearest known name. Dashes and underscores are the same in names; `--name value`
- * and `--name=value` too. All values are checked for range before anything starts; an error names the option
- * or variable, the value, and the range. "Absent" is never the same as 0: such options have ABSENT (-1) as
- * default. An empty variable counts as not set. Options of other servers that change nothing here are
- * accepted with a note (struct config: notes), those that are not offered are refused with the reason
- * (src/config/foreign.c). Thread rule: filled once at start, read-only afterwards. */
+ * and in job files too, are errors with the nearest known name. Dashes and underscores are the same in names;
+ * `--name value` and `--name=value` too. All values are checked for range before anything starts; an error names
+ * the option, variable or FILE:LINE:COLUMN, the value, and the range. "Absent" is never the same as 0: such
+ * options have ABSENT (-1) as default. An empty variable counts as not set. Options of other servers that change
+ * nothing here are accepted with a note (struct config: notes), those that are not offered are refused with the
+ * reason (src/config/foreign.c). Options of `mpiserve plan` are accepted by it alone. Thread rule: filled once at start, read-only afterwards.
+ *
+ * A job file (jobs/README.md) is named by --config or by an argument that ends in .yaml or .yml. Its paths are
+ * relative to its own folder. */
 #ifndef MPISERVE_CONFIG_H
 #define MPISERVE_CONFIG_H
 
 #include "mpiserve/base.h"
 
-enum { ABSENT = -1, CONFIG_MAX_NAMES = 8, CONFIG_MAX_NOTES = 8, CONFIG_KEY_MIN = 8, CONFIG_KEY_MAX = 200 };
+enum {
+    ABSENT = -1,
+    CONFIG_MAX_NAMES = 8,
+    CONFIG_MAX_NOTES = 64,
+    CONFIG_MAX_OPTIONS = 96,
+    CONFIG_RANKS = 8,
+    CONFIG_KEY_MIN = 8,
+    CONFIG_KEY_MAX = 200
+};
+
+enum config_source { FROM_DEFAULT, FROM_FILE, FROM_ENVIRONMENT, FROM_COMMAND_LINE };
+struct config_origin {
+    u8 source;
+    i32 line, column; /* FROM_FILE: of the value */
+};
 
 struct config {
     /* model */
@@ -32,6 +50,8 @@ struct config {
     i64 tensor_parallel_size, pipeline_parallel_size; /* 1 */
     i64 data_parallel_size;                           /* ABSENT: ranks / (tp * pp) */
     i64 data_parallel_size_local;                     /* ABSENT: no constraint; 0: rank 0 only serves HTTP */
+    char placement_group_strategy[16];                /* PACK, STRICT_PACK, SPREAD, STRICT_SPREAD */
+    char data_parallel_address[256];                  /* of rank 0's node; "": not said */
     i64 threads;                                      /* of an engine; 0: its share of the cores */
     /* scheduler */
     i64 max_num_seqs;           /* 64: rows of an engine */
@@ -54,6 +74,11 @@ struct config {
     i64 http_threads;                 /* 2 */
     i64 max_request_bytes;            /* 32 MiB */
     i64 max_connections;              /* 1024 */
+    i64 max_connections_per_client;   /* 0: no limit */
+    i64 max_header_bytes;             /* 16 KiB: request line and headers */
+    i64 max_header_count;             /* 100 */
+    double header_timeout_s;          /* 30: for request line and headers, from their first byte */
+    double body_timeout_s;            /* 300: for the body */
     double keep_alive_timeout_s;      /* 75 */
     double sse_keep_alive_interval_s; /* 15; 0: off */
     /* At most one of the three is set; none of them: a key per job, written beside the endpoint file. */
@@ -65,19 +90,38 @@ struct config {
     char run_dir[PATH_LEN]; /* folder for this job's endpoint file, key, sockets; "": made under the temporary
                                folder */
     char log_level[16];     /* error warning info debug */
-    /* up */
-    i64 ranks;               /* -np of `mpiserve up`; 8 */
+    /* up, plan */
+    i64 ranks;               /* -np of `mpiserve up`; 0: CONFIG_RANKS, for plan see help */
     char hostfile[PATH_LEN]; /* for mpirun; "": none */
+    char publish[PATH_LEN];  /* folder for copies of endpoint file and key, and for the log; "": none */
     char mpirun[PATH_LEN];   /* the launcher; "mpirun" */
+    /* plan: the machines that are planned for */
+    i64 nodes, ranks_per_node, gpus_per_node; /* 1; 0: see help; 0 */
+    i64 cores, numa;                          /* of a node; 0: as this machine; 0: 1 */
+    char topology[256];                       /* of a node, in hwloc's words; "" */
+    i64 memory_per_node;                      /* bytes; 0: see help */
+    bool json;
+    /* where the values come from */
+    char config_file[PATH_LEN];                      /* the job file; "": none */
+    struct config_origin origin[CONFIG_MAX_OPTIONS]; /* in the table's order; see config_where */
     /* what was ignored, for the log */
     char notes[CONFIG_MAX_NOTES][192];
     int n_notes;
 };
 
-/* Reads environment and argv[first..]. Positional arguments: at most one, the model. Fills the defaults that
- * depend on the machine too (demo model, served name). 0; on --help prints and returns 1. */
+/* Reads job file, environment and argv[first..]. Positional arguments: at most one job file (*.yaml, *.yml) and
+ * one model. Fills the defaults that depend on the machine too (demo model, served name). 0; on --help prints and
+ * returns 1. */
 int config_load(struct config *c, int argc, char **argv, int first, struct error *err);
+/* Where the value of an option comes from, for errors about it: "--port", "MPISERVE_PORT",
+ * "jobs/demo.yaml:3:7: port"; "--port" for a default too. name: as in the table. Returns out. */
+const char *config_where(const struct config *c, const char *name, char *out, size_t size);
+/* An error of another room whose where is --NAME: names the place that the value came from instead. */
+void config_blame(const struct config *c, struct error *err);
 void config_help(const char *program); /* the table, in groups, to stdout */
+/* The table in another form, to stdout: "--markdown" (README), "--schema" (JSON Schema of job files), "--example"
+ * (a job file with every option in a comment). -1: there is no such form. For `make docs`. */
+int config_document(const char *form);
 /* The options that must be equal on every rank: all but the model (it has a fingerprint of its own), its names, keys,
  * run_dir, log_level, and those of `up`. */
 enum { CONFIG_VALUE_TEXT = PATH_LEN };

@@ -34,16 +34,29 @@ struct engine_ask {
     const char *compute; /* "auto", "f32", "bf16" */
     const char *isa;     /* "auto": the best of this machine; or a level that every rank of the job has */
     u32 block_size;      /* tokens, a multiple of 16 */
+    u32 max_model_len;   /* 0: the model's; more than that is an error */
+    u32 max_rows, max_step_tokens, max_logprobs, threads; /* for work_bytes; max_rows 0: not asked */
 };
 struct engine_needs {
     char compute[16], isa[16]; /* resolved, as engine_boot wants them */
     u64 weights_bytes;         /* of the weights memory, head included */
     u64 kv_bytes_per_block;
+    u64 work_bytes;  /* activations, logits, samplers, tables of rows: what an engine allocates for itself */
     u64 fingerprint; /* of the model's folder: equal on all ranks, or the ranks are refused */
     u32 numerics;    /* class of bit-identical results: build, instruction set, compute, block size */
-    u32 vocab, max_model_len;
+    u32 vocab, max_model_len; /* as asked, or the model's */
 };
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err);
+/* Blocks of the KV cache that an engine gets out of kv_bytes: one that is never handed out, and enough for max_rows sequences of
+ * max_model_len tokens if there is room, else as many as there is room for. Pure. ERR_INPUT with both numbers when not
+ * even one whole sequence fits. */
+struct engine_limits {
+    u32 max_rows, max_model_len, block_size;
+};
+int engine_blocks(const struct engine_needs *needs, const struct engine_limits *limits, u64 kv_bytes,
+                  u32 *out, struct error *err);
+/* kv_bytes where the user names none: a rank's part of half of its node's free memory. */
+u64 engine_kv_share(u64 memory, u32 ranks);
 /* Ring size of a channel for these limits: two results frames fit at once, wherever they come to lie, and two steps of all rows with a
  * new sequence of max_model_len tokens and 1 MiB of lists. A frame may be a quarter of it. */
 size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs,

@@ -8,6 +8,12 @@
  * cancel only hastens it. The agent frees nothing of the request but the block it was given. After a cancel, or when the
  * client is gone, chunks are still delivered and dropped here.
  *
+ * Limits, all options: size and number of headers (431, 414), size of the body (413), time for the headers and for the body (408),
+ * idle time, connections in all and of one client (429). Behind an error that leaves the end of the request unclear the connection is
+ * closed. Some errors never get here, the HTTP library answers them itself, with a short page instead of an error object: a line that
+ * is no HTTP (400), another version (505), a request without Host (400), bad chunks (400, 413), headers beyond the memory of a
+ * connection (431, 414), and a line of a chunk beyond it (500). It cuts a header's value at a NUL, and reads bare LF as a line end.
+ *
  * Life cycle: ingress_new (opens the port: errors name it) -> ingress_ready (from now on requests are accepted; before: 503) ->
  * ingress_drain -> ingress_idle until true -> ingress_free. */
 #ifndef MPISERVE_INGRESS_H
@@ -33,7 +39,7 @@ struct ingress_agent {
     void (*health)(void *agent, struct ingress_health *out);
     void (*topology)(void *agent, struct buf *json); /* body of /v1/topology, appended */
     void (*metrics)(void *agent, struct buf *text);  /* the agent's part of /metrics, appended */
-    void (*drain)(void *agent);      /* POST /admin/drain: as SIGUSR1 does */
+    void (*drain)(void *agent);                      /* POST /admin/drain: as SIGUSR1 does */
     u32 (*in_flight)(void *agent);                   /* requests queued or running, for /load */
 };
 struct ingress_spec { /* copied; what it points to outlives the ingress */

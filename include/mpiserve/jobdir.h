@@ -7,7 +7,8 @@
  *     pids           a line "RANK PID" for every rank of this machine; by one rank, once all have started
  *     run.log        what the ranks print, when `mpiserve up` started them
  *     bell.RANK      doorbells of the ranks
- *     mpi/           MPI's own session files; mpi-files: where they are when a bare mpirun chose
+ *     session        "PID START FOLDER": MPI's launcher on this machine and where it has its files
+ *     mpi/           MPI's own session files, when `mpiserve up` started it
  *   $TMPDIR/mpiserve-UID/JOB-nodeK   the same on the K-th other machine of the job: owner, pids and bells only
  *   /dev/shm/mpiserve-UID-JOB  MPI's shared memory; the same owner file
  * ($XDG_RUNTIME_DIR is not used: it goes away when the user logs out, jobs do not.)
@@ -46,23 +47,32 @@ int jobdir_check_room(u64 bytes, struct error *err);
 int jobdir_attach(struct jobdir *d, struct error *err);
 /* The folders of node `node` of the job, when the owner of the job is on another machine; this process becomes their owner. */
 int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *err);
-/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not. What goes wrong shows
- * when MPI uses it. */
-void jobdir_prepare_shm(void);
+/* Before MPI starts: the folder in /dev/shm that `up` names to MPI for all machines is made where it is not, and named here under a bare
+ * mpirun; first: this is the first rank of its machine. d->shm is filled, or "" when there is none. What goes wrong shows when MPI uses it. */
+void jobdir_prepare_shm(struct jobdir *d, bool first);
+/* Names d->shm to MPI as the place for its shared memory, in the environment, where the user named none. */
+void jobdir_name_shm(const struct jobdir *d);
+/* Makes the folder of MPI's session files and sets TMPDIR to it, MPISERVE_TMPDIR to what that was. */
+int jobdir_session(const struct jobdir *d, struct error *err);
 /* For the environment of processes that attach. */
 int jobdir_export(const struct jobdir *d, struct error *err);
 /* Removes both folders; in a given one only the job's own files, and run.log stays. */
 void jobdir_remove(const struct jobdir *d);
 /* Removes what dead jobs of this user left on this machine; returns how many folders. */
 int jobdir_sweep(void);
-/* Notes what MPI has made on this machine for the calling process's job, so that jobdir_sweep finds it should the job be killed; for
- * jobs that no `mpiserve up` watches over. After MPI_Init. */
-int jobdir_note_mpi(const struct jobdir *d, struct error *err);
 /* "PATH/name"; returns out. */
 const char *jobdir_file(const struct jobdir *d, const char *name, char *out, size_t size);
 
+/* The tidier: a small child process that removes this machine's folders, and MPI's own session folder, once all ranks of the
+ * machine, the owner and the launcher are dead: so nothing is left even where everything was killed. For one rank of each machine,
+ * while it has one thread and before MPI starts. known: what there is already. Returns a descriptor to be kept open (its closing tells of the rank's end), or an error. */
+int jobdir_tidier_start(const struct jobdir *known, struct error *err);
+void jobdir_tidier_tell(int tidier,
+                        const struct jobdir *d); /* after jobdir_write_pids; tidier < 0: nothing */
+
 /* ---- what the job says about itself ---------------------------------------------------------------------------*/
-enum endpoint_state { ENDPOINT_LOADING, ENDPOINT_READY, ENDPOINT_DRAINING, ENDPOINT_DOWN };
+/* PENDING: no rank is up yet; written by `mpiserve up`, into a published copy only. */
+enum endpoint_state { ENDPOINT_PENDING, ENDPOINT_LOADING, ENDPOINT_READY, ENDPOINT_DRAINING, ENDPOINT_DOWN };
 const char *endpoint_state_name(enum endpoint_state s); /* "LOADING", ... */
 struct endpoint {
     enum endpoint_state state;
@@ -72,11 +82,19 @@ struct endpoint {
     char key_file[PATH_LEN]; /* "": no key is asked for */
     char model[128];         /* the served name */
     char job[JOB_NAME_LEN];
-    i64 pid;   /* rank 0's */
-    i64 ranks; /* of the job */
+    char node[256];     /* where rank 0 runs */
+    char slurm_job[24]; /* "": not in a Slurm job */
+    i64 pid;            /* rank 0's */
+    i64 ranks;          /* of the job */
 };
 int endpoint_write(const struct jobdir *d, const struct endpoint *e, struct error *err);
 int endpoint_read(const struct jobdir *d, struct endpoint *e, struct error *err); /* ERR_NOT_FOUND: not yet */
+
+/* For files that other machines see: a folder of this user (made when it is not there) in which endpoint_write and
+ * endpoint_read work, too. It has no owner; nothing in it is ever swept. */
+int jobdir_open(struct jobdir *d, const char *folder, struct error *err);
+/* The folders of this user's jobs on this machine whose owner lives; returns their number (at most max). */
+int jobdir_list(struct jobdir *list, int max);
 
 /* Writes the file `key` (e->key_file) for curl -H @FILE. */
 int jobdir_write_key(const struct jobdir *d, const char *key, struct error *err);

@@ -1,10 +1,14 @@
 /* place: which ranks hold the engines of which replica. Pure: the job (mpiserve) and `mpiserve plan` call the
  * same function with the same input and get the same answer; nothing is asked of the machine.
  *
- * Rules (PACK: lowest ranks first):
+ * Rules:
  *  - a replica is tp x pp engines, one a rank; they lie on one node, on the lowest free ranks there that may
  * hold an engine; the first of them leads. Replicas are numbered by their leaders' ranks.
- *  - data_parallel_size absent: as many as the ranks allow, and the ranks must divide by tp * pp.
+ *  - the strategy says how replicas lie over the nodes. PACK: on the fewest (the ones with most room first, then by lowest
+ * rank). STRICT_PACK: all on one node. SPREAD: one to each node in turn. STRICT_SPREAD: at most one on a node. A strict one
+ * that cannot be kept is an error, never something else.
+ *  - data_parallel_size absent: as many as ranks and strategy allow; where the strategy uses all ranks, they must divide by
+ * tp * pp.
  *  - data_parallel_size_local: replicas on the head node (rank 0's). 0: its ranks hold no engine; when there
  * is no other node, only rank 0 holds none. Absent: no constraint, which is not 0.
  *  - ReplicaRank {rank, node_rank, local_rank}: each dense from 0, scoped to the deployment, taken from the
@@ -18,6 +22,10 @@
 
 enum { PLACE_ABSENT = -1 };
 
+enum place_strategy { PLACE_PACK, PLACE_STRICT_PACK, PLACE_SPREAD, PLACE_STRICT_SPREAD };
+const char *place_strategy_name(enum place_strategy s);               /* "STRICT_PACK" */
+int place_strategy_parse(const char *name, enum place_strategy *out); /* ERR_INPUT: none of them */
+
 struct place_job {
     u32 n_ranks, n_nodes;
     const u32 *node_of;  /* [n_ranks] node of each world rank, < n_nodes */
@@ -28,6 +36,7 @@ struct place_spec {
     i64 dp;        /* data_parallel_size or PLACE_ABSENT */
     i64 dp_local;  /* data_parallel_size_local or PLACE_ABSENT */
     u32 max_group; /* engines that a replica may have (what this build runs): above it, ERR_UNSUPPORTED */
+    enum place_strategy strategy;
 };
 struct replica_rank {
     u32 rank, node_rank, local_rank;

@@ -18,8 +18,8 @@ bool span_fits(struct span s, u64 area, size_t item_size, size_t align);
 
 /* How tokens are chosen; values are valid (ranges of the API) and defaults resolved when a request is built.
  * The order of the steps is: bias, allowed, min_tokens; repetition, frequency, presence penalty; bad words;
- * temperature (0: argmax, lowest id of a tie); min_p, top_k, top_p; draw keyed by (seed, sample, absolute
- * position). */
+ * temperature (0: argmax, lowest id of a tie); min_p, top_k, top_p; draw keyed by (seed of the
+ * sample, absolute position). */
 struct sampling {
     float temperature, top_p, min_p; /* top_p in (0,1], 1 = off; min_p 0 = off */
     float repetition_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0 = off */

@@ -55,10 +55,9 @@ struct seq_free {
 struct seq_new {
     u32 row, row_gen; /* row < channel max_rows */
     u64 request;
-    u32 sample;
     u32 prompt_len;           /* of the n_tok tokens, those of the prompt (the rest was emitted before) */
     u32 n_tok;                /* history now: prompt + emitted */
-    u32 max_len;              /* history never grows beyond this */
+    u32 max_len, pad;         /* history never grows beyond this */
     struct sampling sampling; /* seed is the sample's own */
     struct span tokens;       /* i32[n_tok], in the data area */
     struct span bias, allowed, bad_words, eos_ids,

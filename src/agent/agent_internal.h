@@ -33,7 +33,8 @@ struct agent {
     bool cores_shared;
     struct jobdir dir;
     char key[CONFIG_KEY_MAX + 1]; /* "": none is asked for; rank 0 only */
-    bool owns_dir;                /* this rank made it: a bare mpirun, rank 0 */
+    bool owns_dir;                /* this rank made it */
+    int tidier;                   /* see jobdir.h; -1: this rank has none */
     struct head *head;            /* the ingress side: rank 0 */
     struct leader *leader;        /* the replica side: ranks with an engine */
     struct watchdog watchdog;
@@ -98,7 +99,7 @@ void leader_woke(struct leader *l);
 bool leader_busy(const struct leader *l);
 void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len);
 void leader_cancel(struct leader *l, u64 request);
-void leader_drain(struct leader *l);
+void leader_close(struct leader *l);
 void leader_hurry(struct leader *l);
 void leader_kill_engine(struct leader *l); /* at once, for the way out */
 

@@ -32,8 +32,6 @@ void flight_drop(struct head *h, struct flight *f)
 /* Ends every unfinished sample of the flight towards the client; the flight is gone afterwards. */
 void flight_fail(struct head *h, struct flight *f, enum finish how, const char *why)
 {
-    u32 left = 0;
-    for (u32 s = 0; s < f->request->n_samples; s++) left += !f->samples[s].finished;
     buf_clear(&h->scratch);
     for (u32 s = 0; s < f->request->n_samples; s++) {
         if (f->samples[s].finished) continue;
@@ -43,7 +41,7 @@ void flight_fail(struct head *h, struct flight *f, enum finish how, const char *
                           .n_top = CHUNK_NO_LOGPROBS,
                           .stop_id = -1,
                           .finish = (u8)how,
-                          .last = --left == 0};
+                          .last = --f->n_open == 0};
         chunk_add(&h->scratch, &c, NULL, NULL, why);
     }
     size_t pos = 0;
@@ -61,6 +59,7 @@ static void dispatch(struct head *h, struct flight *f, i32 replica, const struct
     f->replica = replica;
     selection_dispatch(&f->selection);
     struct msg_dispatch m = {.token = *token, .origin = agent_rank(a)};
+    latency_dispatched(f);
     agent_send(a, leader, MSG_DISPATCH, &m, sizeof m, f->request, f->request->bytes);
     atomic_fetch_add(&h->routed, 1);
 }
@@ -86,10 +85,20 @@ bool flight_try(struct head *h, struct flight *f)
     }
 }
 
+/* Why nobody who waits will get a slot any more; NULL: they may. */
+static const char *hopeless(const struct head *h)
+{
+    if (h->closing) return "the server is shutting down";
+    return atomic_load(&h->none_left) ? "every replica is out of service" : NULL;
+}
+
 static void enqueue(struct head *h, struct flight *f)
 {
     struct error err;
-    if (route_queue_put(&h->waiting, &f->wait, &err))
+    const char *why = hopeless(h);
+    if (why)
+        flight_fail(h, f, FINISH_RETRY, why);
+    else if (route_queue_put(&h->waiting, &f->wait, &err))
         flight_fail(h, f, FINISH_RETRY, "all replicas are busy and the queue is full");
     else
         atomic_store(&h->n_waiting, h->waiting.n);
@@ -102,6 +111,7 @@ void flight_new(struct head *h, struct request *r, u64 now_ns)
     f->id = r->id;
     f->request = r;
     f->submitted_ns = now_ns;
+    f->n_open = r->n_samples;
     f->replica = -1;
     f->samples = mem_zero(r->n_samples, sizeof *f->samples);
     double wait = c->queue_timeout_s;
@@ -115,8 +125,12 @@ void flight_new(struct head *h, struct request *r, u64 now_ns)
 /* The replica does not run it (stale, unavailable, given up): it waits in its old place for another. */
 void flight_put_back(struct head *h, struct flight *f, u64 now_ns)
 {
+    if (f->cancelled) {
+        flight_fail(h, f, FINISH_ABORT, NULL);
+        return;
+    }
     atomic_fetch_add(&h->requeued, 1);
-    if (++f->retries > MAX_RETRIES) {
+    if (h->closing || ++f->retries > MAX_RETRIES) {
         flight_fail(h, f, FINISH_RETRY, "no replica could run the request");
         return;
     }
@@ -128,6 +142,7 @@ void flight_cancel(struct head *h, u64 id)
 {
     struct flight *f = flight_find(h, id);
     if (!f) return;
+    f->cancelled = true;
     if (route_queue_holds(&h->waiting, &f->wait))
         flight_fail(h, f, FINISH_ABORT, NULL);
     else
@@ -139,6 +154,8 @@ void flights_retry_queue(struct head *h, u64 now_ns)
     struct route_waiter *w;
     while ((w = route_queue_expired(&h->waiting, now_ns)))
         flight_fail(h, (struct flight *)w, FINISH_RETRY, "no replica was free in time");
+    const char *why = hopeless(h);
+    while (why && (w = route_queue_first(&h->waiting))) flight_fail(h, (struct flight *)w, FINISH_RETRY, why);
     while ((w = route_queue_first(&h->waiting))) {
         struct flight *f = (struct flight *)w;
         if (!flight_try(h, f)) break;

@@ -1,4 +1,5 @@
 /* The ingress side of rank 0: commands of the HTTP threads in, chunks of the leaders back, readiness, drain. */
+#include "agent/address.h"
 #include "agent/head_internal.h"
 #include <math.h>
 #include <stdio.h>
@@ -21,8 +22,11 @@ static int submit(void *arg, struct request *r, u32 *retry_after_s)
 {
     struct head *h = arg;
     *retry_after_s = atomic_load(&h->retry_after_s);
-    if (atomic_load(&h->refuse) || atomic_load(&h->none_left)) return ERR_STATE;
-    u32 taken = atomic_fetch_add(&h->outstanding, 1);
+    u32 taken = atomic_fetch_add(&h->outstanding, 1); /* first: a drain looks at it after it says `refuse` */
+    if (atomic_load(&h->refuse) || atomic_load(&h->none_left)) {
+        atomic_fetch_sub(&h->outstanding, 1);
+        return ERR_STATE;
+    }
     if (taken >= atomic_load(&h->capacity)) {
         atomic_fetch_sub(&h->outstanding, 1);
         atomic_fetch_add(&h->refused_full, 1);
@@ -73,15 +77,21 @@ static void write_endpoint(struct head *h, enum endpoint_state state)
     snprintf(e.key_file, sizeof e.key_file, "%s", h->key_file);
     snprintf(e.model, sizeof e.model, "%s", a->config.served_model_name[0]);
     snprintf(e.job, sizeof e.job, "%s", a->dir.job);
+    snprintf(e.node, sizeof e.node, "%s", wire_peers(a->wire)[0].host);
+    const char *slurm = getenv("SLURM_JOB_ID");
+    snprintf(e.slurm_job, sizeof e.slurm_job, "%s", slurm ? slurm : "");
     struct error err;
     if (endpoint_write(&a->dir, &e, &err)) log_warning("%s: %s", err.where, err.message);
 }
 
 static void make_url(struct head *h)
 {
-    const char *host = h->agent->config.host;
+    const char *host = h->agent->config.host, *named = h->agent->config.data_parallel_address;
     char own[256];
-    if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0) {
+    bool any = strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
+    if (any && named[0] && !address_is_loopback(named)) {
+        host = named;
+    } else if (any) {
         if (gethostname(own, sizeof own)) snprintf(own, sizeof own, "localhost");
         own[sizeof own - 1] = 0;
         host = own;
@@ -107,6 +117,7 @@ int head_new(struct agent *a, struct error *err)
         snprintf(h->replicas[i].load.trouble, sizeof h->replicas[i].load.trouble, "its engine is starting");
     }
     pthread_mutex_init(&h->lock, NULL);
+    latency_init(h);
     route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
     h->seconds_per_request = 1;
     atomic_store(&h->retry_after_s, 1);
@@ -156,6 +167,7 @@ void head_free(struct head *h)
     }
     pthread_mutex_destroy(&h->lock);
     buf_release(&h->scratch);
+    latency_release(h);
     free(h->views);
     free(h->replicas);
     free(h);
@@ -167,14 +179,17 @@ static i32 replica_of(const struct head *h, u32 rank)
     return rank < h->agent->plan.n_ranks ? h->agent->plan.ranks[rank].replica : -1;
 }
 
-/* What of the chunk is new to the client: a request that was started again on another replica repeats its tokens. */
+/* What of the chunk is new to the client: a request that was started again on another replica repeats its tokens, and its samples
+ * may end there in another order. */
 static void deliver(struct head *h, struct flight *f, const struct chunk *c)
 {
     struct sample_progress *p = &f->samples[c->sample];
     u32 skip = p->delivered > c->first ? p->delivered - c->first : 0;
     if (p->finished || (skip >= c->n_tokens && c->finish == FINISH_NONE)) return;
     p->finished = c->finish != FINISH_NONE;
-    if (skip == 0) {
+    f->n_open -= p->finished;
+    bool last = f->n_open == 0;
+    if (skip == 0 && last == c->last) {
         p->delivered += c->n_tokens;
         ingress_deliver(h->ingress, c);
         return;
@@ -183,6 +198,7 @@ static void deliver(struct head *h, struct flight *f, const struct chunk *c)
     struct chunk part = *c;
     part.first += skip;
     part.n_tokens -= skip;
+    part.last = last;
     p->delivered = MAX_OF(p->delivered, part.first + part.n_tokens);
     const struct token_logprob *lp = c->logprobs.len ? chunk_at(c, c->logprobs) : NULL;
     char text[CHUNK_MAX_ERROR + 1];
@@ -207,16 +223,19 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
     if (!f || f->selection.state != SELECTION_DISPATCHED || f->selection.leader != from ||
         c->sample >= f->request->n_samples)
         return;
-    if (c->finish == FINISH_RETRY && !h->draining) {
-        if (!c->last) return; /* the other samples' ends follow; then it starts anew elsewhere */
-        slot_is_free(h, f);
+    latency_answered(h, f, now);
+    bool was_open = f->n_open > 0;
+    if (c->finish != FINISH_RETRY || h->closing) deliver(h, f, c);
+    if (!c->last) {
+        if (was_open && f->n_open == 0) flight_cancel(h, f->id); /* what is left only repeats */
+        return;
+    }
+    slot_is_free(h, f);
+    if (f->n_open > 0) {
         flight_put_back(h, f, now);
         return;
     }
-    deliver(h, f, c);
-    if (!c->last) return;
     estimate_wait(h, (double)(now - f->submitted_ns) * 1e-9);
-    slot_is_free(h, f);
     flight_drop(h, f);
 }
 
@@ -248,6 +267,16 @@ void head_refused(struct head *h, u32 from, const struct msg_refused *m)
     flight_put_back(h, f, clock_ns());
 }
 
+/* Until all replicas were there once, one that is given up is a start that failed: an engine that loads the weights may be what the
+ * others wait for. */
+static void check_start(struct head *h, u32 rank, const struct msg_load *m)
+{
+    if (h->all_up || m->state != REPLICA_BROKEN) return;
+    struct error err;
+    error_set(&err, ERR_STATE, "", "the engine of rank %u cannot be started: %s", rank, m->trouble);
+    agent_die(h->agent, "start", &err);
+}
+
 static void note_ready(struct head *h)
 {
     u32 up = 0;
@@ -261,6 +290,7 @@ static void note_ready(struct head *h)
         write_endpoint(h, ENDPOINT_READY);
         log_info("ready: %s serves %s with %u replica%s", h->url, h->agent->config.served_model_name[0],
                  h->n_replicas, h->n_replicas == 1 ? "" : "s");
+        if (h->key_file[0]) log_info("try: curl -sS -H @%s %s/v1/models", h->key_file, h->url);
     }
 }
 
@@ -273,6 +303,7 @@ void head_load(struct head *h, u32 from, const struct msg_load *m)
     h->replicas[r].heard_ns = clock_ns();
     pthread_mutex_unlock(&h->lock);
     h->views[r].state = m->state == REPLICA_UP ? ROUTE_UP : ROUTE_DOWN;
+    check_start(h, from, m);
     slots_published(h->agent->slots, from, m->others);
     recount_capacity(h);
     note_ready(h);
@@ -322,8 +353,17 @@ static void send_all(struct head *h, enum message_type type)
     for (u32 r = 0; r < wire_size(h->agent->wire); r++) agent_send(h->agent, r, type, NULL, 0, NULL, 0);
 }
 
+static void close_slots(struct head *h)
+{
+    if (h->closing) return;
+    h->closing = true;
+    send_all(h, MSG_CLOSE);
+}
+
+/* Who was let in to wait gets a slot; only then the slots close. */
 static void turn_drain(struct head *h, u64 now)
 {
+    if (h->waiting.n == 0 && h->n_flights == atomic_load(&h->outstanding)) close_slots(h);
     u64 limit = (u64)(h->agent->config.graceful_shutdown_timeout_s * (double)NS_PER_S);
     if (h->n_flights == 0 && atomic_load(&h->outstanding) == 0 &&
         (ingress_idle(h->ingress) || (h->hurried && now > h->hurry_ns + 2 * NS_PER_S))) {
@@ -334,10 +374,8 @@ static void turn_drain(struct head *h, u64 now)
                     h->agent->config.graceful_shutdown_timeout_s);
         h->hurried = true;
         h->hurry_ns = now;
+        close_slots(h);
         send_all(h, MSG_HURRY);
-        struct route_waiter *w;
-        while ((w = route_queue_first(&h->waiting)))
-            flight_fail(h, (struct flight *)w, FINISH_RETRY, "the server is shutting down");
     }
 }
 
@@ -362,7 +400,6 @@ void head_drain(struct head *h)
     write_endpoint(h, ENDPOINT_DRAINING);
     log_info("draining: new requests get 503, %u running ones may take up to %g s", h->n_flights,
              h->agent->config.graceful_shutdown_timeout_s);
-    send_all(h, MSG_DRAIN);
 }
 
 void head_abort(struct head *h, const char *why)

@@ -4,6 +4,7 @@
 
 #include "agent/agent_internal.h"
 #include "mpiserve/ingress.h"
+#include "mpiserve/metrics.h"
 #include "mpiserve/route.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -18,10 +19,12 @@ struct flight {
     struct route_waiter wait; /* first: the queue hands it back */
     struct flight *next;      /* of its hash chain */
     struct request *request;
-    u64 id, submitted_ns;
+    u64 id, submitted_ns, dispatched_ns; /* 0: the first chunk has come */
     struct selection selection;
     i32 replica; /* of the selection */
     u32 retries;
+    u32 n_open;     /* samples whose end the client does not have */
+    bool cancelled; /* nobody waits for it */
     struct sample_progress {
         u32 delivered; /* output tokens handed to the ingress */
         bool finished;
@@ -45,11 +48,13 @@ struct head {
     u64 choices;
     struct route_excluded excluded;
     u64 retry_queue_ns, drain_started_ns, hurry_ns;
-    bool ready, all_up, draining, hurried;
-    double seconds_per_request; /* smoothed, for Retry-After */
+    bool ready, all_up, draining, closing, hurried; /* closing: no slot can be had any more */
+    double seconds_per_request;                     /* smoothed, for Retry-After */
     u32 slots_up;
     char url[320], key_file[PATH_LEN], fingerprint[64];
     struct buf scratch;
+    struct metrics *latency;     /* measured here; the rest is reported by leaders */
+    struct series **first_chunk; /* [n_replicas] */
     /* read by HTTP threads */
     pthread_mutex_t lock;          /* replicas[] */
     struct replica_view *replicas; /* [n_replicas] */
@@ -70,6 +75,11 @@ void flight_fail(struct head *h, struct flight *f, enum finish how, const char *
 void flight_put_back(struct head *h, struct flight *f, u64 now_ns);
 void flight_drop(struct head *h, struct flight *f);
 void flights_retry_queue(struct head *h, u64 now_ns);
+/* latency.c: from a dispatch to the first chunk, by replica */
+void latency_init(struct head *h);
+void latency_release(struct head *h);
+void latency_dispatched(struct flight *f);
+void latency_answered(struct head *h, struct flight *f, u64 now_ns);
 /* status.c: what HTTP threads ask */
 void status_health(void *head, struct ingress_health *out);
 void status_topology(void *head, struct buf *json);

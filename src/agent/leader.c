@@ -173,9 +173,9 @@ void leader_cancel(struct leader *l, u64 request)
     batch_cancel(l->batch, request);
 }
 
-void leader_drain(struct leader *l)
+void leader_close(struct leader *l)
 {
-    l->draining = true;
+    l->closing = true;
 }
 
 void leader_hurry(struct leader *l)
@@ -191,7 +191,7 @@ int leader_turn(struct leader *l, u64 now_ns)
     leader_flush(l);
     free_slots_of_ended(l);
     if (slots_reap(l->agent->slots, now_ns, &err) < 0) agent_die(l->agent, "slot window", &err);
-    if (l->draining && slots_close_free(l->agent->slots, &err) < 0) agent_die(l->agent, "slot window", &err);
+    if (l->closing && slots_close_free(l->agent->slots, &err) < 0) agent_die(l->agent, "slot window", &err);
     bool busy = leader_busy(l);
     if (l->was_busy && !busy) l->load_due = true; /* so that idle looks idle at once */
     l->was_busy = busy;

@@ -50,6 +50,11 @@ static void on_drain(struct agent *a, u32 from, const void *body, size_t len)
     (void)from, (void)body, (void)len;
     agent_drain(a);
 }
+static void on_close(struct agent *a, u32 from, const void *body, size_t len)
+{
+    (void)from, (void)body, (void)len;
+    if (a->leader) leader_close(a->leader);
+}
 static void on_hurry(struct agent *a, u32 from, const void *body, size_t len)
 {
     (void)from, (void)body, (void)len;
@@ -66,7 +71,7 @@ static void on_message(void *arg, u32 from, u16 type, const void *body, size_t l
     static void (*const handlers[])(struct agent *, u32, const void *, size_t) = {
         [MSG_DISPATCH] = on_dispatch, [MSG_CANCEL] = on_cancel, [MSG_CHUNK] = on_chunk,
         [MSG_REFUSED] = on_refused,   [MSG_LOAD] = on_load,     [MSG_DRAIN] = on_drain,
-        [MSG_HURRY] = on_hurry,       [MSG_END] = on_end,
+        [MSG_CLOSE] = on_close,       [MSG_HURRY] = on_hurry,   [MSG_END] = on_end,
     };
     if (type < COUNT_OF(handlers) && handlers[type]) handlers[type](arg, from, body, len);
 }
@@ -88,10 +93,9 @@ void agent_drain(struct agent *a)
         head_drain(a->head);
     else
         agent_send(a, 0, MSG_DRAIN, NULL, 0, NULL, 0); /* rank 0 may not have had the signal */
-    if (a->leader) leader_drain(a->leader);
 }
 
-/* INT, TERM, or a second drain signal: the launcher gives us 0.9 s. */
+/* INT or TERM: the launcher gives us 0.9 s. */
 _Noreturn static void leave_at_once(struct agent *a, int sig)
 {
     if (a->head) {

@@ -10,7 +10,8 @@ enum message_type {
     MSG_CHUNK,        /* leader -> ingress: struct msg_chunk, then chunk blocks */
     MSG_REFUSED,      /* leader -> ingress: struct msg_refused */
     MSG_LOAD, /* leader -> ingress: struct msg_load, at changes, while busy, and every few seconds when idle */
-    MSG_DRAIN, /* rank 0 -> all: no new reservations */
+    MSG_DRAIN, /* any -> rank 0: a signal to drain came here */
+    MSG_CLOSE, /* rank 0 -> all: nothing waits for a slot any more, close those that are free */
     MSG_HURRY, /* rank 0 -> all: the drain's time is over, end what runs */
     MSG_END,   /* rank 0 -> all: leave the loop and finalize */
 };

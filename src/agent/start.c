@@ -1,6 +1,9 @@
 /* From nothing to a rank that can loop, and back. Collective calls come in the same order on every rank; a rank that fails says so to
  * all (together), so that one error is printed and every rank ends in order. */
+#include "agent/address.h"
 #include "agent/agent_internal.h"
+#include "mpiserve/proc.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,6 +26,26 @@ static int launcher_rank(void)
         if (v && v[0]) return atoi(v);
     }
     return -1;
+}
+
+/* Is this the first of its machine's ranks? Launchers say so before MPI does; a rank without launcher is alone. */
+static bool first_of_machine(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *v = getenv(names[i]);
+        if (v && v[0]) return atoi(v) == 0;
+    }
+    return launcher_rank() < 0;
+}
+
+static void start_tidier(struct agent *a)
+{
+    struct error err;
+    bool first = first_of_machine();
+    jobdir_prepare_shm(&a->dir, first);
+    a->tidier = first ? jobdir_tidier_start(&a->dir, &err) : -1;
+    if (first && a->tidier < 0) agent_print(&err);
 }
 
 /* The launcher's end is ours: nothing of a job outlives it. */
@@ -96,12 +119,25 @@ static void fit_connections(struct config *c)
     c->max_connections = most;
 }
 
+/* What is wrong for all is said once; a job file may be missing on one host only. */
+static bool tells_errors(const struct error *err)
+{
+    bool of_this_host = err->code == ERR_NOT_FOUND || err->code == ERR_IO;
+    return launcher_rank() <= 0 || (of_this_host && local_rank() == 0);
+}
+
 static int load_options(struct agent *a, int argc, char **argv)
 {
     struct error err;
     int rc = config_load(&a->config, argc, argv, 1, &err);
+    for (int i = 0; rc == 0 && launcher_rank() <= 0 && i < a->config.n_notes; i++)
+        log_info("%s", a->config.notes[i]);
+    const char *model = a->config.model;
+    if (rc == 0 && launcher_rank() <= 0 && !strchr(model, '/') && access(model, F_OK))
+        rc = error_set(&err, ERR_INPUT, "", "`%s` is neither a command nor a folder with a model; see --help",
+                       model);
     if (rc == 0) return 0;
-    if (rc < 0) say_once(&err, launcher_rank() <= 0);
+    if (rc < 0) say_once(&err, tells_errors(&err));
     return rc < 0 ? 2 : -1; /* -1: help was printed */
 }
 
@@ -128,39 +164,34 @@ static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
     return rc;
 }
 
+/* Half of what the weights leave. Caches that the kernel can drop count as free, limits of cgroups count. */
 static u64 memory_for_kv(const struct agent *a)
 {
-    long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    u64 available = pages > 0 && page > 0 ? (u64)pages * (u64)page : 1ull << 30;
-    return available / 2 / wire_node_size(a->wire);
+    u64 left = memory_left();
+    if (left == UINT64_MAX) left = 1ull << 30;
+    return engine_kv_share(left - MIN_OF(left, a->needs.weights_bytes), wire_node_size(a->wire));
 }
 
 static int size_engine(struct agent *a, const char *isa, struct error *err)
 {
     const struct config *c = &a->config;
-    a->max_model_len =
-        c->max_model_len ? (u32)MIN_OF(c->max_model_len, (i64)a->model.max_position) : a->model.max_position;
-    if (c->max_model_len > (i64)a->model.max_position)
-        return error_set(err, ERR_INPUT, "--max-model-len", "%lld is more than the model's %u",
-                         (long long)c->max_model_len, a->model.max_position);
-    a->max_num_seqs = (u32)c->max_num_seqs;
-    a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
-    struct engine_ask ask = {
-        .model = c->model, .compute = c->compute, .isa = isa, .block_size = (u32)c->block_size};
-    if (engine_plan(&ask, &a->needs, err)) return -1;
-    u64 per_seq = (a->max_model_len + (u64)c->block_size - 1) / (u64)c->block_size;
-    u64 wanted = per_seq * a->max_num_seqs + 1;
-    u64 room = (c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a)) /
-               a->needs.kv_bytes_per_block;
-    a->n_blocks = (u32)MIN_OF(wanted, MIN_OF(room, (u64)UINT32_MAX));
-    if (a->n_blocks < per_seq + 1)
-        return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",
-                         "one sequence of %u tokens needs %llu bytes of KV cache, there are %llu: give more, "
-                         "or lower --max-model-len",
-                         a->max_model_len, (unsigned long long)((per_seq + 1) * a->needs.kv_bytes_per_block),
-                         (unsigned long long)(room * a->needs.kv_bytes_per_block));
-    a->numerics = a->needs.numerics;
-    return 0;
+    struct engine_ask ask = {.model = c->model,
+                             .compute = c->compute,
+                             .isa = isa,
+                             .block_size = (u32)c->block_size,
+                             .max_model_len = (u32)c->max_model_len};
+    int rc = engine_plan(&ask, &a->needs, err);
+    if (!rc) {
+        a->max_num_seqs = (u32)c->max_num_seqs;
+        a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
+        a->max_model_len = a->needs.max_model_len;
+        a->numerics = a->needs.numerics;
+        struct engine_limits limits = {a->max_num_seqs, a->max_model_len, (u32)c->block_size};
+        u64 room = c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a);
+        rc = engine_blocks(&a->needs, &limits, room, &a->n_blocks, err);
+    }
+    if (rc) config_blame(c, err);
+    return rc;
 }
 
 /* ---- placement and cores -------------------------------------------------------------------------------------*/
@@ -175,10 +206,17 @@ static int place(struct agent *a, struct error *err)
                               .dp = c->data_parallel_size,
                               .dp_local = c->data_parallel_size_local,
                               .max_group = 1};
+    BUG_ON(place_strategy_parse(c->placement_group_strategy, &spec.strategy));
     int rc = place_plan(&a->plan, &job, &spec, err);
     if (!rc) rc = place_check(a->plan.replicas, a->plan.n_replicas, err);
     free(node_of);
     return rc;
+}
+
+static int check_head_address(const struct agent *a, struct error *err)
+{
+    if (agent_rank(a) != 0 || !a->config.data_parallel_address[0]) return 0;
+    return address_check_own(a->config.data_parallel_address, "--data-parallel-address", err);
 }
 
 u32 agent_loader_rank(const struct agent *a)
@@ -239,7 +277,6 @@ static int make_job_dir(struct agent *a, struct error *err)
     jobdir_sweep();
     rc = jobdir_make(&a->dir, a->config.run_dir, err);
     a->owns_dir = rc == 0;
-    if (rc == 0) rc = jobdir_note_mpi(&a->dir, err);
     return rc;
 }
 
@@ -251,7 +288,6 @@ static int make_node_dir(struct agent *a, const char *job, struct error *err)
     jobdir_sweep();
     rc = jobdir_make_node(&a->dir, job, wire_peers(a->wire)[agent_rank(a)].node_rank, err);
     a->owns_dir = rc == 0;
-    if (rc == 0) rc = jobdir_note_mpi(&a->dir, err);
     return rc;
 }
 
@@ -279,6 +315,7 @@ static int make_run_dir(struct agent *a, struct error *err)
     int rc = wire_bcast(a->wire, 0, &dir, sizeof dir, err);
     if (!rc && first && agent_rank(a) != 0) rc = make_node_dir(a, dir.job, err);
     if (!rc && first) rc = write_pids(a, err);
+    if (!rc && first) jobdir_tidier_tell(a->tidier, &a->dir);
     if (agent_together(a, rc, err)) return 1;
     dir = a->dir;
     rc = wire_node_bcast(a->wire, 0, &dir, sizeof dir, err);
@@ -383,7 +420,7 @@ int agent_start(struct agent *a, int argc, char **argv)
         say_once(&err, local_rank() == 0);
         return 1;
     }
-    jobdir_prepare_shm();
+    start_tidier(a);
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
@@ -398,6 +435,7 @@ int agent_start(struct agent *a, int argc, char **argv)
     if (agent_together(a, size_engine(a, isa, &err), &err)) return 1;
     if (agree_on_model(a, &err)) return end_differing(a, &err);
     if (agent_together(a, place(a, &err), &err)) return 1;
+    if (agent_together(a, check_head_address(a, &err), &err)) return 1;
     if (agent_together(a, share_cores(a, &err), &err)) return 1;
     describe(a);
     if (make_run_dir(a, &err)) return 1;

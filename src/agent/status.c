@@ -293,5 +293,6 @@ void status_metrics(void *arg, struct buf *text)
     }
     head_metrics(h, m);
     metrics_text(m, text);
+    metrics_text(h->latency, text);
     metrics_free(m);
 }

@@ -5,13 +5,19 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { LOOK_MS = 250 };
+
+/* Counts looks, not time: while the whole process is stopped (a paused container, a suspended machine) this thread is too. */
 static void *watch(void *arg)
 {
     struct watchdog *w = arg;
-    while (!atomic_load(&w->stop)) {
-        nanosleep(&(struct timespec){.tv_nsec = 250 * 1000000}, NULL);
-        u64 tick = atomic_load(&w->tick_ns), now = clock_ns();
-        if (now > tick && now - tick > WATCHDOG_S * NS_PER_S && !atomic_load(&w->stop)) {
+    u64 seen = 0;
+    for (int same = 0; !atomic_load(&w->stop);) {
+        nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * NS_PER_MS}, NULL);
+        u64 tick = atomic_load(&w->tick_ns);
+        same = tick == seen ? same + 1 : 0;
+        seen = tick;
+        if (same * LOOK_MS >= WATCHDOG_S * 1000 && !atomic_load(&w->stop)) {
             log_error(
                 "the main loop has not turned for %d s; it was at: %s. This rank ends, and the job with it.",
                 WATCHDOG_S, atomic_load(&w->waits_for));

@@ -16,7 +16,10 @@
 struct gate {
     _Alignas(CACHE_LINE) atomic_uint turns;
     atomic_uint sleepers;
+    /* Of spinning: how many waits are still to sleep at once, and how many do after the next spin in vain. */
+    _Alignas(CACHE_LINE) atomic_uint skip, doubt;
 };
+enum { MOST_DOUBT = 255 };
 
 struct worker {
     struct pool *pool;
@@ -63,15 +66,43 @@ static void gate_turn(struct gate *g)
     if (atomic_load(&g->sleepers)) futex(&g->turns, FUTEX_WAKE, INT_MAX);
 }
 
-static void gate_wait(struct gate *g, unsigned seen, u64 spin_ns)
+static bool gate_spin(struct gate *g, unsigned seen, u64 spin_ns)
 {
-    if (gate_turns(g) != seen) return;
-    for (u64 until = spin_ns ? clock_ns() + spin_ns : 0; until && clock_ns() < until;) {
+    for (u64 until = clock_ns() + spin_ns; clock_ns() < until;) {
         for (int i = 0; i < 32; i++) {
-            if (gate_turns(g) != seen) return;
+            if (gate_turns(g) != seen) return true;
             cpu_pause();
         }
     }
+    return false;
+}
+
+/* Spinning pays while all threads run. When other work has taken a CPU from one of them, it only uses up the time that the
+ * kernel would have given at once to a thread that slept; so after spins in vain more and more waits do without. The counts are
+ * hints, threads may overwrite each other's. */
+static bool gate_try_spin(struct gate *g, unsigned seen, u64 spin_ns)
+{
+    unsigned skip = atomic_load_explicit(&g->skip, memory_order_relaxed);
+    unsigned doubt = atomic_load_explicit(&g->doubt, memory_order_relaxed);
+    if (skip) {
+        atomic_store_explicit(&g->skip, skip - 1, memory_order_relaxed);
+        return false;
+    }
+    bool turned = gate_spin(g, seen, spin_ns);
+    if (turned && doubt) atomic_store_explicit(&g->doubt, doubt / 2, memory_order_relaxed);
+    /* Of several that wait here in vain, the first counts. */
+    if (!turned && !atomic_load_explicit(&g->skip, memory_order_relaxed)) {
+        doubt = MIN_OF(2 * doubt + 1, (unsigned)MOST_DOUBT);
+        atomic_store_explicit(&g->doubt, doubt, memory_order_relaxed);
+        atomic_store_explicit(&g->skip, doubt, memory_order_relaxed);
+    }
+    return turned;
+}
+
+static void gate_wait(struct gate *g, unsigned seen, u64 spin_ns)
+{
+    if (gate_turns(g) != seen) return;
+    if (spin_ns && gate_try_spin(g, seen, spin_ns)) return;
     atomic_fetch_add(&g->sleepers, 1);
     while (atomic_load(&g->turns) == seen) futex(&g->turns, FUTEX_WAIT, seen);
     atomic_fetch_sub(&g->sleepers, 1);
@@ -93,6 +124,8 @@ static void gate_init(struct gate *g)
 {
     atomic_init(&g->turns, 0);
     atomic_init(&g->sleepers, 0);
+    atomic_init(&g->skip, 0);
+    atomic_init(&g->doubt, 0);
 }
 
 static int worker_start(struct pool *p, int index)

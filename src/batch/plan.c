@@ -182,7 +182,6 @@ static void fill_new(const struct batch *b, const struct seq *s, struct seq_new 
     *n = (struct seq_new){.row = s->row,
                           .row_gen = b->rows[s->row].gen,
                           .request = r->id,
-                          .sample = s->sample,
                           .prompt_len = r->prompt.len,
                           .n_tok = s->n_tokens,
                           .max_len = seq_limit(b, s),

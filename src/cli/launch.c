@@ -41,19 +41,9 @@ static int set_environment(const struct jobdir *d, struct error *err)
         {"OMPI_MCA_oob_tcp_keepalive_intvl", "1"},
         {"OMPI_MCA_oob_tcp_keepalive_probes", "3"},
     };
-    const struct variable shm[] = {
-        {"OMPI_MCA_btl_vader_backing_directory", d->shm}, /* Open MPI 4 */
-        {"OMPI_MCA_btl_sm_backing_directory", d->shm},    /* 5 */
-        {"OMPI_MCA_osc_sm_backing_directory", d->shm},
-        {"OMPI_MCA_osc_rdma_backing_directory", d->shm},
-    };
-    char session[PATH_LEN + 8];
-    jobdir_file(d, "mpi", session, sizeof(session));
-    if (mkdir(session, 0700) < 0 && errno != EEXIST)
-        return error_errno(err, session, "cannot make the folder");
-    if (setenv("TMPDIR", session, 1) < 0) return error_errno(err, "TMPDIR", "cannot set it");
-    int rc = jobdir_export(d, err);
-    if (rc == 0 && d->shm[0]) rc = set_all(shm, COUNT_OF(shm), err);
+    int rc = jobdir_session(d, err);
+    if (rc == 0) rc = jobdir_export(d, err);
+    if (rc == 0) jobdir_name_shm(d);
     if (rc == 0) rc = set_all(keep_alive, COUNT_OF(keep_alive), err);
     if (rc == 0 && geteuid() == 0) rc = set_all(for_root, COUNT_OF(for_root), err);
     return rc;

@@ -31,6 +31,7 @@ struct up {
     struct tail tail;
     struct ranks ranks;
     struct endpoint endpoint;
+    struct publish publish;
     enum phase phase;
     int epoll_fd, signal_fd, notify_fd;
     pid_t mpirun;
@@ -42,6 +43,12 @@ struct up {
     u64 deadline_ns; /* of the phase; 0: none */
 };
 
+/* A published log can be read while the job runs, and when the machines are gone. */
+static const struct jobdir *log_folder(const struct up *u)
+{
+    return u->publish.to.path[0] ? &u->publish.to : &u->dir;
+}
+
 static bool prepare(struct up *u, struct error *err)
 {
     sigset_t set;
@@ -51,6 +58,7 @@ static bool prepare(struct up *u, struct error *err)
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
     sigaddset(&set, SIGCHLD);
     signal(SIGPIPE, SIG_IGN);
     /* Processes of the job whose parent dies become ours, so that none can be lost from sight. */
@@ -59,6 +67,7 @@ static bool prepare(struct up *u, struct error *err)
         (u->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)) >= 0 &&
         (u->notify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) >= 0 &&
         inotify_add_watch(u->notify_fd, u->dir.path, IN_MOVED_TO | IN_MODIFY) >= 0 &&
+        inotify_add_watch(u->notify_fd, log_folder(u)->path, IN_MOVED_TO | IN_MODIFY) >= 0 &&
         (u->epoll_fd = epoll_create1(EPOLL_CLOEXEC)) >= 0 &&
         epoll_ctl(u->epoll_fd, EPOLL_CTL_ADD, u->signal_fd, &on_signal) == 0 &&
         epoll_ctl(u->epoll_fd, EPOLL_CTL_ADD, u->notify_fd, &on_file) == 0)
@@ -70,7 +79,7 @@ static bool prepare(struct up *u, struct error *err)
 static bool start(struct up *u, const struct command_line *line, struct error *err)
 {
     char log[PATH_LEN + 16];
-    jobdir_file(&u->dir, "run.log", log, sizeof(log));
+    jobdir_file(log_folder(u), "run.log", log, sizeof(log));
     int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0) {
         error_errno(err, log, "cannot make the log");
@@ -83,22 +92,6 @@ static bool start(struct up *u, const struct command_line *line, struct error *e
 }
 
 /* ---- what people see ---------------------------------------------------------------------------------------------*/
-static void say_ready(const struct up *u)
-{
-    const struct endpoint *e = &u->endpoint;
-    char key[PATH_LEN + 16] = "";
-    if (e->key_file[0]) snprintf(key, sizeof(key), " -H @%s", e->key_file);
-    printf("\nmpiserve serves %s with %lld ranks, ready after %.1f s\n\n", e->model, (long long)e->ranks,
-           (double)(clock_ns() - u->started_ns) / 1e9);
-    printf("  URL   %s\n", e->url);
-    printf("  try   curl -sS%s %s/v1/chat/completions -H 'Content-Type: application/json' -d "
-           "'{\"messages\":[{\"role\":\"user\",\"content\":\"What is 17 + 25?\"}]}'\n",
-           key, e->url);
-    printf("  log   %s/run.log (warnings and errors are shown here too)\n", u->dir.path);
-    printf("  stop  Ctrl-C here, or kill %d: running requests finish; a second time ends them\n\n", getpid());
-    fflush(stdout);
-}
-
 static void say_failed(const struct up *u)
 {
     if (!u->tail.errors && !u->tail.shown) tail_last(&u->tail, 10);
@@ -117,13 +110,15 @@ static void say_failed(const struct up *u)
 static void keep_log(const struct up *u)
 {
     char from[PATH_LEN + 16], to[PATH_LEN + 16];
-    jobdir_file(&u->dir, "run.log", from, sizeof(from));
-    if (!u->dir.given) {
+    const struct jobdir *folder = log_folder(u);
+    bool stays = folder != &u->dir || folder->given;
+    jobdir_file(folder, "run.log", from, sizeof(from));
+    if (!stays) {
         snprintf(to, sizeof(to), "%s", u->dir.path);
         snprintf(strrchr(to, '/'), 20, "/last-failure.log");
         if (rename(from, to) < 0) return;
     }
-    log_info("its log: %s", u->dir.given ? from : to);
+    log_info("its log: %s", stays ? from : to);
 }
 
 /* ---- phases ------------------------------------------------------------------------------------------------------*/
@@ -140,11 +135,11 @@ static void kill_job(struct up *u)
     if (!u->ended) kill(-u->mpirun, SIGKILL);
 }
 
-static void asked_to_stop(struct up *u)
+static void asked_to_stop(struct up *u, int sig)
 {
     if (u->phase == READY) {
-        log_info("draining: running requests have %g s to finish; once more ends them",
-                 u->config.graceful_shutdown_timeout_s);
+        log_info("draining: running requests have %g s to finish%s", u->config.graceful_shutdown_timeout_s,
+                 sig == SIGUSR1 ? "" : "; once more ends them");
         enter(u, DRAINING, (u64)(u->config.graceful_shutdown_timeout_s * 1000) + DRAIN_MORE_MS);
         if (!u->ended) kill(u->mpirun, SIGUSR1); /* mpirun hands it to every rank */
     } else if (u->phase == DRAINING && u->ranks.n) {
@@ -160,7 +155,8 @@ static void on_signals(struct up *u)
 {
     struct signalfd_siginfo info;
     while (read(u->signal_fd, &info, sizeof(info)) == sizeof(info))
-        if (info.ssi_signo != SIGCHLD) asked_to_stop(u);
+        if (info.ssi_signo == SIGUSR1 ? u->phase < DRAINING : info.ssi_signo != SIGCHLD)
+            asked_to_stop(u, (int)info.ssi_signo);
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
         if (pid == u->mpirun) {
@@ -177,10 +173,15 @@ static void on_files(struct up *u)
     ranks_watch(&u->ranks, &u->dir, u->epoll_fd, EVENT_RANK);
     struct endpoint e;
     if (endpoint_read(&u->dir, &e, NULL) < 0) return;
+    bool changed = e.state != u->endpoint.state;
+    if (changed)
+        publish_change(&u->publish, &e);
+    else
+        e = u->endpoint;
     u->endpoint = e;
     if (u->phase == STARTING && e.state == ENDPOINT_READY) {
         enter(u, READY, 0);
-        say_ready(u);
+        say_ready(&e, log_folder(u)->path, (double)(clock_ns() - u->started_ns) / 1e9);
     }
     if (u->phase == READY && e.state == ENDPOINT_DRAINING) {
         log_info("draining: running requests finish, then the job ends");
@@ -259,14 +260,16 @@ static int run(struct up *u, const struct command_line *line)
     char text[1024];
     int status = 1;
     u->started_ns = clock_ns();
-    if (prepare(u, &err) && start(u, line, &err)) {
+    if (publish_start(&u->publish, &u->config, &u->dir, &err) == 0 && prepare(u, &err) &&
+        start(u, line, &err)) {
         log_info("starting %lld ranks of %s; log: %s/run.log", (long long)u->config.ranks,
-                 u->config.served_model_name[0], u->dir.path);
+                 u->config.served_model_name[0], log_folder(u)->path);
         wait_for_end(u);
         status = finish(u);
     } else {
         log_error("%s", error_text(&err, text, sizeof(text)));
     }
+    publish_end(&u->publish);
     ranks_release(&u->ranks);
     jobdir_remove(&u->dir);
     return status;
@@ -302,6 +305,7 @@ int cli_up(int argc, char **argv)
     ranks_init(&u.ranks);
     int rc = config_load(&u.config, line.argc, argv, line.first, &err);
     if (rc > 0) return 0;
+    if (u.config.ranks == 0) u.config.ranks = CONFIG_RANKS;
     for (int i = 0; rc == 0 && i < u.config.n_notes; i++) log_info("%s", u.config.notes[i]);
     if (rc < 0) {
         log_error("%s", error_text(&err, text, sizeof(text)));

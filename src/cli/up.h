@@ -33,6 +33,17 @@ void tail_more(struct tail *t);              /* shows what was added since */
 void tail_last(const struct tail *t, int n); /* shows the last n lines, whatever they are */
 void tail_release(struct tail *t);
 
+/* ---- publish.c: what the job shows ----------------------------------------------------------------------------------*/
+/* Copies of endpoint file and key in the folder of --publish, from PENDING to DOWN. {0}: nothing is published. */
+struct publish {
+    struct jobdir to;     /* path "": nothing is published */
+    struct endpoint last; /* as written */
+};
+int publish_start(struct publish *p, const struct config *c, const struct jobdir *d, struct error *err);
+void publish_change(struct publish *p, struct endpoint *e); /* e->key_file becomes the published one */
+void publish_end(struct publish *p);                        /* DOWN; the key goes */
+void say_ready(const struct endpoint *e, const char *log_folder, double seconds);
+
 /* ---- ranks.c: the processes of the job -----------------------------------------------------------------------------*/
 struct ranks {
     struct watched {

@@ -1,5 +1,6 @@
 /* Rules between options, and the defaults that depend on the machine. */
 #include "config/options.h"
+#include "config/yaml.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,21 +12,60 @@ bool config_host_is_loopback(const char *host)
     return strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0 || strncmp(host, "127.", 4) == 0;
 }
 
+static const char *const source_names[] = {[FROM_DEFAULT] = "the default",
+                                           [FROM_FILE] = "the job file",
+                                           [FROM_ENVIRONMENT] = "the environment",
+                                           [FROM_COMMAND_LINE] = "the command line"};
+
+const char *config_where(const struct config *c, const char *name, char *out, size_t size)
+{
+    const struct option *o = option_find(name);
+    BUG_ON(!o);
+    const struct config_origin *from = &c->origin[o - option_table];
+    char key[96];
+    if (from->source == FROM_FILE)
+        return yaml_where(c->config_file, from->line, from->column, underscores(o->name, key, sizeof(key)),
+                          out, size);
+    if (from->source == FROM_ENVIRONMENT) return name_of_environment(o, out, size);
+    snprintf(out, size, "--%s", o->name);
+    return out;
+}
+
+void config_blame(const struct config *c, struct error *err)
+{
+    char where[sizeof err->where];
+    if (err && strncmp(err->where, "--", 2) == 0 && option_find(err->where + 2))
+        snprintf(err->where, sizeof err->where, "%s", config_where(c, err->where + 2, where, sizeof where));
+}
+
+/* "--max-num-seqs 600 of the environment" */
+static const char *other(const struct config *c, const char *name, i64 value, char *out, size_t size)
+{
+    const struct config_origin *from = &c->origin[option_find(name) - option_table];
+    int len = snprintf(out, size, "--%s %lld (%s", name, (long long)value, source_names[from->source]);
+    if (from->source == FROM_FILE)
+        snprintf(out + len, size - (size_t)len, ", line %d)", from->line);
+    else
+        snprintf(out + len, size - (size_t)len, ")");
+    return out;
+}
+
 int config_check(struct config *c, struct error *err)
 {
+    char where[256], second[160];
+    const char *split = c->tensor_parallel_size != 1 ? "tensor-parallel-size" : "pipeline-parallel-size";
     if (c->tensor_parallel_size != 1 || c->pipeline_parallel_size != 1)
         return error_set(
-            err, ERR_UNSUPPORTED,
-            c->tensor_parallel_size != 1 ? "--tensor-parallel-size" : "--pipeline-parallel-size",
+            err, ERR_UNSUPPORTED, config_where(c, split, where, sizeof(where)),
             "a replica is one rank in this release: only 1 is possible, not %lld",
             (long long)(c->tensor_parallel_size != 1 ? c->tensor_parallel_size : c->pipeline_parallel_size));
     if (c->max_num_batched_tokens < c->max_num_seqs)
-        return error_set(
-            err, ERR_INPUT, "--max-num-batched-tokens",
-            "%lld is less than --max-num-seqs %lld: a step holds a token of every running sequence",
-            (long long)c->max_num_batched_tokens, (long long)c->max_num_seqs);
+        return error_set(err, ERR_INPUT, config_where(c, "max-num-batched-tokens", where, sizeof(where)),
+                         "%lld is less than %s: a step holds a token of every running sequence",
+                         (long long)c->max_num_batched_tokens,
+                         other(c, "max-num-seqs", c->max_num_seqs, second, sizeof(second)));
     if (c->api_key_none && !config_host_is_loopback(c->host))
-        return error_set(err, ERR_INPUT, "--api-key",
+        return error_set(err, ERR_INPUT, config_where(c, "api-key", where, sizeof(where)),
                          "none is only possible on 127.0.0.1: %s can be reached from outside this machine",
                          c->host);
     if (c->enable_admin && c->api_key_none)
@@ -43,7 +83,7 @@ static bool holds_model(const char *folder)
 /* Of a built tree, then of an installed one. */
 static int find_demo_model(char *out, size_t size, struct error *err)
 {
-    static const char *const places[] = {"jobs/demo-model", "../share/mpiserve/demo-model"};
+    static const char *const places[] = {"jobs/demo-model", "../share/mpiserve/jobs/demo-model"};
     char program[PATH_LEN], place[2 * PATH_LEN], real[4096];
     ssize_t len = readlink("/proc/self/exe", program, sizeof(program) - 1);
     if (len < 0) return error_errno(err, "/proc/self/exe", "cannot find the program's own folder");

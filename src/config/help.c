@@ -49,31 +49,38 @@ static void print_option(struct buf *to, const struct option *o)
         if (*p == '-') buf_printf(to, ", %.*s", (int)n, p);
         p += n + (p[n] == ' ');
     }
-    if (o->kind == OPTION_FLAG)
-        buf_text(to, "\n");
-    else
-        buf_printf(to, " %s\n", words ? range : value_name(o));
+    const char *value = o->kind == OPTION_FLAG ? "" : words ? range : value_name(o);
+    buf_printf(to, "%s%s\n", value[0] ? " " : "", value);
     print_wrapped(to, o->help);
+    bool variable = !(o->flags & OPTION_PLAN);
+    if (!variable && !number) return;
     buf_printf(to, "%*s[", HELP_INDENT, "");
     if (number) buf_printf(to, "%s; ", range);
-    if (o->standard[0]) buf_printf(to, "default %s; ", o->standard);
-    buf_printf(to, "%s]\n", name);
+    if (o->standard[0]) buf_printf(to, "default %s%s", o->standard, variable ? "; " : "");
+    buf_printf(to, "%s]\n", variable ? name : "");
 }
 
 static void print_all(struct buf *to, const char *program)
 {
-    buf_printf(
-        to,
-        "mpiserve " MPISERVE_VERSION ": serves a language model over HTTP, as one MPI job\n"
-        "\n"
-        "  %1$s up [-n RANKS] [MODEL] [options]      start the job, say when it is ready, drain on Ctrl-C\n"
-        "  mpirun -np RANKS %1$s [MODEL] [options]   the same job, started by hand\n"
-        "  %1$s help | version\n"
-        "\n"
-        "Options win over the environment (the name in brackets), that over the default.\n"
-        "Dashes and underscores are the same in names; --name value and --name=value too.\n"
-        "k m g t behind a number: powers of 1000; K M G T: powers of 1024 (sizes and lengths).\n",
-        program);
+    buf_printf(to,
+               "mpiserve " MPISERVE_VERSION ": serves a language model over HTTP, as one MPI job\n"
+               "\n"
+               "  %1$s up [-n RANKS] [JOB.yaml] [MODEL] [options]\n"
+               "      start the job, say when it is ready, drain on Ctrl-C\n"
+               "  mpirun -np RANKS %1$s [JOB.yaml] [MODEL] [options]\n"
+               "      the same job, started by hand\n"
+               "  %1$s plan [JOB.yaml] [MODEL] [options]\n"
+               "      what such a job needs, and where it lies; starts nothing\n"
+               "  %1$s status [--json] [--job ID]\n"
+               "      running jobs, their replicas and rates\n"
+               "  %1$s help | version\n"
+               "\n"
+               "Options win over the environment (the name in brackets), that over the job file (the same "
+               "names, see\n"
+               "jobs/README.md), that over the default.\n"
+               "Dashes and underscores are the same in names; --name value and --name=value too.\n"
+               "k m g t behind a number: powers of 1000; K M G T: powers of 1024 (sizes and lengths).\n",
+               program);
     for (int group = 0; group < GROUP_COUNT; group++) {
         buf_printf(to, "\n%s\n", option_group_names[group]);
         for (size_t i = 0; i < option_count; i++)

@@ -1,4 +1,4 @@
-/* From environment and command line to struct config. */
+/* From job file, environment and command line to struct config. */
 #include "config/options.h"
 
 #include <stdio.h>
@@ -9,8 +9,9 @@
 extern char **environ;
 
 /* Variables that are no options: where the program is, for job scripts; the job's name, from `mpiserve up`; faults that
- * tests ask engines for. */
-static const char *const own_variables[] = {"MPISERVE_HOME", "MPISERVE_JOB", "MPISERVE_FAULT"};
+ * tests ask engines for; TMPDIR before `mpiserve up` changed it. */
+static const char *const own_variables[] = {"MPISERVE_HOME", "MPISERVE_JOB", "MPISERVE_TMPDIR",
+                                            "MPISERVE_FAULT"};
 
 static int set_defaults(struct config *c, struct error *err)
 {
@@ -29,7 +30,9 @@ static bool variable_known(const char *name)
     for (size_t i = 0; i < COUNT_OF(own_variables); i++)
         if (strcmp(name, own_variables[i]) == 0) return true;
     for (size_t i = 0; i < option_count; i++)
-        if (strcmp(name, name_of_environment(&option_table[i], known, sizeof(known))) == 0) return true;
+        if (!(option_table[i].flags & OPTION_PLAN) &&
+            strcmp(name, name_of_environment(&option_table[i], known, sizeof(known))) == 0)
+            return true;
     return false;
 }
 
@@ -54,9 +57,11 @@ static int read_environment(struct config *c, struct error *err)
     char name[96];
     for (size_t i = 0; i < option_count; i++) {
         const char *text = getenv(name_of_environment(&option_table[i], name, sizeof(name)));
+        if (option_table[i].flags & OPTION_NO_FILE) continue; /* find_job_file has seen it */
         if (!text || !*text) continue; /* empty is how shells and job files say "not set" */
         int rc = value_set(c, &option_table[i], text, FROM_ENVIRONMENT, name, err);
         if (rc < 0) return rc;
+        value_came(c, &option_table[i], FROM_ENVIRONMENT, 0, 0);
     }
     return check_variables(err);
 }
@@ -76,12 +81,24 @@ static int take_value(struct argument *a, const char *equals, int argc, char **a
                       struct error *err)
 {
     if (a->option && a->option->kind == OPTION_FLAG) {
-        a->value = equals ? equals + 1 : "on";
+        a->value = equals ? equals + 1 : "true";
         return 0;
     }
     a->value = equals ? equals + 1 : *i < argc ? argv[(*i)++] : NULL;
     if (a->value && (equals || strncmp(a->value, "--", 2) != 0)) return 0;
     return error_set(err, ERR_INPUT, a->name, "needs a value");
+}
+
+/* --no-FLAG turns a flag of another server off. */
+static const struct foreign *negated(const char *typed, size_t len)
+{
+    static const char prefix[] = "--no-";
+    char flag[96];
+    if (len < sizeof(prefix) || !name_equal(typed, sizeof(prefix) - 1, prefix)) return NULL;
+    snprintf(flag, sizeof(flag), "%.*s", (int)MIN_OF(len - (sizeof(prefix) - 1), sizeof(flag) - 1),
+             typed + sizeof(prefix) - 1);
+    const struct foreign *f = foreign_find(flag);
+    return f && !f->takes_value ? f : NULL;
 }
 
 int argument_next(struct argument *a, int argc, char **argv, int *i, struct error *err)
@@ -100,14 +117,16 @@ int argument_next(struct argument *a, int argc, char **argv, int *i, struct erro
     for (size_t k = 0; k < foreign_count; k++)
         if (name_matches(typed, len, foreign_table[k].name, foreign_table[k].also))
             a->foreign = &foreign_table[k];
+    if (!a->option && !a->foreign) a->negated = (a->foreign = negated(typed, len)) != NULL;
 
     if (a->help)
         ;
     else if (typed[0] != '-')
         a->n_values = 1;
     else if (a->option && a->option->kind == OPTION_NAMES && !equals)
-        for (a->values = argv + *i; *i < argc && argv[*i][0] != '-'; (*i)++) a->n_values++;
-    else if (a->option || (a->foreign && a->foreign->takes_value))
+        for (a->values = argv + *i; *i < argc && argv[*i][0] != '-' && !file_is_job(argv[*i]); (*i)++)
+            a->n_values++;
+    else if (a->option || (a->foreign && a->foreign->takes_value && !a->negated))
         rc = take_value(a, equals, argc, argv, i, err);
     else if (!a->foreign)
         rc = unknown(typed, len, err);
@@ -115,16 +134,6 @@ int argument_next(struct argument *a, int argc, char **argv, int *i, struct erro
         rc = error_set(err, ERR_INPUT, a->name, "takes no value");
     a->count = *i - a->first;
     return rc < 0 ? rc : 1;
-}
-
-static int use_foreign(struct config *c, const struct argument *a, struct error *err)
-{
-    if (a->foreign->refused)
-        return error_set(err, ERR_UNSUPPORTED, a->name, "is not offered in this release: %s",
-                         a->foreign->says);
-    if (c->n_notes < CONFIG_MAX_NOTES)
-        snprintf(c->notes[c->n_notes++], sizeof(c->notes[0]), "%s is ignored: %s", a->name, a->foreign->says);
-    return 0;
 }
 
 static int use_names(struct config *c, const struct argument *a, struct error *err)
@@ -136,34 +145,73 @@ static int use_names(struct config *c, const struct argument *a, struct error *e
     return rc;
 }
 
+/* The word before the first option is the command. */
+static int check_command(const struct argument *a, char **argv, int first, struct error *err)
+{
+    if (!a->option || !(a->option->flags & OPTION_PLAN)) return 0;
+    if (first > 1 && strcmp(argv[first - 1], "plan") == 0) return 0;
+    return error_set(err, ERR_INPUT, a->name, "is only for `mpiserve plan`");
+}
+
+/* The model or the job file: at most one of each. */
+static int use_positional(struct config *c, const char *text, bool *model_given, struct error *err)
+{
+    if (file_is_job(text)) return 0; /* find_job_file has seen it */
+    if (*model_given)
+        return error_set(err, ERR_INPUT, text, "is one argument too many: the model is %s already", c->model);
+    *model_given = true;
+    value_came(c, &option_table[0], FROM_COMMAND_LINE, 0, 0);
+    return value_set(c, &option_table[0], text, FROM_COMMAND_LINE, "MODEL", err);
+}
+
 static int read_command_line(struct config *c, int argc, char **argv, int first, struct error *err)
 {
     struct argument a;
-    const char *model = NULL;
+    bool model_given = false;
     int i = first, rc;
     while ((rc = argument_next(&a, argc, argv, &i, err)) > 0) {
         if (a.help) return config_help(argv[0]), 1;
-        if (a.foreign) {
-            rc = use_foreign(c, &a, err);
-        } else if (!a.option && model) {
-            rc = error_set(err, ERR_INPUT, a.values[0], "is one argument too many: the model is %s already",
-                           model);
-        } else if (!a.option) {
-            model = a.values[0];
-            rc = value_set(c, &option_table[0], model, FROM_COMMAND_LINE, "MODEL", err);
-        } else if (a.option->kind == OPTION_NAMES && !a.value) {
+        if ((rc = check_command(&a, argv, first, err)) < 0) return rc;
+        if (a.foreign)
+            rc = foreign_use(c, a.foreign, a.negated, a.value, a.name, err);
+        else if (!a.option)
+            rc = use_positional(c, a.values[0], &model_given, err);
+        else if (a.option->kind == OPTION_NAMES && !a.value)
             rc = use_names(c, &a, err);
-        } else {
+        else
             rc = value_set(c, a.option, a.value, FROM_COMMAND_LINE, a.name, err);
-        }
         if (rc < 0) return rc;
+        if (a.option) value_came(c, a.option, FROM_COMMAND_LINE, 0, 0);
     }
     return rc;
+}
+
+/* The job file comes first of all, wherever its name stands. Other errors of the command line are found later. */
+static int find_job_file(struct config *c, int argc, char **argv, int first, struct error *err)
+{
+    struct argument a;
+    const struct option *config = option_find("config");
+    const char *name = NULL;
+    for (int i = first; argument_next(&a, argc, argv, &i, NULL) > 0;) {
+        const char *found = NULL;
+        if (a.help) return 0;
+        if (a.option == config) found = a.value;
+        if (!a.option && !a.foreign && file_is_job(a.values[0])) found = a.values[0];
+        if (found && name)
+            return error_set(err, ERR_INPUT, found, "is one argument too many: the job file is %s already",
+                             name);
+        if (found) name = found;
+    }
+    if (name) return value_set(c, config, name, FROM_COMMAND_LINE, "--config", err);
+    name = getenv("MPISERVE_CONFIG");
+    return name && *name ? value_set(c, config, name, FROM_ENVIRONMENT, "MPISERVE_CONFIG", err) : 0;
 }
 
 int config_load(struct config *c, int argc, char **argv, int first, struct error *err)
 {
     int rc = set_defaults(c, err);
+    if (rc == 0) rc = find_job_file(c, argc, argv, first, err);
+    if (rc == 0 && c->config_file[0]) rc = file_load(c, err);
     if (rc == 0) rc = read_environment(c, err);
     if (rc == 0) rc = read_command_line(c, argc, argv, first, err);
     if (rc == 0) rc = config_check(c, err);

@@ -1,8 +1,10 @@
-/* Every option of the program, once. Command line, environment, --help and the checks read this table. */
+/* Every option of the program, once. Command line, environment, job files, --help, README, schema and the checks
+ * read this table; after a change of it: make docs. */
 #include "config/options.h"
 
-#define AT(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
-#define KIB       1024ll
+#define AT(field)       offsetof(struct config, field), sizeof(((struct config *)0)->field)
+#define KIB             1024ll
+#define OPTION_FOR_PLAN (OPTION_LOCAL | OPTION_UP | OPTION_NO_FILE | OPTION_PLAN)
 
 const char *const option_group_names[GROUP_COUNT] = {
     [GROUP_MODEL] = "Model",
@@ -11,19 +13,23 @@ const char *const option_group_names[GROUP_COUNT] = {
     [GROUP_LIMITS] = "Queues and limits",
     [GROUP_HTTP] = "HTTP",
     [GROUP_OPERATION] = "Operation",
-    [GROUP_UP] = "Only for `mpiserve up`",
+    [GROUP_UP] = "Only for `mpiserve up` and `mpiserve plan`",
+    [GROUP_PLAN] = "Only for `mpiserve plan`: the machines that it plans for",
 };
 
 /* name, other names, kind, group, flags, place, then .low .high .standard .word .words .help */
 const struct option option_table[] = {
-    {"model", "-m", OPTION_TEXT, GROUP_MODEL, OPTION_LOCAL, AT(model), .standard = "",
+    {"model", "-m", OPTION_TEXT, GROUP_MODEL, OPTION_LOCAL | OPTION_PATH, AT(model), .standard = "",
+     .sample = "demo-model",
      .help = "Folder with config.json, tokenizer.json and *.safetensors; the same as the argument MODEL. "
              "Without it the demo model is served."},
     {"served-model-name", "", OPTION_NAMES, GROUP_MODEL, OPTION_LOCAL, AT(served_model_name), .standard = "",
+     .sample = "[my-model, gpt-4o]",
      .help = "Names that clients may use (up to 8); the first is the one in answers. Without it: the last "
              "part of "
              "the folder's name."},
-    {"compute", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(compute), .words = "auto f32 bf16", .standard = "auto",
+    {"compute", "dtype", OPTION_CHOICE, GROUP_MODEL, 0, AT(compute), .words = "auto f32 bf16",
+     .standard = "auto", .same = "float32=f32 float=f32 bfloat16=bf16",
      .help = "Number format of activations. auto: bf16 where weights are bf16 and the CPU multiplies bf16, "
              "else f32."},
     {"cpu-isa", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(cpu_isa),
@@ -44,13 +50,23 @@ const struct option option_table[] = {
      .help = "Ranks that split every layer of a replica. Only 1 in this release."},
     {"pipeline-parallel-size", "-pp", OPTION_INT, GROUP_PARALLEL, 0, AT(pipeline_parallel_size), 1, 4096, "1",
      .help = "Stages of layers of a replica. Only 1 in this release."},
-    {"data-parallel-size", "-dp", OPTION_INT, GROUP_PARALLEL, 0, AT(data_parallel_size), 1, 4096, "auto",
-     "auto", ABSENT, .help = "Replicas. auto: as many as the ranks give."},
+    {"data-parallel-size", "-dp num-replicas", OPTION_INT, GROUP_PARALLEL, 0, AT(data_parallel_size), 1, 4096,
+     "auto", "auto", ABSENT, .help = "Replicas. auto: as many as the ranks give."},
     {"data-parallel-size-local", "-dpl", OPTION_INT, GROUP_PARALLEL, 0, AT(data_parallel_size_local), 0, 4096,
      "auto", "auto", ABSENT,
      .help =
          "Replicas on the first node. 0: none there (in a job of one node: none on rank 0, which then only "
          "answers HTTP). auto: no constraint."},
+    {"placement-group-strategy", "", OPTION_CHOICE, GROUP_PARALLEL, 0, AT(placement_group_strategy),
+     .words = "PACK STRICT_PACK SPREAD STRICT_SPREAD", .standard = "PACK",
+     .help = "How replicas lie over the nodes. PACK: on the fewest; SPREAD: one to each in turn; "
+             "STRICT_PACK: all on one; "
+             "STRICT_SPREAD: at most one on each. What a strict one cannot keep is refused."},
+    {"data-parallel-address", "-dpa", OPTION_TEXT, GROUP_PARALLEL, 0, AT(data_parallel_address),
+     .standard = "", .sample = "localhost",
+     .help = "The first node, where rank 0 runs: a name, an address, localhost. Any other is an error. With "
+             "--host "
+             "0.0.0.0 it is the address in the endpoint file."},
     {"threads", "", OPTION_INT, GROUP_PARALLEL, 0, AT(threads), 1, 1024, "auto", "auto", 0,
      .help = "Threads of an engine. auto: its share of the node's cores."},
 
@@ -93,40 +109,91 @@ const struct option option_table[] = {
      .help = "Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for all interfaces."},
     {"port", "", OPTION_INT, GROUP_HTTP, 0, AT(port), 0, 65535, "8000",
      .help = "Port to listen on. 0: any free one."},
-    {"api-key", "", OPTION_KEY, GROUP_HTTP, OPTION_LOCAL, AT(api_key), .standard = "",
+    {"api-key", "", OPTION_KEY, GROUP_HTTP, OPTION_LOCAL, AT(api_key), .standard = "", .sample = "none",
      .help =
          "`none`: ask for no key (only with an address of this machine itself). A key is never given on the "
          "command line, where others could read it: use the environment or --api-key-file. Without all of "
          "these a "
          "key is made for each job."},
-    {"api-key-file", "", OPTION_TEXT, GROUP_HTTP, OPTION_LOCAL, AT(api_key_file), .standard = "",
+    {"api-key-file", "", OPTION_TEXT, GROUP_HTTP, OPTION_LOCAL | OPTION_PATH, AT(api_key_file),
+     .standard = "", .sample = "my-key",
      .help = "File that holds the key: one line, the key alone or `Authorization: Bearer KEY`."},
     {"http-threads", "", OPTION_INT, GROUP_HTTP, 0, AT(http_threads), 1, 64, "2",
      .help = "Threads that answer HTTP."},
-    {"enable-admin", "", OPTION_FLAG, GROUP_HTTP, 0, AT(enable_admin), .words = "off on", .standard = "off",
-     .help = "Offer POST /admin/drain to who has the key."},
+    {"enable-admin", "", OPTION_FLAG, GROUP_HTTP, 0, AT(enable_admin), .words = "false true",
+     .standard = "false", .help = "Offer POST /admin/drain to who has the key."},
     {"max-connections", "", OPTION_INT, GROUP_HTTP, 0, AT(max_connections), 1, 65536, "1024",
      .help = "Connections open at the same time."},
+    {"max-connections-per-client", "", OPTION_INT, GROUP_HTTP, 0, AT(max_connections_per_client), 0, 65536,
+     "0",
+     .help = "Connections that one address (of IPv6: one network of 64 bits) may have; requests on more are "
+             "refused with 429. 0: no limit. Clients behind a proxy share its address."},
+    {"max-header-bytes", "h11-max-incomplete-event-size", OPTION_SIZE, GROUP_HTTP, 0, AT(max_header_bytes),
+     KIB, 16 * KIB *KIB, "16K",
+     .help = "Largest request line and headers together; more is refused with 431, or 414 when it is the "
+             "target."},
+    {"max-header-count", "h11-max-header-count", OPTION_INT, GROUP_HTTP, 0, AT(max_header_count), 8, 10000,
+     "100", .help = "Most headers of a request; more are refused with 431."},
     {"max-request-bytes", "", OPTION_SIZE, GROUP_HTTP, 0, AT(max_request_bytes), KIB, KIB *KIB *KIB, "32M",
      .help = "Largest body of a request; more is refused with 413."},
+    {"header-timeout", "header-timeout-s", OPTION_SECONDS, GROUP_HTTP, 0, AT(header_timeout_s), 1000,
+     86400000, "30",
+     .help = "Seconds in which the headers of a request must come, from their first byte; then 408."},
+    {"body-timeout", "body-timeout-s", OPTION_SECONDS, GROUP_HTTP, 0, AT(body_timeout_s), 1000, 86400000,
+     "300", .help = "Seconds in which the body of a request must come; then 408."},
     {"keep-alive-timeout", "keep-alive-timeout-s", OPTION_SECONDS, GROUP_HTTP, 0, AT(keep_alive_timeout_s),
      1000, 86400000, "75", .help = "Seconds after which an idle connection is closed."},
     {"sse-keep-alive-interval", "", OPTION_SECONDS, GROUP_HTTP, 0, AT(sse_keep_alive_interval_s), 0, 3600000,
      "15", .help = "Seconds between comment lines in a stream that has nothing to say. 0: none."},
 
-    {"run-dir", "", OPTION_TEXT, GROUP_OPERATION, OPTION_LOCAL, AT(run_dir), .standard = "",
+    {"config", "", OPTION_TEXT, GROUP_OPERATION, OPTION_LOCAL | OPTION_NO_FILE, AT(config_file),
+     .standard = "",
+     .help = "A job file: YAML with these same names; the same as an argument that ends in .yaml. Paths in "
+             "it are "
+             "relative to its folder."},
+    {"run-dir", "", OPTION_TEXT, GROUP_OPERATION, OPTION_LOCAL | OPTION_PATH, AT(run_dir), .standard = "",
+     .sample = "/tmp/my-job",
      .help = "Folder for what belongs to this job: endpoint file, key, sockets, log. Without it: "
              "mpiserve-UID/JOB under $TMPDIR or /tmp."},
     {"log-level", "", OPTION_CHOICE, GROUP_OPERATION, OPTION_LOCAL, AT(log_level),
      .words = "error warning info debug", .standard = "info", .help = "How much is written to the log."},
 
-    {"ranks", "-n -np", OPTION_INT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(ranks), 1, 4096, "8",
-     .help = "Ranks to start."},
-    {"hostfile", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(hostfile), .standard = "",
+    {"ranks", "-n -np", OPTION_INT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(ranks), 1, 4096, "auto", "auto", 0,
+     .help = "Ranks to start. auto: 8; for plan --ranks-per-node on every node."},
+    {"hostfile", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH, AT(hostfile),
+     .standard = "", .sample = "hosts",
      .help =
          "File with the hosts to start ranks on, this one first: lines `NAME slots=RANKS`, as mpirun reads "
          "them. Other arguments for mpirun stand behind --: `mpiserve up -n 8 -- --map-by node`."},
-    {"mpirun", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP, AT(mpirun), .standard = "mpirun",
+    {"publish", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH, AT(publish),
+     .standard = "", .sample = "published",
+     .help = "Folder that other machines see, for copies of the endpoint file and the key, and for the log. "
+             "slurm/serve.slurm: ~/.mpiserve/JOBID."},
+    {"mpirun", "", OPTION_TEXT, GROUP_UP, OPTION_LOCAL | OPTION_UP | OPTION_PATH | OPTION_NAMED, AT(mpirun),
+     .standard = "mpirun",
      .help = "The mpirun of the MPI that this program was built with: a name in PATH or a path."},
+
+    {"nodes", "", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(nodes), 1, 65536, "1",
+     .help = "Nodes, all alike."},
+    {"ranks-per-node", "ntasks-per-node", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(ranks_per_node), 1,
+     4096, "auto", "auto", 0,
+     .help = "Ranks of a node. auto: --ranks / --nodes, else one a GPU, else 8 on this machine and one a "
+             "NUMA domain on others."},
+    {"gpus-per-node", "", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(gpus_per_node), 0, 64, "0",
+     .help = "GPUs of a node: places one engine a GPU. The engines of this build take cores."},
+    {"cores", "cores-per-node", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(cores), 1, 1024, "auto", "auto",
+     0, .help = "Cores of a node. auto: as on this machine."},
+    {"numa", "numa-per-node", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(numa), 1, 1024, "auto", "auto", 0,
+     .help = "NUMA domains of a node, of equal size; needs --cores. auto: 1."},
+    {"topology", "", OPTION_TEXT, GROUP_PLAN, OPTION_FOR_PLAN, AT(topology), .standard = "",
+     .help = "A node in hwloc's words instead: \"numa:2 core:32 pu:2\"."},
+    {"memory-per-node", "", OPTION_SIZE, GROUP_PLAN, OPTION_FOR_PLAN, AT(memory_per_node), KIB *KIB,
+     KIB *KIB *KIB *KIB *KIB, "auto", "auto", 0,
+     .help = "Memory of a node that is free for the job (512G). auto: what is free on this machine; not "
+             "judged where --cores or "
+             "--topology describe another one."},
+    {"json", "", OPTION_FLAG, GROUP_PLAN, OPTION_FOR_PLAN, AT(json), .words = "false true",
+     .standard = "false", .help = "Print one JSON object instead of text."},
 };
 const size_t option_count = COUNT_OF(option_table);
+_Static_assert(COUNT_OF(option_table) <= CONFIG_MAX_OPTIONS, "struct config has no room for the origins");

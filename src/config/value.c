@@ -6,6 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* "float32=f32 ...": what text stands for; itself when it is not in the list. */
+static const char *meaning(const char *same, const char *text, char *out, size_t size)
+{
+    size_t len = strlen(text);
+    for (const char *p = same; p && *p; p += strcspn(p, " "), p += *p == ' ')
+        if (len && strncmp(p, text, len) == 0 && p[len] == '=') {
+            snprintf(out, size, "%.*s", (int)strcspn(p + len + 1, " "), p + len + 1);
+            return out;
+        }
+    return text;
+}
+
 static bool word_in(const char *words, const char *text, int *index)
 {
     size_t len = strlen(text);
@@ -166,7 +178,7 @@ static int check_text(const char *text, size_t size, const char *where, struct e
     return 0;
 }
 
-static int set_text(struct config *c, const struct option *o, const char *text, enum option_source from,
+static int set_text(struct config *c, const struct option *o, const char *text, enum config_source from,
                     const char *where, struct error *err)
 {
     if (!*text && from != FROM_DEFAULT) return error_set(err, ERR_INPUT, where, "is empty");
@@ -208,12 +220,17 @@ static int set_names(struct config *c, const char *text, const char *where, stru
 }
 
 /* The key itself never appears in a message. */
-static int set_key(struct config *c, const char *text, enum option_source from, const char *where,
+static int set_key(struct config *c, const char *text, enum config_source from, const char *where,
                    struct error *err)
 {
     c->api_key_none = strcmp(text, "none") == 0;
     c->api_key[0] = 0;
     if (c->api_key_none || from == FROM_DEFAULT) return 0;
+    if (from == FROM_FILE)
+        return error_set(
+            err, ERR_INPUT, where,
+            "a key in a job file is copied wherever the file goes: put it into a file of its own and "
+            "use api_key_file, or into the environment as MPISERVE_API_KEY; `none` asks for no key");
     if (from == FROM_COMMAND_LINE)
         return error_set(
             err, ERR_INPUT, where,
@@ -224,13 +241,15 @@ static int set_key(struct config *c, const char *text, enum option_source from, 
                                               : (snprintf(c->api_key, sizeof(c->api_key), "%s", text), 0);
 }
 
-int value_set(struct config *c, const struct option *o, const char *text, enum option_source from,
+int value_set(struct config *c, const struct option *o, const char *text, enum config_source from,
               const char *where, struct error *err)
 {
     int index, rc = 0;
+    char word[32];
     switch (o->kind) {
     case OPTION_TEXT: rc = set_text(c, o, text, from, where, err); break;
     case OPTION_CHOICE:
+        text = meaning(o->same, text, word, sizeof(word));
         if (!word_in(o->words, text, &index)) return out_of_range(o, text, where, err);
         snprintf((char *)c + o->at, o->size, "%s", text);
         break;
@@ -252,4 +271,9 @@ int value_set(struct config *c, const struct option *o, const char *text, enum o
         c->api_key_none = false;
     }
     return rc;
+}
+
+void value_came(struct config *c, const struct option *o, enum config_source from, int line, int column)
+{
+    c->origin[o - option_table] = (struct config_origin){(u8)from, line, column};
 }

@@ -59,12 +59,53 @@ size_t forward_kv_bytes(const struct model_config *c, enum compute compute, u32 
     return kv.block_bytes * n_blocks;
 }
 
-static void *room(size_t rows, size_t bytes, bool *missing)
+/* Sizes of the working memory, all but all_logits. */
+struct room {
+    size_t at; /* of the pointer in struct forward */
+    size_t rows, bytes;
+};
+enum { MAX_ROOMS = 16 };
+
+static size_t room_bytes(const struct room *r)
 {
-    size_t size = (rows * bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-    void *p = aligned_alloc(CACHE_LINE, MAX_OF(size, (size_t)CACHE_LINE));
-    if (!p) *missing = true;
-    return p;
+    size_t size = (r->rows * r->bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    return MAX_OF(size, (size_t)CACHE_LINE);
+}
+
+/* Fills in chunk and act_ld, and lists what has to be there; returns how many. */
+static size_t rooms_of(struct forward *f, struct room *list)
+{
+    const struct forward_spec *s = &f->spec;
+    const struct model_config *c = s->config;
+    u32 n = f->chunk = MIN_OF(s->max_step_tokens, (u32)CHUNK_TOKENS);
+    size_t qkv = (c->heads + 2 * c->kv_heads) * c->head_dim, widest = MAX_OF(qkv, 2 * (size_t)c->ffn);
+    size_t act = MAX_OF(MAX_OF(c->hidden, c->ffn), c->heads * c->head_dim);
+    f->act_ld = act / PANEL * PANEL + 2 * PANEL; /* not a power of two: rows would share lines of a cache */
+    const struct room all[] = {
+        {offsetof(struct forward, inv), c->head_dim / 2, sizeof *f->inv},
+        {offsetof(struct forward, angles), n, c->head_dim * sizeof *f->angles},
+        {offsetof(struct forward, x), n, c->hidden * sizeof *f->x},
+        {offsetof(struct forward, wide), n, widest * sizeof *f->wide},
+        {offsetof(struct forward, act), n, f->act_ld * sizeof(float)},
+        {offsetof(struct forward, logits), s->max_rows, c->vocab * sizeof *f->logits},
+        {offsetof(struct forward, ids), n, sizeof *f->ids},
+        {offsetof(struct forward, positions), n, sizeof *f->positions},
+        {offsetof(struct forward, places), n, sizeof *f->places},
+        {offsetof(struct forward, spans), n, sizeof *f->spans},
+        {offsetof(struct forward, wanted), n, sizeof *f->wanted},
+        {offsetof(struct forward, tickets), c->layers, sizeof *f->tickets},
+    };
+    memcpy(list, all, sizeof all);
+    return COUNT_OF(all);
+}
+
+size_t forward_work_bytes(const struct forward_spec *spec)
+{
+    struct forward f = {.spec = *spec};
+    struct room list[MAX_ROOMS];
+    size_t n = rooms_of(&f, list), sum = 0;
+    for (size_t i = 0; i < n; i++) sum += room_bytes(&list[i]);
+    return sum;
 }
 
 static int check_spec(const struct forward_spec *s, struct error *err)
@@ -88,26 +129,18 @@ struct forward *forward_new(const struct forward_spec *spec, struct error *err)
     f->spec = *spec;
     kv_pool_init(&f->kv, spec->compute, c->layers, c->kv_heads, c->head_dim, spec->block_size);
     f->kv.memory = spec->kv;
-    u32 n = f->chunk = MIN_OF(spec->max_step_tokens, (u32)CHUNK_TOKENS);
-    size_t qkv = (c->heads + 2 * c->kv_heads) * c->head_dim, widest = MAX_OF(qkv, 2 * (size_t)c->ffn);
-    size_t act = MAX_OF(MAX_OF(c->hidden, c->ffn), c->heads * c->head_dim);
-    f->act_ld = act / PANEL * PANEL + 2 * PANEL; /* not a power of two: rows would share lines of a cache */
+    size_t qkv = (c->heads + 2 * c->kv_heads) * c->head_dim;
     f->layer_work = c->hidden * (u64)(qkv + c->heads * c->head_dim + 3 * c->ffn);
+    struct room list[MAX_ROOMS];
     bool missing = false;
-    f->inv = room(c->head_dim / 2, sizeof *f->inv, &missing);
-    f->angles = room(n, c->head_dim * sizeof *f->angles, &missing);
-    f->x = room(n, c->hidden * sizeof *f->x, &missing);
-    f->wide = room(n, widest * sizeof *f->wide, &missing);
-    f->act = room(n, f->act_ld * sizeof(float), &missing);
-    f->logits = room(spec->max_rows, c->vocab * sizeof *f->logits, &missing);
-    f->ids = room(n, sizeof *f->ids, &missing);
-    f->positions = room(n, sizeof *f->positions, &missing);
-    f->places = room(n, sizeof *f->places, &missing);
-    f->spans = room(n, sizeof *f->spans, &missing);
-    f->wanted = room(n, sizeof *f->wanted, &missing);
-    f->tickets = room(c->layers, sizeof *f->tickets, &missing);
+    for (size_t i = 0, n = rooms_of(f, list); i < n; i++) {
+        void *p = aligned_alloc(CACHE_LINE, room_bytes(&list[i]));
+        memcpy((char *)f + list[i].at, &p, sizeof p);
+        missing |= !p;
+    }
     if (missing) {
-        error_set(err, ERR_MEMORY, "forward", "no memory for steps of %u tokens, %u rows", n, spec->max_rows);
+        error_set(err, ERR_MEMORY, "forward", "no memory for steps of %u tokens, %u rows", f->chunk,
+                  spec->max_rows);
         forward_free(f);
         return NULL;
     }
@@ -339,10 +372,9 @@ const float *forward_run(struct forward *f, const struct fwd_seq *seqs, u32 n)
 
 const float *forward_run_all(struct forward *f, const struct fwd_seq *seqs, u32 n)
 {
-    bool missing = false;
-    size_t row = f->spec.config->vocab * sizeof(float);
-    if (!f->all_logits) f->all_logits = room(f->spec.max_step_tokens, row, &missing);
-    if (missing) return NULL;
+    struct room r = {.rows = f->spec.max_step_tokens, .bytes = f->spec.config->vocab * sizeof(float)};
+    if (!f->all_logits) f->all_logits = aligned_alloc(CACHE_LINE, room_bytes(&r));
+    if (!f->all_logits) return NULL;
     run_step(f, seqs, n, f->all_logits, true);
     return f->all_logits;
 }

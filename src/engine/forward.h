@@ -27,6 +27,8 @@ struct forward_spec {
 };
 /* K and V of all layers: f32 with COMPUTE_F32, else bf16 (half the memory and reads; sums stay f32). */
 size_t forward_kv_bytes(const struct model_config *c, enum compute compute, u32 n_blocks, u32 block_size);
+/* Bytes that forward_new allocates; looks at config and max_* only. */
+size_t forward_work_bytes(const struct forward_spec *spec);
 /* Copies *spec; what it points to must outlive the forward. Allocates all working memory. */
 struct forward *forward_new(const struct forward_spec *spec, struct error *err);
 void forward_free(struct forward *f);

@@ -43,6 +43,17 @@ int compute_parse(const char *name, enum compute *out)
     return 0;
 }
 
+/* What an engine allocates for its work. */
+static u64 work_bytes(const struct model_config *c, const struct engine_ask *ask)
+{
+    u32 len = ask->max_model_len ? ask->max_model_len : c->max_position;
+    struct forward_spec spec = {
+        .config = c, .max_step_tokens = ask->max_step_tokens, .max_rows = ask->max_rows};
+    u64 row = (len + ask->block_size - 1) / ask->block_size * sizeof(u32) + len * (u64)sizeof(i32);
+    return forward_work_bytes(&spec) + execute_results_max(ask->max_rows, ask->max_logprobs) +
+           ask->threads * (u64)sampler_bytes(c->vocab) + ask->max_rows * row;
+}
+
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err)
 {
     struct model_config config;
@@ -56,19 +67,42 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     if (rc < 0) return rc;
     rc = model_read_config(ask->model, &config, err);
     if (rc < 0) return rc;
+    if (ask->max_model_len > config.max_position)
+        return error_set(err, ERR_INPUT, "--max-model-len", "%u is more than the model's %u",
+                         ask->max_model_len, config.max_position);
     struct model_files *files = model_open(ask->model, err);
     if (!files) return err ? err->code : ERR_INPUT;
     rc = weights_plan(&config, files, &bytes, err);
     if (rc == 0) {
         out->weights_bytes = WEIGHTS_IMAGE_OFFSET + bytes;
         out->kv_bytes_per_block = forward_kv_bytes(&config, compute, 1, ask->block_size);
+        if (ask->max_rows) out->work_bytes = work_bytes(&config, ask);
         out->fingerprint = model_fingerprint(&config, files);
         out->numerics = numerics_class(out, ask->block_size);
         out->vocab = config.vocab;
-        out->max_model_len = config.max_position;
+        out->max_model_len = ask->max_model_len ? ask->max_model_len : config.max_position;
     }
     model_close(files);
     return rc;
+}
+
+u64 engine_kv_share(u64 memory, u32 ranks)
+{
+    return memory / 2 / MAX_OF(ranks, 1u);
+}
+
+int engine_blocks(const struct engine_needs *needs, const struct engine_limits *limits, u64 kv_bytes,
+                  u32 *out, struct error *err)
+{
+    u64 per_seq = (limits->max_model_len + (u64)limits->block_size - 1) / limits->block_size;
+    u64 wanted = per_seq * limits->max_rows + 1, room = kv_bytes / needs->kv_bytes_per_block;
+    *out = (u32)MIN_OF(wanted, MIN_OF(room, (u64)UINT32_MAX));
+    if (*out > per_seq) return 0;
+    return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",
+                     "one sequence of %u tokens needs %llu bytes of KV cache, there are %llu: give more, "
+                     "or lower --max-model-len",
+                     limits->max_model_len, (unsigned long long)((per_seq + 1) * needs->kv_bytes_per_block),
+                     (unsigned long long)kv_bytes);
 }
 
 size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs,

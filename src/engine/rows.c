@@ -189,7 +189,6 @@ static int start_row(struct rows *t, const struct step_view *v, const struct seq
     r->n_tok = n->n_tok;
     r->n_blocks = 0;
     const struct sampler_spec spec = {.sampling = &n->sampling,
-                                      .sample = n->sample,
                                       .history = r->history,
                                       .prompt_len = n->prompt_len,
                                       .n = n->n_tok,

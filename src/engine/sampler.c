@@ -42,6 +42,13 @@ struct sampler *sampler_new(u32 vocab)
     return s;
 }
 
+size_t sampler_bytes(u32 vocab)
+{
+    size_t blocks = logit_blocks(vocab);
+    return sizeof(struct sampler) + vocab * (2 * sizeof(float) + sizeof(u64)) +
+           blocks * ((LOGIT_BLOCK + 3) * sizeof(float) + sizeof(u64));
+}
+
 void sampler_free(struct sampler *s)
 {
     if (!s) return;
@@ -109,11 +116,11 @@ static void apply_grammar(const float *from, const u32 *grammar, float *x, u32 v
 }
 
 /* ---- draws ---------------------------------------------------------------------------------------------------*/
-/* Uniform in (0, 1), keyed by (seed, sample, position). */
+/* Uniform in (0, 1), keyed by (seed, position): the seed is the sample's own. */
 static double uniform(const struct sampler_row *r, u32 position)
 {
     u32 bits[4];
-    rng_block(r->sampling.seed, position, (u64)r->sample << 32, bits);
+    rng_block(r->sampling.seed, position, 0, bits);
     u64 wide = (u64)bits[0] << 32 | bits[1];
     return ((double)(wide >> 12) + 0.5) * 0x1p-52;
 }

@@ -15,8 +15,7 @@
 /* What a row is made from; the arrays are copied, the history is not kept. */
 struct sampler_spec {
     const struct sampling *sampling; /* seed is the sample's own */
-    u32 sample;
-    const i32 *history; /* [n] prompt and emitted tokens */
+    const i32 *history;              /* [n] prompt and emitted tokens */
     u32 prompt_len, n;
     const struct token_bias *bias;
     const i32 *allowed, *bad_words, *eos_ids, *stop_ids; /* as in struct request */
@@ -28,7 +27,7 @@ struct token_count {
 };
 struct sampler_row {
     struct sampling sampling;
-    u32 sample, prompt_len;
+    u32 prompt_len;
     struct token_bias *bias;
     i32 *allowed, *bad_words, *ends; /* ends: eos_ids and stop_ids */
     u32 n_bias, n_allowed, n_bad_words, n_ends;
@@ -45,6 +44,7 @@ void sampler_row_release(struct sampler_row *r);         /* {0} and released row
 
 struct sampler;
 struct sampler *sampler_new(u32 vocab);
+size_t sampler_bytes(u32 vocab); /* that sampler_new allocates */
 void sampler_free(struct sampler *s);
 
 enum sampler_state {

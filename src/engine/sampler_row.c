@@ -99,7 +99,6 @@ int sampler_row_init(struct sampler_row *r, const struct sampler_spec *spec, u32
         return error_set(err, ERR_PEER, "sampler",
                          "a token id outside of the vocabulary (%u), or malformed lists", vocab);
     r->sampling = *p;
-    r->sample = spec->sample;
     r->prompt_len = spec->prompt_len;
     copy_lists(r, spec);
     r->penalties = p->repetition_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;

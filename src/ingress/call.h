@@ -97,6 +97,31 @@ struct ingress_series { /* looked up once */
     struct series *first_token, *inter_token, *per_token, *e2e;
     struct metric *http_requests, *http_seconds;
 };
+
+/* connections.c: open connections, oldest first. */
+enum connection_phase { CONNECTION_IDLE, CONNECTION_BODY, CONNECTION_ANSWER, CONNECTION_CUT };
+struct connection {
+    struct connection *next, *previous; /* under the list's lock */
+    u64 address[2];
+    int fd;
+    bool over; /* its client has too many */
+    _Atomic int phase;
+    _Atomic u64 since_ns; /* begin of the phase */
+    _Atomic u64 base;     /* bytes that came before the request that is awaited */
+    u64 looked_at,
+        head_ns; /* the watcher's: since_ns of the phase it saw; first sight of the request's bytes */
+};
+struct client;
+struct connections {
+    pthread_mutex_t lock;
+    struct connection *first, *last;
+    i64 n;
+    struct client *clients[256];
+};
+void connections_init(struct connections *cs);
+void connections_release(struct connections *cs);
+void connections_tick(struct ingress *in, u64 now); /* the watcher: ends those that take too long */
+
 struct MHD_Daemon;
 struct ingress {
     struct ingress_spec spec;
@@ -109,6 +134,7 @@ struct ingress {
     _Atomic int state; /* enum ingress_state */
     char abort_why[256];
     struct shard shards[SHARDS];
+    struct connections connections;
     _Atomic u64 next_id, next_serial;
     _Atomic u32 n_answering, n_parts;
     struct metrics *metrics;

@@ -268,8 +268,12 @@ static void failed_by_agent(struct call *c, const struct chunk *chunk)
 {
     struct api_error e;
     if (chunk->finish == FINISH_RETRY) {
-        api_fail(&e, API_UNAVAILABLE, NULL, "The replica that ran request %s has gone away. Try again.",
-                 c->id);
+        if (chunk->error_len)
+            api_fail(&e, API_UNAVAILABLE, NULL, "Request %s was not finished: %.*s. Try again later.", c->id,
+                     (int)chunk->error_len, (const char *)chunk_at(chunk, chunk->error));
+        else
+            api_fail(&e, API_UNAVAILABLE, NULL, "The replica that ran request %s has gone away. Try again.",
+                     c->id);
         call_fail(c, &e);
         return;
     }

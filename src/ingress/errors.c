@@ -18,6 +18,9 @@ static const struct {
     [API_NO_ROUTE] = {404, "Not Found", NULL},
     [API_BAD_METHOD] = {405, "Method Not Allowed", NULL},
     [API_TIMEOUT] = {408, "TimeoutError", NULL},
+    [API_LONG_TARGET] = {414, "URI Too Long", NULL},
+    [API_LARGE_HEADERS] = {431, "RequestHeaderFieldsTooLarge", NULL},
+    [API_TOO_MANY] = {429, "RateLimitError", NULL},
     [API_TOO_LARGE] = {413, "RequestTooLargeError", NULL},
     [API_INTERNAL] = {500, "InternalServerError", NULL},
     [API_UNAVAILABLE] = {503, "ServiceUnavailableError", NULL},
@@ -37,7 +40,7 @@ int api_fail(struct api_error *e, enum api_case kind, const char *param, const c
     va_start(args, fmt);
     vsnprintf(e->message, sizeof(e->message), fmt, args);
     va_end(args);
-    if (kind == API_UNAVAILABLE) e->retry_after_s = 1;
+    if (kind == API_UNAVAILABLE || kind == API_TOO_MANY) e->retry_after_s = 1;
     return -1;
 }
 

@@ -23,6 +23,12 @@ struct json *body_read(struct exchange *x, struct api_error *e)
         api_fail(e, API_BAD_MEDIA, NULL, "Only 'application/json' is allowed as Content-Type.");
         return NULL;
     }
+    const char *coding = exchange_header(x, "Content-Encoding");
+    if (coding && strcasecmp(coding, "identity") != 0) {
+        api_fail(e, API_BAD_MEDIA, NULL,
+                 "The body must not be compressed: Content-Encoding is not understood.");
+        return NULL;
+    }
     struct json *body = json_read(x->body.data, x->body.len, &err);
     if (!body) api_fail(e, API_BAD_JSON, NULL, "The body is not valid JSON: %s: %s.", err.where, err.message);
     buf_release(&x->body);

@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 enum {
-    CONNECTION_MEMORY = 32 * 1024,
+    CONNECTION_MEMORY = 32 * 1024, /* at least; more is mapped by the library for each connection anew */
+    HEADER_MEMORY = 80,            /* that the library needs for each header, beside its text */
+    ANSWER_MEMORY = 8 * 1024,
     BLOCK = 16 * 1024, /* bytes of a stream written at once */
     READ_ANYWAY =
         64 * 1024, /* a refused body up to this is read, so that the client sees the answer and can go on */
@@ -34,6 +36,10 @@ static void add_error_headers(struct MHD_Response *r, const struct api_error *e)
 
 static int queue(struct exchange *x, int status, struct MHD_Response *r)
 {
+    if (!connection_answers(x->link)) { /* too late: it was told so */
+        MHD_destroy_response(r);
+        return -1;
+    }
     x->status = status;
     x->replied = true;
     add_header(r, "x-request-id", x->request_id);
@@ -129,11 +135,21 @@ const char *exchange_header(const struct exchange *x, const char *name)
 }
 
 /* ---- sleeping ------------------------------------------------------------------------------------------------ */
-int exchange_fd(const struct exchange *x)
+static int fd_of(struct MHD_Connection *connection)
 {
     const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     return info ? info->connect_fd : -1;
+}
+
+int exchange_fd(const struct exchange *x)
+{
+    return fd_of(x->connection);
+}
+
+static struct connection *link_of(struct MHD_Connection *connection)
+{
+    return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
 }
 
 void exchange_suspend(void *exchange)
@@ -147,42 +163,14 @@ void exchange_wake(void *exchange)
 }
 
 /* ---- what is refused before the body is read ------------------------------------------------------------------*/
-struct framing {
-    int lengths, codings;
-    const char *length, *coding;
-};
-
-static enum MHD_Result count_framing(void *cls, enum MHD_ValueKind kind, const char *key, const char *value)
+static int check_client(struct exchange *x)
 {
-    struct framing *f = cls;
-    (void)kind;
-    if (strcasecmp(key, MHD_HTTP_HEADER_CONTENT_LENGTH) == 0) {
-        f->lengths++;
-        f->length = value;
-    } else if (strcasecmp(key, MHD_HTTP_HEADER_TRANSFER_ENCODING) == 0) {
-        f->codings++;
-        f->coding = value;
-    }
-    return MHD_YES;
-}
-
-static int check_framing(struct exchange *x, u64 *length, bool *chunked)
-{
-    struct framing f = {0};
-    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, count_framing, &f);
-    *chunked = f.codings > 0;
-    *length = 0;
-    bool digits = !f.length || (f.length[0] && strspn(f.length, "0123456789") == strlen(f.length));
-    if (f.lengths > 1 || f.codings > 1 || (f.lengths && f.codings) || !digits ||
-        (f.coding && (!f.coding[0] || strcasecmp(f.coding, "chunked") != 0))) {
-        api_fail(&x->error, API_BAD_HTTP, NULL,
-                 "The length of the body is not clear: send one Content-Length or one "
-                 "Transfer-Encoding: chunked.");
-        x->error.close = true;
-        return -1;
-    }
-    if (f.length) *length = strtoull(f.length, NULL, 10);
-    return 0;
+    if (!x->link->over) return 0;
+    api_fail(&x->error, API_TOO_MANY, NULL,
+             "This client has more than %lld connections (--max-connections-per-client).",
+             (long long)x->in->spec.config->max_connections_per_client);
+    x->error.close = true;
+    return -1;
 }
 
 static int check_key(struct exchange *x)
@@ -259,7 +247,7 @@ static const char *known_method(const char *method)
     return "OTHER";
 }
 
-static enum MHD_Result begin(struct exchange *x, const char *url)
+static enum MHD_Result begin(struct exchange *x, const char *url, const char *version)
 {
     u64 length;
     bool chunked;
@@ -268,10 +256,10 @@ static enum MHD_Result begin(struct exchange *x, const char *url)
     choose_request_id(x);
     x->route = route_find(url, x->method, &tail, &methods);
     if (strlen(tail) < sizeof(x->tail)) strcpy(x->tail, tail);
-    int framing = check_framing(x, &length, &chunked);
+    int framing = framing_check(x, url, version, &length, &chunked);
     if (framing == 0 && strcmp(x->method, "OPTIONS") == 0)
         return reply_options(x, methods) == 0 ? MHD_YES : MHD_NO;
-    x->refused = framing < 0 || check_key(x) < 0 || check_route(x, methods) < 0 ||
+    x->refused = framing < 0 || check_client(x) < 0 || check_key(x) < 0 || check_route(x, methods) < 0 ||
                  check_length(x, length) < 0 || check_state(x) < 0;
     if (!x->refused) return MHD_YES;
     bool waits = exchange_header(x, MHD_HTTP_HEADER_EXPECT) != NULL;
@@ -300,19 +288,23 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
                               size_t *upload_size, void **con_cls)
 {
     struct exchange *x = *con_cls;
-    (void)version;
     if (!x) {
+        u64 now = clock_ns();
+        struct connection *link = link_of(connection);
+        if (!connection_begins(link, now)) return MHD_NO;
         x = mem_zero(1, sizeof(*x));
+        x->link = link;
         x->in = cls;
         x->connection = connection;
         x->method = known_method(method);
-        x->started_ns = clock_ns();
+        x->started_ns = now;
         *con_cls = x;
-        return begin(x, url);
+        return begin(x, url, version);
     }
     if (x->replied) return MHD_YES;
     if (*upload_size) return take_body(x, upload, upload_size);
     if (x->call) return generate_go_on(x) == 0 ? MHD_YES : MHD_NO;
+    if (!x->answering && !connection_answers(x->link)) return MHD_NO;
     if (!x->answering) atomic_fetch_add(&x->in->n_answering, 1);
     x->answering = true;
     if (x->refused) return reply_error(x, &x->error) == 0 ? MHD_YES : MHD_NO;
@@ -345,7 +337,20 @@ static void completed(void *cls, struct MHD_Connection *connection, void **con_c
     if (x->call) call_close(x->call);
     if (x->answering) atomic_fetch_sub(&x->in->n_answering, 1);
     buf_release(&x->body);
+    connection_rests(x->link);
     free(x);
+}
+
+static void connection_changed(void *cls, struct MHD_Connection *connection, void **link,
+                               enum MHD_ConnectionNotificationCode what)
+{
+    if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
+        connection_close(cls, *link);
+        return;
+    }
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    *link = connection_open(cls, fd_of(connection), info ? info->client_addr : NULL);
 }
 
 static void log_library(void *cls, const char *fmt, va_list args)
@@ -378,15 +383,19 @@ int http_start(struct ingress *in, struct error *err)
 {
     const struct config *c = in->spec.config;
     unsigned threads = (unsigned)c->http_threads;
+    size_t memory = (size_t)c->max_header_bytes + (size_t)c->max_header_count * HEADER_MEMORY + ANSWER_MEMORY;
+    /* Whoever is slow with a request or idle is ended by the watcher; this one is for those that do not read. */
+    double silence_s = MAX_OF(MAX_OF(c->keep_alive_timeout_s, c->body_timeout_s), c->header_timeout_s) + 2;
     unsigned flags =
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     in->daemon = MHD_start_daemon(
         flags, 0, NULL, NULL, handle, in, MHD_OPTION_EXTERNAL_LOGGER, log_library, NULL,
         MHD_OPTION_LISTEN_SOCKET, in->listen_fd, MHD_OPTION_THREAD_POOL_SIZE, threads > 1 ? threads : 0u,
         MHD_OPTION_CONNECTION_LIMIT, MAX_OF((unsigned)c->max_connections, threads),
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)MAX_OF(c->keep_alive_timeout_s, 1.0),
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_NOTIFY_COMPLETED, completed,
-        NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_END);
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)silence_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        MAX_OF(memory, (size_t)CONNECTION_MEMORY), MHD_OPTION_NOTIFY_CONNECTION, connection_changed, in,
+        MHD_OPTION_NOTIFY_COMPLETED, completed, NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_END);
     if (!in->daemon) return error_set(err, ERR_IO, "ingress", "the HTTP library could not start");
     return 0;
 }

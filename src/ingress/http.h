@@ -26,6 +26,7 @@ struct route {
 struct exchange {
     struct ingress *in;
     struct MHD_Connection *connection;
+    struct connection *link;
     const struct route *route; /* NULL: none */
     const char *method;        /* a constant */
     char tail[256];            /* of the path, behind a ROUTE_TAIL route */
@@ -53,6 +54,17 @@ void exchange_wake(void *exchange);    /* any thread, once for each suspend */
 
 /* routes.c: the table; the methods of a path that is known are in *allow. */
 const struct route *route_find(const char *path, const char *method, const char **tail, u8 *methods);
+
+/* connections.c: what each connection is doing. HTTP threads say so; false: the watcher has ended it, and it is to be closed. */
+struct sockaddr;
+struct connection *connection_open(struct ingress *in, int fd, const struct sockaddr *address);
+void connection_close(struct ingress *in, struct connection *c);
+bool connection_begins(struct connection *c, u64 now); /* the headers of a request are here */
+bool connection_answers(struct connection *c);         /* all of it is */
+void connection_rests(struct connection *c);           /* its answer has gone out */
+
+/* framing.c: sizes and meaning of the headers; -1: x->error says why, and the connection is to be closed. */
+int framing_check(struct exchange *x, const char *url, const char *version, u64 *length, bool *chunked);
 
 /* auth.c */
 bool auth_ok(const char *key, const char *authorization, const char *x_api_key);

@@ -95,6 +95,7 @@ struct ingress *ingress_new(const struct ingress_spec *spec, struct error *err)
     in->started_unix = clock_unix();
     in->listen_fd = in->watch_fd = in->watch_stop_fd = -1;
     for (int i = 0; i < SHARDS; i++) pthread_mutex_init(&in->shards[i].lock, NULL);
+    connections_init(&in->connections);
     add_metrics(in);
     if (listen_open(spec->config->host, (int)spec->config->port, &in->listen_fd, &in->port, err) < 0 ||
         load_text(in, err) < 0 || watch_start(in, err) < 0 || http_start(in, err) < 0) {
@@ -145,6 +146,7 @@ void ingress_free(struct ingress *in)
     watch_stop(in);
     calls_wake_all(in); /* the library must not be stopped while a connection sleeps */
     http_stop(in);
+    connections_release(&in->connections);
     calls_release(in);
     metrics_free(in->metrics);
     chat_template_free(in->chat_template);

@@ -26,6 +26,7 @@ static void *watch_run(void *arg)
         if (now - last_tick < (u64)tick_ms * NS_PER_MS) continue;
         last_tick = now;
         calls_tick(in, now);
+        connections_tick(in, now);
     }
 }
 

@@ -6,10 +6,8 @@
 #include <string.h>
 
 static const char *const state_names[] = {
-    [ENDPOINT_LOADING] = "LOADING",
-    [ENDPOINT_READY] = "READY",
-    [ENDPOINT_DRAINING] = "DRAINING",
-    [ENDPOINT_DOWN] = "DOWN",
+    [ENDPOINT_PENDING] = "PENDING",   [ENDPOINT_LOADING] = "LOADING", [ENDPOINT_READY] = "READY",
+    [ENDPOINT_DRAINING] = "DRAINING", [ENDPOINT_DOWN] = "DOWN",
 };
 
 const char *endpoint_state_name(enum endpoint_state s)
@@ -30,8 +28,11 @@ static const struct field {
     {                                                                                                        \
         key, offsetof(struct endpoint, field), 0                                                             \
     }
-    TEXT("url", url),     TEXT("host", host), NUMBER("port", port), TEXT("key_file", key_file),
-    TEXT("model", model), TEXT("job", job),   NUMBER("pid", pid),   NUMBER("ranks", ranks),
+    TEXT("url", url),     TEXT("host", host),
+    NUMBER("port", port), TEXT("key_file", key_file),
+    TEXT("model", model), TEXT("job", job),
+    NUMBER("pid", pid),   NUMBER("ranks", ranks),
+    TEXT("node", node),   TEXT("slurm_job", slurm_job),
 };
 
 int endpoint_write(const struct jobdir *d, const struct endpoint *e, struct error *err)

@@ -21,9 +21,12 @@ const char *jobdir_file(const struct jobdir *d, const char *name, char *out, siz
     return out;
 }
 
+/* Slurm hands the environment of `up` to other machines, where TMPDIR then names MPI's session folder (jobdir_session):
+ * what it was before is meant. */
 static const char *temporary_folder(void)
 {
-    const char *folder = getenv("TMPDIR");
+    const char *folder = getenv("TMPDIR"), *job = getenv("MPISERVE_RUN_DIR");
+    if (folder && job && *job && strncmp(folder, job, strlen(job)) == 0) folder = getenv("MPISERVE_TMPDIR");
     return folder && *folder ? folder : "/tmp";
 }
 
@@ -52,7 +55,7 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
     return 0;
 }
 
-void tree_remove(const char *path)
+void remove_tree(const char *path)
 {
     nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
@@ -60,7 +63,7 @@ void tree_remove(const char *path)
 /* In a folder that is not ours alone, only what jobs write; run.log stays for its reader. */
 static void remove_own_files(const char *folder)
 {
-    static const char *const names[] = {"endpoint.json", "key", "pids"};
+    static const char *const names[] = {"endpoint.json", "key", "pids", "session"};
     char path[2 * PATH_LEN];
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
@@ -68,9 +71,8 @@ static void remove_own_files(const char *folder)
         snprintf(path, sizeof(path), "%s/%s.new", folder, names[i]);
         unlink(path);
     }
-    mpifiles_remove(folder);
     snprintf(path, sizeof(path), "%s/mpi", folder);
-    tree_remove(path);
+    remove_tree(path);
     DIR *dir = opendir(folder);
     for (struct dirent *e; dir && (e = readdir(dir));) {
         if (strncmp(e->d_name, "bell.", 5) != 0) continue;
@@ -82,9 +84,24 @@ static void remove_own_files(const char *folder)
     unlink(path);
 }
 
+/* Under a launcher that nobody chose a name for (a bare mpirun): one that all ranks find by themselves. */
+static bool launched_job_name(char *out, size_t size)
+{
+    static const char *const names[] = {"PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri"};
+    u64 h = 0;
+    if (!getenv(names[0])) return false;
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *v = getenv(names[i]);
+        if (v) h = hash_bytes(v, strlen(v), h + i);
+    }
+    snprintf(out, size, "%08x", (u32)h);
+    return true;
+}
+
 static int new_job_name(char *out, size_t size, struct error *err)
 {
     u32 draw;
+    if (launched_job_name(out, size)) return 0;
     int rc = random_bytes(&draw, sizeof(draw), err);
     if (rc == 0) snprintf(out, size, "%08x", draw);
     return rc;
@@ -112,7 +129,7 @@ static int make_new(struct jobdir *d, const char *name, struct error *err)
     if (rc == 0) rc = owner_write(fresh, d->job, err);
     if (rc == 0 && rename(fresh, d->path) < 0)
         rc = error_errno(err, d->path, "cannot rename %s to it", fresh);
-    if (rc < 0) tree_remove(fresh);
+    if (rc < 0) remove_tree(fresh);
     return rc;
 }
 
@@ -185,12 +202,30 @@ int jobdir_make_node(struct jobdir *d, const char *job, u32 node, struct error *
     return rc;
 }
 
-void jobdir_prepare_shm(void)
+void jobdir_name_shm(const struct jobdir *d)
+{
+    static const char *const names[] = {"OMPI_MCA_btl_vader_backing_directory", /* Open MPI 4 */
+                                        "OMPI_MCA_btl_sm_backing_directory",    /* 5 */
+                                        "OMPI_MCA_osc_sm_backing_directory",
+                                        "OMPI_MCA_osc_rdma_backing_directory"};
+    for (size_t i = 0; d->shm[0] && i < COUNT_OF(names); i++) setenv(names[i], d->shm, 0);
+}
+
+void jobdir_prepare_shm(struct jobdir *d, bool first)
 {
     const char *job = getenv("MPISERVE_JOB");
+    struct owner o;
     struct error err;
-    char path[sizeof(((struct jobdir *)0)->shm)];
-    if (job && *job && shm_path(path, sizeof(path), job)) private_folder(path, &err);
+    memset(d, 0, sizeof(*d));
+    if (job && *job)
+        snprintf(d->job, sizeof(d->job), "%s", job);
+    else if (!launched_job_name(d->job, sizeof(d->job)))
+        return;
+    if (!shm_path(d->shm, sizeof(d->shm), d->job)) return;
+    if (private_folder(d->shm, &err) < 0 ||
+        (first && !owner_read(d->shm, &o) && owner_write(d->shm, d->job, &err) < 0))
+        d->shm[0] = 0;
+    if (!job || !*job) jobdir_name_shm(d);
 }
 
 int jobdir_attach(struct jobdir *d, struct error *err)
@@ -202,7 +237,21 @@ int jobdir_attach(struct jobdir *d, struct error *err)
     int rc = path_join(d->job, sizeof(d->job), err, "%s", job);
     if (rc < 0 || !owner_read(path, &o) || !owner_is_near(&o)) return rc;
     rc = path_join(d->path, sizeof(d->path), err, "%s", path);
-    return rc < 0 ? rc : 1;
+    if (rc < 0) return rc;
+    const char *slash = strrchr(path, '/');
+    d->given = !slash || strcmp(slash + 1, job) != 0;
+    if (!shm_path(d->shm, sizeof(d->shm), job) || !owner_read(d->shm, &o)) d->shm[0] = 0;
+    return 1;
+}
+
+int jobdir_session(const struct jobdir *d, struct error *err)
+{
+    char path[PATH_LEN + 8];
+    jobdir_file(d, "mpi", path, sizeof(path));
+    if (mkdir(path, 0700) < 0 && errno != EEXIST) return error_errno(err, path, "cannot make the folder");
+    if (setenv("MPISERVE_TMPDIR", temporary_folder(), 1) < 0 || setenv("TMPDIR", path, 1) < 0)
+        return error_errno(err, "TMPDIR", "cannot set it");
+    return 0;
 }
 
 int jobdir_export(const struct jobdir *d, struct error *err)
@@ -214,16 +263,28 @@ int jobdir_export(const struct jobdir *d, struct error *err)
 
 void jobdir_remove(const struct jobdir *d)
 {
-    if (d->shm[0]) tree_remove(d->shm);
-    if (d->given)
+    if (d->shm[0]) remove_tree(d->shm);
+    if (d->given && d->path[0])
         remove_own_files(d->path);
     else if (d->path[0])
-        tree_remove(d->path);
+        remove_tree(d->path);
     if (d->given || !d->path[0]) return;
     char parent[PATH_LEN];
     snprintf(parent, sizeof(parent), "%s", d->path);
     *strrchr(parent, '/') = 0;
     rmdir(parent); /* when it was the last */
+}
+
+void jobdir_remove_dead(const struct jobdir *d)
+{
+    struct owner o;
+    struct jobdir part = *d;
+    if (!owner_read(d->path, &o) || !owner_gone(&o))
+        part.path[0] = 0;
+    else
+        session_remove_dead(d->path);
+    if (!d->shm[0] || !owner_read(d->shm, &o) || !owner_gone(&o)) part.shm[0] = 0;
+    jobdir_remove(&part);
 }
 
 /* Folders in `parent` whose names start with prefix, if they are ours and their owner is gone. */
@@ -239,8 +300,8 @@ static int sweep(const char *parent, const char *prefix)
         if (path_join(path, sizeof(path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
         if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
         if (!owner_read(path, &o) || !owner_gone(&o)) continue;
-        mpifiles_remove(path);
-        tree_remove(path);
+        session_remove_dead(path);
+        remove_tree(path);
         removed++;
     }
     if (dir) closedir(dir);
@@ -257,4 +318,37 @@ int jobdir_sweep(void)
             removed += sweep(path, "");
     snprintf(prefix, sizeof(prefix), "mpiserve-%u-", geteuid());
     return removed + sweep(SHM_FOLDER, prefix);
+}
+
+int jobdir_open(struct jobdir *d, const char *folder, struct error *err)
+{
+    memset(d, 0, sizeof(*d));
+    int rc = private_folder(folder, err);
+    if (rc < 0) return rc;
+    char *full = realpath(folder, NULL);
+    if (!full) return error_errno(err, folder, "cannot find the folder's full name");
+    rc = path_join(d->path, sizeof(d->path), err, "%s", full);
+    free(full);
+    return rc;
+}
+
+int jobdir_list(struct jobdir *list, int max)
+{
+    char parent[PATH_LEN];
+    struct owner o;
+    int n = 0;
+    if (path_join(parent, sizeof(parent), NULL, "%s/mpiserve-%u", temporary_folder(), geteuid()) < 0)
+        return 0;
+    DIR *dir = opendir(parent);
+    for (struct dirent *e; dir && n < max && (e = readdir(dir));) {
+        struct jobdir *d = &list[n];
+        memset(d, 0, sizeof(*d));
+        if (e->d_name[0] == '.') continue;
+        if (path_join(d->path, sizeof(d->path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
+        if (!owner_read(d->path, &o) || owner_gone(&o)) continue;
+        snprintf(d->job, sizeof(d->job), "%s", o.job);
+        n++;
+    }
+    if (dir) closedir(dir);
+    return n;
 }

@@ -17,9 +17,11 @@ bool owner_is_near(const struct owner *o); /* on this machine, since its last st
 /* Certainly dead. What cannot be known from here counts as living. */
 bool owner_gone(const struct owner *o);
 
-/* jobdir.c: everything below, and path itself; other file systems are not entered. */
-void tree_remove(const char *path);
-/* mpifiles.c: what the notes in this folder of a dead job name. */
-void mpifiles_remove(const char *folder);
+/* The folder and all in it, as far as that is possible. */
+void remove_tree(const char *path);
+/* MPI's own session folder, which the file `session` in this folder names, if its launcher is dead. */
+void session_remove_dead(const char *folder);
+/* Those of the job's folders whose owner is gone. */
+void jobdir_remove_dead(const struct jobdir *d);
 
 #endif

@@ -1,18 +1,8 @@
 /* The assignment: which ranks may hold engines, how many replicas there are, and who belongs to which. */
-#include "mpiserve/place.h"
+#include "place/strategy.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* What the spec asks of the two kinds of nodes, in replicas; dp already resolved. */
-struct quota {
-    u64 head, others;
-};
-
-struct node_use {
-    u32 ranks;   /* that may hold an engine */
-    u32 engines; /* placed there */
-};
 
 static bool may_hold(const struct place_job *job, const struct place_spec *spec, u32 rank)
 {
@@ -44,17 +34,8 @@ static int check_spec(const struct place_job *job, const struct place_spec *spec
     return 0;
 }
 
-/* Replicas that fit on a node: its ranks by whole groups. */
-static u64 fits(const struct node_use *nodes, u32 n_nodes, u32 head, bool on_head, u64 group)
-{
-    u64 n = 0;
-    for (u32 i = 0; i < n_nodes; i++)
-        if ((i == head) == on_head) n += nodes[i].ranks / group;
-    return n;
-}
-
 static int check_divisible(const struct place_job *job, const struct place_spec *spec,
-                           const struct node_use *nodes, u64 group, struct error *err)
+                           const struct node_room *nodes, u64 group, struct error *err)
 {
     u64 eligible = 0;
     u32 head = job->node_of[0];
@@ -80,69 +61,84 @@ static int check_divisible(const struct place_job *job, const struct place_spec 
     return 0;
 }
 
-static int resolve_quota(const struct place_job *job, const struct place_spec *spec,
-                         const struct node_use *nodes, u64 group, struct quota *q, struct error *err)
+/* Nodes that have ranks, by their lowest rank: the head comes first. Returns how many. */
+static u32 order_nodes(const struct place_job *job, u32 *order)
 {
-    u32 head = job->node_of[0];
-    u64 fit_head = fits(nodes, job->n_nodes, head, true, group);
-    u64 fit_others = fits(nodes, job->n_nodes, head, false, group);
-    if (spec->dp == PLACE_ABSENT) {
+    u32 n = 0;
+    bool *seen = mem_zero(job->n_nodes, sizeof *seen);
+    for (u32 r = 0; r < job->n_ranks; r++) {
+        if (seen[job->node_of[r]]) continue;
+        seen[job->node_of[r]] = true;
+        order[n++] = job->node_of[r];
+    }
+    free(seen);
+    return n;
+}
+
+static int too_many(const struct place_job *job, const struct place_spec *spec, u64 group, u64 fit,
+                    struct error *err)
+{
+    return error_set(
+        err, ERR_INPUT, "data_parallel_size",
+        "asks for %lld replicas of %llu ranks each, but the job's %u ranks on %u nodes allow %llu%s%s%s",
+        (long long)spec->dp, (unsigned long long)group, job->n_ranks, job->n_nodes, (unsigned long long)fit,
+        spec->dp_local == PLACE_ABSENT ? "" : " with this data_parallel_size_local",
+        place_is_strict(spec->strategy) ? " under " : "",
+        place_is_strict(spec->strategy) ? place_strategy_name(spec->strategy) : "");
+}
+
+/* Resolves the numbers and deals the replicas: fills room and take of the nodes. */
+static int deal(const struct place_job *job, const struct place_spec *spec, struct node_room *nodes,
+                const u32 *order, u32 n, u64 group, struct error *err)
+{
+    struct node_room *head = &nodes[order[0]];
+    bool fixed = spec->dp_local > 0;
+    if (spec->dp == PLACE_ABSENT && !place_is_strict(spec->strategy)) {
         int rc = check_divisible(job, spec, nodes, group, err);
         if (rc) return rc;
     }
+    for (u32 i = 0; i < job->n_nodes; i++) nodes[i].room = (u32)(nodes[i].ranks / group);
     /* dp_local = 0 took the head node's ranks away in may_hold; in a one-node job others than rank 0 remain there. */
-    bool fixed = spec->dp_local > 0;
-    q->head = fixed ? (u64)spec->dp_local : fit_head;
-    if (q->head > fit_head)
+    if (fixed && spec->dp_local > head->room)
         return error_set(err, ERR_INPUT, "data_parallel_size_local",
-                         "asks for %lld replicas of %llu ranks on the head node, whose %u ranks allow %llu",
-                         (long long)spec->dp_local, (unsigned long long)group, nodes[head].ranks,
-                         (unsigned long long)fit_head);
-    q->others = fit_others;
-    if (spec->dp != PLACE_ABSENT) {
-        u64 dp = (u64)spec->dp;
-        if (fixed && dp < q->head)
-            return error_set(err, ERR_INPUT, "data_parallel_size_local",
-                             "is %lld, more than data_parallel_size = %lld", (long long)spec->dp_local,
-                             (long long)spec->dp);
-        if (!fixed) q->head = MIN_OF(dp, fit_head); /* an upper bound: PACK decides */
-        if (dp > q->head + fit_others)
-            return error_set(
-                err, ERR_INPUT, "data_parallel_size",
-                "asks for %llu replicas of %llu ranks each, but the job's %u ranks on %u nodes allow "
-                "%llu%s",
-                (unsigned long long)dp, (unsigned long long)group, job->n_ranks, job->n_nodes,
-                (unsigned long long)(q->head + fit_others),
-                spec->dp_local == PLACE_ABSENT ? "" : " with this data_parallel_size_local");
-        if (fixed) q->others = dp - q->head;
-    }
-    if (q->head + q->others == 0)
+                         "asks for %lld replicas of %llu ranks on the head node, whose %u ranks allow %u",
+                         (long long)spec->dp_local, (unsigned long long)group, head->ranks, head->room);
+    if (fixed && spec->dp != PLACE_ABSENT && spec->dp < spec->dp_local)
+        return error_set(err, ERR_INPUT, "data_parallel_size_local",
+                         "is %lld, more than data_parallel_size = %lld", (long long)spec->dp_local,
+                         (long long)spec->dp);
+    int rc = strategy_narrow(nodes, order, n, spec, group, err);
+    if (rc) return rc;
+    if (fixed) head->take = head->room = (u32)spec->dp_local;
+    u64 fit = 0;
+    for (u32 i = 0; i < n; i++) fit += nodes[order[i]].room;
+    u64 dp = spec->dp == PLACE_ABSENT ? fit : (u64)spec->dp;
+    if (dp > fit) return too_many(job, spec, group, fit, err);
+    if (!dp)
         return error_set(
             err, ERR_INPUT, spec->dp_local == 0 ? "data_parallel_size_local" : "",
             "no rank is left for an engine: the job has %u ranks on %u nodes and a replica needs "
             "%llu%s",
             job->n_ranks, job->n_nodes, (unsigned long long)group,
             spec->dp_local == 0 ? " outside rank 0 (data_parallel_size_local = 0)" : "");
+    strategy_deal(nodes, order + fixed, n - fixed, spec->strategy, dp - head->take);
     return 0;
 }
 
-/* Walks the ranks upwards; each node collects a group at a time, and the group's first rank numbers the replica.
- * Two passes: a replica is begun only where its node has ranks enough. */
+/* Walks the ranks upwards; each node collects a group at a time, and the group's first rank numbers the replica. */
 static void assign(struct place_plan *plan, const struct place_job *job, const struct place_spec *spec,
-                   struct node_use *nodes, const struct quota *q)
+                   const struct node_room *nodes)
 {
-    u32 group = (u32)(spec->tp * spec->pp), head = job->node_of[0];
-    u64 left[2] = {q->others, q->head}; /* by "is the head node" */
-    u64 total = spec->dp == PLACE_ABSENT ? q->head + q->others : (u64)spec->dp;
+    u32 group = (u32)(spec->tp * spec->pp);
     i32 *open = mem_alloc(job->n_nodes * sizeof *open); /* the replica that a node is filling, or -1 */
+    u32 *begun = mem_zero(job->n_nodes, sizeof *begun);
     for (u32 i = 0; i < job->n_nodes; i++) open[i] = -1;
     for (u32 rank = 0; rank < job->n_ranks; rank++) {
         u32 node = job->node_of[rank];
-        struct node_use *u = &nodes[node];
         if (!may_hold(job, spec, rank)) continue;
         if (open[node] < 0) {
-            if (plan->n_replicas == total || !left[node == head] || u->ranks - u->engines < group) continue;
-            left[node == head]--;
+            if (begun[node] == nodes[node].take) continue;
+            begun[node]++;
             open[node] = (i32)plan->n_replicas++;
             plan->replicas[open[node]] = (struct place_replica){
                 .leader = rank, .first_engine = (u32)open[node] * group, .node = node, .live = true};
@@ -152,10 +148,10 @@ static void assign(struct place_plan *plan, const struct place_job *job, const s
         plan->engines[rep->first_engine + at] = rank;
         plan->ranks[rank] = (struct place_rank){
             .replica = open[node], .tp = at % (u32)spec->tp, .pp = at / (u32)spec->tp, .is_leader = at == 0};
-        u->engines++;
         if (rep->n_engines == group) open[node] = -1;
     }
     free(open);
+    free(begun);
 }
 
 int place_plan(struct place_plan *plan, const struct place_job *job, const struct place_spec *spec,
@@ -165,10 +161,10 @@ int place_plan(struct place_plan *plan, const struct place_job *job, const struc
     int rc = check_spec(job, spec, err);
     if (rc) return rc;
     u64 group = (u64)spec->tp * (u64)spec->pp;
-    struct node_use *nodes = mem_zero(job->n_nodes, sizeof *nodes);
+    struct node_room *nodes = mem_zero(job->n_nodes, sizeof *nodes);
+    u32 *order = mem_zero(job->n_nodes, sizeof *order), n = order_nodes(job, order);
     for (u32 r = 0; r < job->n_ranks; r++) nodes[job->node_of[r]].ranks += may_hold(job, spec, r);
-    struct quota q = {0};
-    rc = resolve_quota(job, spec, nodes, group, &q, err);
+    rc = deal(job, spec, nodes, order, n, group, err);
     if (!rc && group > spec->max_group)
         rc = error_set(
             err, ERR_UNSUPPORTED, "tensor_parallel_size",
@@ -181,11 +177,12 @@ int place_plan(struct place_plan *plan, const struct place_job *job, const struc
         plan->replicas = mem_zero(job->n_ranks, sizeof *plan->replicas);
         plan->engines = mem_zero(job->n_ranks, sizeof *plan->engines);
         for (u32 r = 0; r < job->n_ranks; r++) plan->ranks[r].replica = -1;
-        assign(plan, job, spec, nodes, &q);
+        assign(plan, job, spec, nodes);
         place_rerank(plan->replicas, plan->n_replicas);
         for (u32 i = 0; job->cores_of && i < job->n_nodes; i++)
-            plan->oversubscribed |= nodes[i].engines > job->cores_of[i];
+            plan->oversubscribed |= nodes[i].take * group > job->cores_of[i];
     }
+    free(order);
     free(nodes);
     return rc;
 }

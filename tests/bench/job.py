@@ -133,16 +133,18 @@ class Bare:
 class Job:
     """`mpirun -np N ./mpiserve` as typed, with a folder of its own; ready when /health says 200."""
 
-    def __init__(self, program, ranks, *options, model=None, mpirun="mpirun", env=None):
+    def __init__(self, program, ranks, *options, model=None, mpirun="mpirun"):
         self.ranks, self.options = ranks, options
         self.folder = tempfile.mkdtemp(prefix="mpb-", dir="/tmp")
+        self.shm = tempfile.mkdtemp(prefix="mpb-", dir="/dev/shm") if os.access("/dev/shm", os.W_OK) else self.folder
+        mpi = {f"OMPI_MCA_{part}_backing_directory": self.shm for part in ("btl_vader", "btl_sm", "osc_sm", "osc_rdma")}
         self.port = free_port()
         command = [mpirun, "-np", str(ranks), "--oversubscribe", "--bind-to", "none", program, *([model] if model else []),
                    "--port", str(self.port), "--api-key", "none", *options]
         self.output = open(os.path.join(self.folder, "output"), "w+b")
         self.started = time.monotonic()
         self.p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT,
-                                  env=environment(TMPDIR=self.folder, **(env or {})), start_new_session=True,
+                                  env=environment(TMPDIR=self.folder, **mpi), start_new_session=True,
                                   preexec_fn=die_with_parent)
         try:
             self.ready_seconds = self.wait_ready()
@@ -189,19 +191,26 @@ class Job:
                 pass
         end_tree(self.p)
         self.output.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self.shm):
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def get(self, path):
+    def call(self, method, path, body=None):
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            c.request("GET", path)
+            c.request(method, path, body and json.dumps(body), {"Content-Type": "application/json"} if body else {})
             r = c.getresponse()
-            body = r.read()
+            text = r.read()
             if r.status != 200:
-                raise Failed(f"GET {path}: {r.status} {body[:200]!r}")
-            return json.loads(body)
+                raise Failed(f"{method} {path}: {r.status} {text[:200]!r}")
+            return json.loads(text)
         finally:
             c.close()
+
+    def get(self, path):
+        return self.call("GET", path)
+
+    def post(self, path, body):
+        return self.call("POST", path, body)
 
     def load(self, path, **more):
         return load(self.port, path, **more)

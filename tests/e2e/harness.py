@@ -205,13 +205,22 @@ class Stream:
 # ---- jobs ------------------------------------------------------------------------------------------------------------
 class Job:
     """A running `mpiserve up`. The port is a free one unless --port is among the options."""
+    address = "127.0.0.1"
+    on = ()  # what the command stands behind
 
-    def __init__(self, *options, ranks=2, model=DEMO, env=None, program=PROGRAM, wait=True, folder=None):
+    def __init__(self, *options, ranks=2, model=DEMO, env=None, program=PROGRAM, wait=True, folder=None,
+                 cwd=None, user=None):
+        """model: the first argument; a model or a job file. ranks: None leaves their number to others. user: a uid."""
         self.own_folder = folder is None
         self.folder = folder or tempfile.mkdtemp(prefix="mpt-", dir="/tmp")
+        self.uid, other = os.getuid() if user is None else user, {}
+        if self.uid != os.getuid():
+            os.chown(self.folder, self.uid, -1)
+            other = {"user": self.uid, "group": 65534, "extra_groups": []}
         self.endpoint = None
         port = () if any(o.startswith("--port") for o in options) else ("--port", "0")
-        command = [program, "up", "-n", str(ranks), *([model] if model else []), *port, *options]
+        count = () if ranks is None else ("-n", str(ranks))
+        command = [*self.on, program, "up", *count, *([model] if model else []), *port, *options]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPISERVE_", "OMPI_"))}
         if "MPISERVE_MPIRUN" in os.environ:
             environment["MPISERVE_MPIRUN"] = os.environ["MPISERVE_MPIRUN"]
@@ -221,7 +230,7 @@ class Job:
         self.started = time.monotonic()
         with open(self.output_path, "wb") as output:
             self.up = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                       env=environment, start_new_session=True)
+                                       env=environment, start_new_session=True, cwd=cwd, **other)
         if wait:
             try:
                 self.wait_ready()
@@ -254,7 +263,7 @@ class Job:
 
     # -- its folder --
     def base(self):
-        return os.path.join(self.folder, f"mpiserve-{os.getuid()}")
+        return os.path.join(self.folder, f"mpiserve-{self.uid}")
 
     def dir(self):
         """The job's folder, or None while there is none."""
@@ -289,7 +298,7 @@ class Job:
     def shm_left(self):
         """What the job has in /dev/shm. (The owner file names the process of `up`.)"""
         mine = []
-        for folder in glob.glob(f"/dev/shm/mpiserve-{os.getuid()}-*"):
+        for folder in glob.glob(f"/dev/shm/mpiserve-{self.uid}-*"):
             try:
                 with open(os.path.join(folder, "owner")) as f:
                     if int(f.read().split()[0]) == self.up.pid:
@@ -342,7 +351,7 @@ class Job:
         return {name: value}
 
     def connect(self, timeout=60 * SLOW):
-        return http.client.HTTPConnection("127.0.0.1", self.endpoint["port"], timeout=timeout)
+        return http.client.HTTPConnection(self.address, self.endpoint["port"], timeout=timeout)
 
     def send(self, method, path, body=None, headers=None, key=True, timeout=60 * SLOW):
         connection = self.connect(timeout)

@@ -55,6 +55,8 @@ static void write_state(const struct jobdir *d, const struct config *c, enum end
     snprintf(e.host, sizeof(e.host), "%s", c->host);
     snprintf(e.model, sizeof(e.model), "%s", c->served_model_name[0]);
     snprintf(e.job, sizeof(e.job), "%s", d->job);
+    const char *slurm = getenv("SLURM_JOB_ID");
+    snprintf(e.slurm_job, sizeof(e.slurm_job), "%s", slurm ? slurm : "");
     jobdir_file(d, "key", e.key_file, sizeof(e.key_file));
     if (endpoint_write(d, &e, &err) < 0) log_error("%s: %s", err.where, err.message);
 }

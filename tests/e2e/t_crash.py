@@ -139,6 +139,29 @@ def one_engine_of_two_dies_and_the_other_serves():
         check(old[0].alive(), "engine 0 was not touched")
 
 
+def the_choices_of_a_request_have_seeds_of_their_own():
+    """Choice i draws with seed + i, whatever else there is: alone, beside others, through a crash."""
+    body = dict(SEEDED, logprobs=2, logit_bias={"5": 1.5}, repetition_penalty=1.1, max_tokens=120)
+
+    def parts(choice):
+        return choice["text"], choice["logprobs"], choice["finish_reason"]
+    with Job(*OPTIONS, ranks=1) as job:
+        alone = [parts(job.post("/v1/completions", dict(body, seed=11 + i)).json["choices"][0]) for i in range(3)]
+        check(len({text for text, _, _ in alone}) == 3, alone)
+        for delay in (None, 0.1, 0.3):
+            old = job.engines()
+
+            def work(i):
+                if i == 0:
+                    return job.post("/v1/completions", dict(body, n=3))
+                time.sleep(delay)
+                return [p.kill() for p in old.values()]
+            answer = together(1 if delay is None else 2, work)[0]
+            equal([parts(c) for c in answer.json["choices"]], alone, f"n = 3, killed after {delay} s")
+            if delay:
+                wait_new_engines(job, old)
+
+
 def a_hanging_engine_is_replaced():
     with Job(*OPTIONS, "--step-timeout", "1", ranks=1) as job:
         wanted, old = text_of(job.post("/v1/completions", GREEDY)), job.engines()[0]
@@ -148,5 +171,6 @@ def a_hanging_engine_is_replaced():
 
 
 run(greedy_in_decode, seeded_in_decode, greedy_in_prefill, seeded_in_prefill, eight_at_once_on_two_replicas,
-    one_engine_of_two_dies_and_the_other_serves, a_hanging_engine_is_replaced,
+    one_engine_of_two_dies_and_the_other_serves, the_choices_of_a_request_have_seeds_of_their_own,
+    a_hanging_engine_is_replaced,
     a_request_that_kills_engines_fails_alone, a_request_with_non_finite_logits_fails_alone)

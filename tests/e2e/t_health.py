@@ -69,5 +69,21 @@ def metrics_count():
         equal(job.metric("vllm:num_requests_waiting"), 0)
 
 
-run(eight_ranks_become_healthy, routes_without_a_key, a_stuck_engine_does_not_look_healthy, keys_of_the_user,
+def ranks_that_were_stopped_go_on():
+    """A suspended machine, a paused container: nobody is stuck, and no engine is blamed."""
+    with Job("--step-timeout", "2", ranks=2) as job:
+        frozen = [*job.agents().values(), *job.engines().values()]
+        for some in (frozen[1:2], frozen):
+            for p in some:
+                p.kill(signal.SIGSTOP)
+            time.sleep(6.5)
+            for p in some:
+                p.kill(signal.SIGCONT)
+            for i in range(4):
+                equal(content(job.chat("What is 17 + 25?")), "17 + 25 = 42")
+            check(all(p.alive() for p in frozen), "a process has ended")
+
+
+run(ranks_that_were_stopped_go_on, eight_ranks_become_healthy, routes_without_a_key,
+    a_stuck_engine_does_not_look_healthy, keys_of_the_user,
     the_printed_example_works, metrics_count)

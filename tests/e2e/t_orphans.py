@@ -63,27 +63,36 @@ def a_clean_end_leaves_nothing():
         equal(job.leftovers(), [])
 
 
+def shared_files(processes):
+    """What they have mapped by name in /dev/shm."""
+    files = set()
+    for p in processes:
+        with open(f"/proc/{p.pid}/maps") as maps:
+            files |= {line.split()[5] for line in maps if " /dev/shm/" in line and "(deleted)" not in line}
+    return files
+
+
 def a_bare_mpirun_is_killed():
     folder = tempfile.mkdtemp(prefix="mpt-", dir="/tmp")
     environment = dict(os.environ, TMPDIR=folder, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     mpirun = os.environ.get("MPISERVE_MPIRUN", "mpirun")
     command = [mpirun, "-np", "2", "--oversubscribe", "--bind-to", "none", PROGRAM, "--port", "0"]
-    notes = lambda: glob.glob(os.path.join(folder, "mpiserve-*", "*", "mpi-files"))
     try:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL, start_new_session=True)
-        until(lambda: notes(), START_LIMIT, "the job notes what MPI made")
-        with open(notes()[0]) as f:
-            made = f.read().split()
-        check(any(path.startswith("/dev/shm/") for path in made), f"no shared memory among {made}")
+        until(lambda: glob.glob(os.path.join(folder, "mpiserve-*", "*", "endpoint.json")), START_LIMIT, "it starts")
         below = descendants(process.pid)
+        made = shared_files(p for p in below if p.name == "mpiserve")
+        check(made, "MPI shares memory")
         process.kill()
         process.wait()
         until(lambda: not [p for p in below if p.alive()], 1 * SLOW, "nothing lives")
         with Job(ranks=1, folder=folder) as after:
-            equal([path for path in made if os.path.exists(path)], [], "left by MPI")
+            left = lambda: [path for path in made if os.path.exists(path)]
+            until(lambda: not left(), 5 * SLOW, f"{made} is gone")
             after.signal(signal.SIGINT)
             equal(after.wait(), 0)
+        until(lambda: not glob.glob(os.path.join(folder, "*mpi*")), 5 * SLOW, "its folders are gone")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

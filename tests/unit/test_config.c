@@ -58,6 +58,7 @@ static void every_row_is_well_formed(void **state)
     for (size_t i = 0; i < option_count; i++) {
         const struct option *o = &option_table[i];
         assert_non_null(o->standard);
+        assert_true(o->standard[0] || o->sample || o->flags & OPTION_NO_FILE); /* jobs/every-option.yaml */
         assert_true(strlen(o->name) < 64 && strlen(o->help) > 12);
         assert_int_equal(o->help[strlen(o->help) - 1], '.');
         assert_false(is_number(o) && (o->high <= o->low || o->words));
@@ -149,7 +150,7 @@ static void defaults(void **state)
     assert_int_equal(c.max_request_bytes, 32 << 20);
     assert_true(c.generation_config && !c.api_key_none);
     assert_true(c.graceful_shutdown_timeout_s == 20);
-    assert_int_equal(c.ranks, 8);
+    assert_int_equal(c.ranks, 0); /* auto */
 }
 
 static void command_line_beats_environment_beats_default(void **state)
@@ -210,6 +211,9 @@ static const struct bad bad_lines[] = {
     {{"-"}, ERR_INPUT, "-", "no such option"},
     {{"--"}, ERR_INPUT, "--", "no such option"},
     {{"--port"}, ERR_INPUT, "--port", "needs a value"},
+    {{"--nodes", "4"}, ERR_INPUT, "--nodes", "only for `mpiserve plan`"},
+    {{"--json"}, ERR_INPUT, "--json", "only for `mpiserve plan`"},
+    {{"--placement-group-strategy", "pack"}, ERR_INPUT, "--placement-group-strategy", "PACK|STRICT_PACK"},
     {{"--port", "--host"}, ERR_INPUT, "--port", "needs a value"},
     {{"--port="}, ERR_INPUT, "--port", "0..65535"},
     {{"--port", "65536"}, ERR_INPUT, "--port", "`65536` is not in the range 0..65535"},
@@ -424,7 +428,8 @@ static void help_shows_every_row(void **state)
         char option[96];
         snprintf(option, sizeof(option), "\n  --%s", option_table[i].name);
         assert_non_null(strstr(text.data, option));
-        assert_non_null(strstr(text.data, name_of_environment(&option_table[i], name, sizeof(name))));
+        snprintf(option, sizeof(option), "%s]\n", name_of_environment(&option_table[i], name, sizeof(name)));
+        assert_int_equal(strstr(text.data, option) != NULL, !(option_table[i].flags & OPTION_PLAN));
     }
     for (size_t i = 0; i < foreign_count; i++) {
         snprintf(name, sizeof(name), "\n  --%s ", foreign_table[i].name);

@@ -3,6 +3,7 @@
 #include "mpiserve/jobdir.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -75,6 +76,75 @@ static void attaching(void **state)
     unsetenv("MPISERVE_JOB");
     unsetenv("MPISERVE_RUN_DIR");
     jobdir_remove(&d);
+}
+
+/* An owner file as another machine would have written it. */
+static void owner_elsewhere(const char *folder)
+{
+    struct owner o;
+    char line[600];
+    assert_true(owner_read(folder, &o));
+    snprintf(line, sizeof(line), "%d %llu %s %llu elsewhere %s\n", o.pid, (unsigned long long)o.start, o.boot,
+             (unsigned long long)o.pid_ns, o.job);
+    write_text(folder, "owner", line);
+}
+
+static void another_machine_of_the_job(void **state)
+{
+    (void)state;
+    struct jobdir d, here;
+    struct error err;
+    assert_int_equal(jobdir_make(&d, "", &err), 0);
+    assert_int_equal(jobdir_export(&d, &err), 0);
+    owner_elsewhere(d.path);
+    assert_int_equal(jobdir_attach(&here, &err), 0);
+    assert_string_equal(here.job, d.job);
+    assert_string_equal(here.path, "");
+    assert_int_equal(jobdir_make_node(&here, here.job, 3, &err), 0);
+    assert_non_null(strstr(here.path, "-node3"));
+    assert_true(exists(here.path, "owner"));
+    unsetenv("MPISERVE_JOB");
+    unsetenv("MPISERVE_RUN_DIR");
+    jobdir_remove(&here);
+    jobdir_remove(&d);
+}
+
+/* A rank that dies without a word: its folder and its launcher's go, once both are dead. */
+static void the_tidier_removes_what_the_dead_leave(void **state)
+{
+    (void)state;
+    char session[128], top[100];
+    int told[2];
+    struct jobdir d;
+    struct error err;
+    snprintf(top, sizeof(top), "%s/ompi.here.0", place);
+    snprintf(session, sizeof(session), "%s/jf.1", top);
+    assert_true(mkdir(top, 0700) == 0 && mkdir(session, 0700) == 0);
+    write_text(session, "contact.txt", "x");
+    setenv("PMIX_SERVER_TMPDIR", session, 1);
+    assert_int_equal(pipe(told), 0);
+    pid_t launcher = fork();
+    if (launcher == 0) {
+        if (fork() == 0) {
+            memset(&d, 0, sizeof(d));
+            int tidier = jobdir_tidier_start(&d, &err), rank = 0, pid = getpid();
+            bool ok = tidier >= 0 && jobdir_make(&d, "", &err) == 0 &&
+                      jobdir_write_pids(&d, &rank, &pid, 1, &err) == 0;
+            jobdir_tidier_tell(tidier, &d);
+            _exit(!ok || write(told[1], &d, sizeof(d)) < 0);
+        }
+        pause();
+    }
+    assert_int_equal(read(told[0], &d, sizeof(d)), sizeof(d));
+    usleep(200000);
+    assert_true(file_exists(d.path) && file_exists(session)); /* the launcher lives */
+    kill(launcher, SIGKILL);
+    waitpid(launcher, NULL, 0);
+    for (int ms = 0; ms < 5000 && (file_exists(top) || file_exists(d.path)); ms += 10) usleep(10000);
+    assert_false(file_exists(top) || file_exists(d.path) || file_exists(d.shm));
+    unsetenv("PMIX_SERVER_TMPDIR");
+    close(told[0]);
+    close(told[1]);
 }
 
 static void endpoint_there_and_back(void **state)
@@ -204,7 +274,7 @@ static void who_counts_as_dead(void **state)
 static void a_given_folder(void **state)
 {
     (void)state;
-    static const char *const of_a_job[] = {"endpoint.json", "key", "pids", "bell-0.sock", "owner"};
+    static const char *const of_a_job[] = {"endpoint.json", "key", "pids", "bell.3", "owner"};
     struct jobdir d, second;
     struct error err;
     char given[128];
@@ -269,6 +339,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_new_folder_is_private_and_goes_away),
         cmocka_unit_test(attaching),
+        cmocka_unit_test(another_machine_of_the_job),
+        cmocka_unit_test(the_tidier_removes_what_the_dead_leave),
         cmocka_unit_test(endpoint_there_and_back),
         cmocka_unit_test(pids_there_and_back),
         cmocka_unit_test(keys),

@@ -143,7 +143,7 @@ static void test_bad(void **state)
         u32 node_of[MAX_RANKS];
         struct place_job job;
         read_nodes(b->nodes, &job, node_of);
-        struct place_spec spec = {b->tp, b->pp, b->dp, b->local, b->max_group};
+        struct place_spec spec = {b->tp, b->pp, b->dp, b->local, b->max_group, PLACE_PACK};
         struct place_plan plan;
         struct error err = {0};
         if (place_plan(&plan, &job, &spec, &err) != b->code)
@@ -161,7 +161,7 @@ static void test_oversubscribed(void **state)
     (void)state;
     const u32 node_of[] = {0, 0, 0, 1}, few[] = {2, 1}, enough[] = {3, 1};
     struct place_job job = {.n_ranks = 4, .n_nodes = 2, .node_of = node_of, .cores_of = few};
-    struct place_spec spec = {1, 1, A, A, 1};
+    struct place_spec spec = {1, 1, A, A, 1, PLACE_PACK};
     struct place_plan plan;
     assert_int_equal(place_plan(&plan, &job, &spec, NULL), 0);
     assert_true(plan.oversubscribed);

@@ -1,0 +1,154 @@
+/* What MPI's launcher has on this machine, and the tidier: a child of the machine's first rank that sleeps until that rank is gone, waits
+ * for the other ranks and the launcher, and removes what nobody is left to remove. It is in a session of its own, so that what ends
+ * the ranks does not end it. */
+#include "mpiserve/jobdir.h"
+
+#include "jobdir/owner.h"
+
+#include <fcntl.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { RANKS_MAX = 4096, LAUNCHER_SECONDS = 10, LOOK_MS = 20 };
+
+/* ---- the launcher's folder -------------------------------------------------------------------------------------*/
+struct session {
+    int launcher;
+    u64 start;
+    char path[PATH_LEN];
+};
+
+/* Open MPI's names, 4 and 5; any other folder is none of our business. */
+static bool is_session(const char *path)
+{
+    return path && path[0] == '/' && (strstr(path, "/ompi.") || strstr(path, "/prte."));
+}
+
+static bool session_read(const char *folder, struct session *s)
+{
+    char path[PATH_LEN + 16];
+    struct buf text = {0};
+    unsigned long long start;
+    snprintf(path, sizeof(path), "%s/session", folder);
+    bool ok = file_read(path, 4096, &text, NULL) == 0 &&
+              sscanf(text.data, "%d %llu %1000[^\n]", &s->launcher, &start, s->path) == 3 &&
+              is_session(s->path);
+    if (ok) s->start = start;
+    buf_release(&text);
+    return ok;
+}
+
+/* Where the launcher of this process keeps its files, for whoever finds the folder when both are dead. */
+static void session_write(const char *folder)
+{
+    const char *session = getenv("PMIX_SERVER_TMPDIR");
+    char path[PATH_LEN + 16], line[PATH_LEN + 64];
+    struct error err;
+    if (!is_session(session)) return;
+    snprintf(path, sizeof(path), "%s/session", folder);
+    int len = snprintf(line, sizeof(line), "%d %llu %s\n", getppid(),
+                       (unsigned long long)process_start(getppid(), NULL), session);
+    if (len > 0 && (size_t)len < sizeof(line) && file_write_whole(path, line, (size_t)len, 0600, &err) < 0)
+        log_warning("%s: %s", err.where, err.message);
+}
+
+static bool launcher_gone(const struct session *s)
+{
+    return process_start(s->launcher, NULL) != s->start;
+}
+
+void session_remove_dead(const char *folder)
+{
+    struct session s;
+    if (!session_read(folder, &s) || !launcher_gone(&s)) return;
+    remove_tree(s.path);
+    rmdir(dirname(s.path)); /* when it was the last of this user's */
+}
+
+/* ---- the tidier ------------------------------------------------------------------------------------------------*/
+static void pause_ms(int ms)
+{
+    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000l}, NULL);
+}
+
+static void wait_for_ranks(const struct jobdir *d)
+{
+    int *ranks = mem_zero(RANKS_MAX, sizeof(int)), *pids = mem_zero(RANKS_MAX, sizeof(int));
+    u64 *starts = mem_zero(RANKS_MAX, sizeof(u64));
+    int n = jobdir_read_pids(d, ranks, pids, RANKS_MAX, NULL);
+    for (int i = 0; i < n; i++) starts[i] = process_start(pids[i], NULL);
+    for (int i = 0; i < n; i++)
+        while (starts[i] && process_start(pids[i], NULL) == starts[i]) pause_ms(LOOK_MS);
+    free(ranks);
+    free(pids);
+    free(starts);
+}
+
+/* One that outlives its job for long serves others too: its folder stays. */
+static void wait_for_launcher(const struct session *s)
+{
+    for (int ms = 0; ms < LAUNCHER_SECONDS * 1000 && !launcher_gone(s); ms += LOOK_MS) pause_ms(LOOK_MS);
+}
+
+static _Noreturn void tidy(const struct jobdir *known, int told, struct session launcher)
+{
+    struct jobdir d = *known, next;
+    pid_t rank = getppid();
+    u64 start = process_start(rank, NULL);
+    while (read(told, &next, sizeof(next)) == sizeof(next)) d = next; /* until the rank ends */
+    while (start && process_start(rank, NULL) == start) pause_ms(LOOK_MS);
+    if (d.path[0]) {
+        wait_for_ranks(&d);
+        session_read(d.path, &launcher);
+    }
+    wait_for_launcher(&launcher);
+    jobdir_remove_dead(&d);
+    _exit(0);
+}
+
+/* Not a descriptor of the rank's may stay open here: others wait for their ends. */
+static _Noreturn void become_tidier(const struct jobdir *known, int told, struct session launcher)
+{
+    enum { TOLD = 3, DESCRIPTORS = 1024 };
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL); /* Slurm signals every process of a step */
+    int null = open("/dev/null", O_RDWR);
+    for (int fd = 0; fd < TOLD; fd++) dup2(null, fd);
+    dup2(told, TOLD);
+    for (int fd = TOLD + 1; fd < DESCRIPTORS; fd++) close(fd);
+    setsid();
+    prctl(PR_SET_PDEATHSIG, 0);
+    prctl(PR_SET_NAME, "mpiserve-tidy");
+    if (chdir("/") < 0) _exit(1);
+    tidy(known, TOLD, launcher);
+}
+
+int jobdir_tidier_start(const struct jobdir *known, struct error *err)
+{
+    struct session launcher = {.launcher = getppid()};
+    int told[2];
+    launcher.start = process_start(launcher.launcher, NULL);
+    if (pipe2(told, O_CLOEXEC) < 0) return error_errno(err, "pipe", "cannot make one");
+    pid_t pid = fork();
+    if (pid == 0) become_tidier(known, told[0], launcher);
+    close(told[0]);
+    if (pid > 0) return told[1];
+    error_errno(err, "mpiserve-tidy", "cannot start a process");
+    close(told[1]);
+    return err->code;
+}
+
+void jobdir_tidier_tell(int tidier, const struct jobdir *d)
+{
+    if (tidier < 0) return;
+    session_write(d->path);
+    if (write(tidier, d, sizeof(*d)) != sizeof(*d))
+        log_warning("the process that tidies up after this job is gone");
+}

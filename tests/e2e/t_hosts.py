@@ -1,0 +1,307 @@
+#!/usr/bin/env python3
+"""A job over several hosts: every host answers, engines come back anywhere, and whatever ends leaves nothing on any host."""
+from harness_hosts import *
+
+CHATS = [c for c in expected_chats() if c["min_gap"] >= 0.1]
+F32 = ("--compute", "f32")
+SLOWLY = {"MPISERVE_FAULT": "slow-step:10"}
+LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 150, "n": 4, "temperature": 1, "seed": 3}
+
+
+def ask(job, chat):
+    answer = job.post("/v1/chat/completions", {"messages": chat["messages"], "temperature": 0, "return_token_ids": True,
+                                               "max_completion_tokens": len(chat["ids"]) + 8})
+    equal(answer.status, 200, f"{answer}")
+    choice = answer.json["choices"][0]
+    equal((choice["token_ids"], choice["message"]["content"]), (chat["ids"], chat["text"]))
+
+
+def streamed(job, chat):
+    text = ""
+    stream = job.stream("/v1/chat/completions", {"messages": chat["messages"], "temperature": 0})
+    for event in stream:
+        check("error" not in event, event)
+        text += "".join(c["delta"].get("content") or "" for c in event["choices"])
+    equal((text, stream.done), (chat["text"], True))
+
+
+def check_topology(job, hosts, per_host):
+    """Ranks in blocks over the hosts, a replica each; ReplicaRank as the layout gives it."""
+    topology = job.get("/v1/topology").json
+    equal(topology["nodes"], hosts)
+    for r in topology["ranks"]:
+        host, local = divmod(r["rank"], per_host)
+        equal((r["host"], r["node_rank"], r["local_rank"], r["replica"]), (f"node{host}", host, local, r["rank"]))
+    equal([r["replica_rank"] for r in topology["replicas"]],
+          [{"rank": i, "node_rank": i // per_host, "local_rank": i % per_host} for i in range(hosts * per_host)])
+
+
+def check_answers(job):
+    """All chats, 8 at a time; every replica had some, and every slot was given back."""
+    together(8, lambda i: [ask(job, c) for c in CHATS[i::8]])
+    together(8, lambda i: [streamed(job, c) for c in CHATS[i::8]])
+    n = len(job.ranks())
+
+    def quiet():
+        return all(job.metric("mpiserve_slots_in_use", engine=i) == 0 for i in range(n))
+    until(quiet, 5 * SLOW, "all slots are free")
+    for i in range(n):
+        taken, freed = (job.metric(f"mpiserve_slot_{what}_total", engine=i) for what in ("dispatches", "finishes"))
+        check(taken > 0, f"replica {i} had no request")
+        equal(taken, freed, f"slots of replica {i}")
+        check(job.metric("mpiserve_dispatch_to_first_chunk_seconds_count", engine=i) >= taken, "first answers are timed")
+
+
+def two_hosts():
+    with Lab(2) as lab, HostsJob(lab, *F32, ranks=8) as job:
+        until(job.healthy, START_LIMIT, "/health is 200")
+        print(f"# 2 hosts, 8 ranks: /health 200 after {time.monotonic() - job.started:.2f} s")
+        equal(job.endpoint["url"], f"http://node0:{job.endpoint['port']}")
+        check_topology(job, 2, 4)
+        check_answers(job)
+        equal(job.log().count(" weights of "), 2, "weights are loaded once a host")
+        for k in range(2):
+            bells = [f for f in lab.files(k) if "/bell." in f]
+            equal(len(bells), 4, f"doorbells of host {k}")
+        job.signal(signal.SIGINT)
+        equal(job.wait(), 0, job.output())
+        until(job.nothing_lives, 3 * SLOW, "nothing lives")
+        equal(job.files_left(), [])
+
+
+def four_hosts():
+    with Lab(4) as lab, HostsJob(lab, *F32, ranks=8) as job:
+        check_topology(job, 4, 2)
+        check_answers(job)
+        job.signal(signal.SIGINT)
+        equal(job.wait(), 0, job.output())
+        until(job.nothing_lives, 3 * SLOW, "nothing lives")
+        equal(job.files_left(), [])
+
+
+def an_engine_dies_on_another_host():
+    body = {"prompt": "Repeat after me: " + " ".join(f"word{i % 10}" for i in range(90)), "temperature": 1.0, "seed": 11,
+            "ignore_eos": True, "max_tokens": 200}
+    with Lab(2) as lab, HostsJob(lab, *F32, "--data-parallel-size-local", "0", ranks=2) as job:
+        equal([r["replica"] for r in job.ranks()], [None, 0], "host 0 has no engine")
+        wanted = job.post("/v1/completions", body).json["choices"][0]["text"]
+        for after in (0, 40):
+            old, text = job.all_engines(), ""
+            equal(list(old), [1])
+            stream = job.stream("/v1/completions", body)
+            for n, event in enumerate(stream):
+                check("error" not in event, event)
+                text += "".join(c["text"] for c in event["choices"])
+                if n == after:
+                    old[1].kill()
+            equal((text, stream.done), (wanted, True), f"text after a kill behind {after} chunks")
+            check(not old[1].alive(), "it was killed")
+            until(lambda: job.all_engines().get(1) and job.healthy(), 10 * SLOW, "the engine is back")
+
+
+def kill_and_look(victim, limit):
+    with Lab(2) as lab:
+        with HostsJob(lab, ranks=4) as job:
+            streams = [iter(job.stream("/v1/completions", dict(LONG, max_tokens=900))) for _ in range(4)]
+            for s in streams:
+                next(s)
+            agents = job.all_agents()
+            {"mpirun": lambda: job.mpirun().kill(),
+             "up": lambda: job.up.kill(),
+             "agent 0": agents[0].kill, "agent 3": agents[3].kill,
+             "daemon": lambda: [p.kill() for p in lab.processes(1) if p.name in ("orted", "prted")],
+             "host": lambda: lab.call("kill", "1"),
+             "host, silently": lambda: lab.call("crash", "1")}[victim]()
+            started = time.monotonic()
+            until(job.nothing_lives, limit * SLOW, f"{victim} was killed and nothing lives on any host")
+            print(f"# {victim} killed: nothing lives after {time.monotonic() - started:.2f} s")
+            if victim != "up":
+                equal(job.wait(3 * SLOW), 1, "exit status of up")
+            dead = (1,) if "host" in victim else ()
+            equal(job.files_left(*dead), [], f"files after {victim} was killed")
+        if not dead:
+            return
+        if "silently" in victim:
+            lab.call("heal", "1")
+        check(job.files_left(), "a dead host keeps its files")
+        with HostsJob(lab, ranks=2) as after:
+            after.signal(signal.SIGINT)
+            equal(after.wait(), 0, after.output())
+            until(after.nothing_lives, 3 * SLOW, "nothing lives")
+            equal(after.files_left(), [], "files after the next start on that host")
+
+
+def mpirun_is_killed():
+    kill_and_look("mpirun", 4)
+
+
+def up_is_killed():
+    kill_and_look("up", 4)
+
+
+def agents_are_killed():
+    kill_and_look("agent 0", 4)
+    kill_and_look("agent 3", 4)
+
+
+def the_launchers_daemon_is_killed():
+    kill_and_look("daemon", 4)
+
+
+def a_host_is_killed():
+    kill_and_look("host", 5)
+
+
+def a_host_is_gone_without_a_word():
+    kill_and_look("host, silently", 15)
+
+
+def a_drain_loses_nothing():
+    with Lab(2) as lab, HostsJob(lab, ranks=4, env=SLOWLY) as job:
+        streams = [job.stream("/v1/completions", LONG) for _ in range(16)]
+        events = [iter(s) for s in streams]
+        for e in events:
+            next(e)
+        job.signal(signal.SIGTERM)
+
+        def rest(i):
+            finished = 0
+            for event in events[i]:
+                check("error" not in event, event)
+                finished += sum(c["finish_reason"] is not None for c in event.get("choices", []))
+            equal((finished, streams[i].done), (4, True), f"stream {i}")
+        together(16, rest)
+        equal(job.wait(), 0, job.output())
+        until(job.nothing_lives, 3 * SLOW, "nothing lives")
+        equal(job.files_left(), [])
+
+
+def a_second_signal_ends_at_once():
+    with Lab(2) as lab, HostsJob(lab, ranks=4, env=SLOWLY) as job:
+        stream = job.stream("/v1/completions", dict(LONG, max_tokens=900))
+        events = iter(stream)
+        next(events)
+        job.signal(signal.SIGINT)
+        time.sleep(0.3)
+        job.signal(signal.SIGINT)
+        errors = [e for e in events if "error" in e]
+        equal(len(errors), 1, "a final error event")
+        equal(job.wait(5 * SLOW), 130)
+        until(job.nothing_lives, 4 * SLOW, "nothing lives")
+        equal(job.files_left(), [])
+
+
+def replicas_on_the_head_node():
+    """--data-parallel-size-local: how many replicas the first host has, and where the others are."""
+    rows = [((), [0, 1, 2, 3]), (("--data-parallel-size-local", "0"), [2, 3]), (("--data-parallel-size-local", "1"), [0, 2, 3]),
+            (("-dp", "2", "-dpl", "1"), [0, 2]), (("-dp", "3"), [0, 1, 2])]
+    with Lab(2) as lab:
+        for options, leaders in rows:
+            with HostsJob(lab, *options, ranks=4) as job:
+                equal([r["rank"] for r in job.ranks() if r["replica"] is not None], leaders, f"{options}")
+                equal(content(job.chat("What is 17 + 25?")), "17 + 25 = 42")
+
+
+def refused(lab, *options, ranks=4, **more):
+    """The job does not start; what was said."""
+    with HostsJob(lab, *options, ranks=ranks, wait=False, **more) as job:
+        equal(job.wait(), 1, job.output())
+        until(job.nothing_lives, 4 * SLOW, "nothing lives")
+        equal(job.files_left(), [])
+        return job.output()
+
+
+def numbers_that_do_not_fit():
+    rows = [(("-dpl", "3"), "--data-parallel-size-local", "asks for 3 replicas", "whose 2 ranks allow 2"),
+            (("-dp", "5"), "--data-parallel-size", "asks for 5 replicas", "4 ranks on 2 nodes allow 4"),
+            (("-dp", "4", "-dpl", "0"), "--data-parallel-size", "asks for 4 replicas", "allow 2 with this"),
+            (("-dp", "1", "-dpl", "2"), "--data-parallel-size-local", "is 2, more than", "= 1")]
+    with Lab(2) as lab:
+        for options, *words in rows:
+            said = refused(lab, *options).replace("data_parallel_size", "--data-parallel-size").replace("_", "-")
+            for word in words:
+                check(word in said, f"{options}: {word!r} is not in {said}")
+
+
+def the_head_nodes_address():
+    with Lab(2) as lab:
+        for name, url in (("node0", "node0"), (f"{NETWORK}.1", f"{NETWORK}.1"), ("localhost", "node0"), ("127.0.0.1", "node0")):
+            with HostsJob(lab, "--data-parallel-address", name, ranks=2) as job:
+                equal(job.endpoint["url"], f"http://{url}:{job.endpoint['port']}", name)
+        for name in ("node1", f"{NETWORK}.2"):
+            said = refused(lab, "--data-parallel-address", name, ranks=2)
+            check(f"({NETWORK}.2) is no address of the head node: rank 0 runs on node0 ({NETWORK}.1" in said, said)
+        said = refused(lab, "--data-parallel-address", "nohost", ranks=2)
+        check("nohost is no address and no name that node0 can resolve" in said, said)
+
+
+def ranks_that_differ():
+    with Lab(2) as lab:
+        for k in range(2):
+            folder = lab.root(k) + "/dev/shm/model"
+            shutil.copytree(DEMO, folder)
+            if k == 1:
+                with open(folder + "/config.json") as f:
+                    config = json.load(f)
+                with open(folder + "/config.json", "w") as f:
+                    json.dump(dict(config, rms_norm_eps=0.001), f)
+        with HostsJob(lab, ranks=2, model="/dev/shm/model", wait=False) as job:
+            equal(job.wait(), 1, job.output())
+            check("rank 1 (node1) has model" in job.output(), job.output())
+        shutil.rmtree(lab.root(1) + "/dev/shm/model")
+        with HostsJob(lab, ranks=2, model="/dev/shm/model", wait=False) as job:
+            equal(job.wait(), 1, job.output())
+            check("rank 1 (node1): /dev/shm/model" in job.output(), job.output())
+        shutil.rmtree(lab.root(0) + "/dev/shm/model")
+        equal(job.files_left(), [])
+
+
+def options_in_the_environment_reach_all_hosts():
+    with Lab(2) as lab, HostsJob(lab, ranks=2, env={"MPISERVE_MAX_ONGOING_REQUESTS": "3", "MPISERVE_API_KEY": "sk-of-the-user"}) as job:
+        equal([r["num_slots"] for r in job.get("/v1/topology", headers={"Authorization": "Bearer sk-of-the-user"}, key=False)
+              .json["replicas"]], [3, 3])
+
+
+def the_users_choice_of_components_is_kept():
+    """Without a component for windows between hosts there is no window: so the variable was not overwritten."""
+    with Lab(2) as lab:
+        said = refused(lab, ranks=2, env={"OMPI_MCA_osc": "sm"})
+        check("slot window" in said and "OMPI_MCA_osc" in said, said)
+
+
+def rank_0_must_be_where_up_is():
+    with Lab(2) as lab:
+        said = refused(lab, "--hostfile", lab.hostfile(1, order=(1,)), ranks=2)
+        check("let the list of hosts begin with the machine of `mpiserve up`" in said, said)
+
+
+def a_bare_mpirun():
+    with Lab(2) as lab:
+        out = os.path.join(lab.folder, "out")
+        with open(out, "wb") as f:
+            mpirun = subprocess.Popen([HOSTS, "mpirun", "-np", "4", PROGRAM, "--port", "8000", "--host", "0.0.0.0"],
+                                      env=dict(lab.environment, MPISERVE_API_KEY="sk-of-the-user"), stdout=f, stderr=f)
+
+        def chat():
+            c = http.client.HTTPConnection(f"{NETWORK}.1", 8000, timeout=30)
+            c.request("POST", "/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "What is 17 + 25?"}]}),
+                      {"Authorization": "Bearer sk-of-the-user", "Content-Type": "application/json"})
+            return c.getresponse()
+
+        def answers():
+            try:
+                return chat().status == 200
+            except OSError:
+                return False
+        until(answers, START_LIMIT, "a chat is answered")
+        mpirun.kill()
+        mpirun.wait()
+        until(lambda: not [p for k in range(2) for p in lab.processes(k)], 4 * SLOW, "nothing lives")
+        equal([f for k in range(2) for f in lab.files(k) if "vader" not in f], [])
+
+
+run(two_hosts, four_hosts, an_engine_dies_on_another_host, mpirun_is_killed, up_is_killed, agents_are_killed,
+    the_launchers_daemon_is_killed, a_host_is_killed, a_host_is_gone_without_a_word, a_drain_loses_nothing,
+    a_second_signal_ends_at_once, replicas_on_the_head_node, numbers_that_do_not_fit, the_head_nodes_address,
+    ranks_that_differ, options_in_the_environment_reach_all_hosts, the_users_choice_of_components_is_kept,
+    rank_0_must_be_where_up_is, a_bare_mpirun)
