@@ -71,17 +71,6 @@ static int take_signals(struct agent *a, struct error *err)
     return a->signals < 0 ? error_errno(err, "", "signalfd") : 0;
 }
 
-/* The launcher's number for this process on its machine. */
-static int local_rank(void)
-{
-    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"};
-    for (size_t i = 0; i < COUNT_OF(names); i++) {
-        const char *v = getenv(names[i]);
-        if (v && v[0]) return atoi(v);
-    }
-    return 0;
-}
-
 /* Before MPI, what is wrong is found by every rank: one of them says so. The others leave a little later, since the launcher ends
  * all when the first has gone. */
 static void say_once(const struct error *err, bool speaker)
@@ -122,9 +111,8 @@ static void fit_connections(struct config *c)
 /* What is wrong for all is said once; a job file may be missing on one host only. */
 static bool tells_errors(const struct error *err)
 {
-    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
     bool of_this_host = err->code == ERR_NOT_FOUND || err->code == ERR_IO;
-    return launcher_rank() <= 0 || (of_this_host && local && strcmp(local, "0") == 0);
+    return launcher_rank() <= 0 || (of_this_host && first_of_machine());
 }
 
 static int load_options(struct agent *a, int argc, char **argv)
@@ -418,14 +406,14 @@ int agent_start(struct agent *a, int argc, char **argv)
     log_setup(level_of(a->config.log_level), "");
     follow_launcher();
     if (check_ground(&err)) {
-        say_once(&err, local_rank() == 0);
+        say_once(&err, first_of_machine());
         return 1;
     }
     start_tidier(a);
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
-        say_once(&err, local_rank() == 0);
+        say_once(&err, first_of_machine());
         return 1;
     }
     name_in_log(a);

@@ -43,7 +43,7 @@ int wire_check_shm(const char *library, struct error *err)
         if (each >= s->usual + SEGMENT_MORE) continue;
         if (room < wire_shm_least(ranks))
             return error_set(
-                err, ERR_IO, folder,
+                err, ERR_IO, strncmp(folder, "/dev/shm/", 9) ? folder : "/dev/shm",
                 "has %llu KB left, MPI needs %llu for the %u ranks of this machine: enlarge it (docker run "
                 "--shm-size=256m; mount -o remount,size=256m), remove what lies there, or start fewer ranks",
                 (unsigned long long)(room >> 10), (unsigned long long)(wire_shm_least(ranks) >> 10), ranks);
