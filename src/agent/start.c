@@ -90,8 +90,19 @@ static u64 files_needed(void)
     return FILES + (size && atoi(size) > 0 ? (u64)atoi(size) : 1);
 }
 
+/* In a step of Slurm MPI looks for PMIx and does not come up without. */
+static int check_step(struct error *err)
+{
+    if (!getenv("SLURM_STEP_ID") || getenv("PMIX_RANK") || getenv("OMPI_COMM_WORLD_RANK")) return 0;
+    return error_set(err, ERR_INPUT, "srun",
+                     "has started this rank without PMIx, which MPI needs: use `srun --mpi=pmix` where `srun "
+                     "--mpi=list` shows it, or "
+                     "mpirun in a batch script (slurm/serve.slurm)");
+}
+
 static int check_ground(struct error *err)
 {
+    if (check_step(err)) return err->code;
     i64 files = file_limit(files_needed(), err);
     return files < 0 ? (int)files : jobdir_check_room(JOBDIR_ROOM_RANK, err);
 }

@@ -20,6 +20,7 @@ DIFFER = r"start: the ranks of this job differ: rank 1 \(\S+\) has {}, rank 0 \(
 OUT_OF_BOX = re.compile(r"^(\d\d:\d\d:\d\d\.\d{3} [EWID] .*)$", re.M)
 
 
+CHAT = {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0}
 NOBODY = 65534
 KEPT = "/last-failure[.]log$|/mpiserve-[0-9]+$|/deep[^/]*$"  # the log of a failure and its folder; what a row made itself
 
@@ -142,8 +143,7 @@ def serves(name, command, warning=None, **ground):
             return re.search(r"(?:ready: |URL +)http://127\.0\.0\.1:(\d+)", g.output())
         port = int(until(url, START_LIMIT, f"{name} is ready\n{g.output()}").group(1))
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30 * SLOW)
-        body = {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), {"Content-Type": "application/json"})
         answer = json.loads(connection.getresponse().read())
         equal(content(answer), "17 + 25 = 42", name)
         got = g.errors()
@@ -408,5 +408,77 @@ def strange_machines_that_do():
     ], serves, at_once=2)
 
 
+# ---- Slurm -----------------------------------------------------------------------------------------------------------
+class Cluster:
+    """One host with Slurm, of tests/lab."""
+    TOOL = os.path.join(TOP, "tests/lab/slurm")
+
+    def __enter__(self):
+        tools = os.environ["PATH"] + ":/usr/sbin"
+        if not ROOT or not all(shutil.which(tool, path=tools) for tool in ("slurmctld", "munged")):
+            raise Skip("needs root, slurm-wlm and munge")
+        self.home = tempfile.mkdtemp(prefix="mpt-", dir="/tmp")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPISERVE_", "OMPI_", "SLURM_"))}
+        self.environment.update(LAB_ID=f"g{os.getpid() % 0xfffff:x}", LAB_OWNER=str(os.getpid()))
+        done = self.call("up", "1")
+        if done.returncode == 77:
+            raise Skip("no root or no network namespaces")
+        equal(done.returncode, 0, done.stderr)
+        return self
+
+    def __exit__(self, *_):
+        self.call("down")
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def call(self, *words):
+        return subprocess.run([self.TOOL, *words], env=self.environment, capture_output=True, text=True, timeout=60 * SLOW)
+
+    def run(self, *words):
+        """Status and lines without those of Slurm, of a command that ends by itself."""
+        done = self.call("exec", "env", f"HOME={self.home}", "TMPDIR=/dev/shm", "timeout", "-k", "2", str(LIMIT), *words)
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith(("srun:", "salloc:"))]
+        return done.returncode, lines
+
+    def left(self):
+        found = []
+        for p in all_processes():
+            try:
+                with open(f"/proc/{p.pid}/environ", "rb") as f:
+                    if p.name.startswith(("mpiserve", "mpirun", "orted")) and f"HOME={self.home}".encode() in f.read():
+                        found.append(p)
+            except OSError:
+                pass
+        return found
+
+
+def slurm():
+    no_pmix = r"E srun: has started this rank without PMIx, which MPI needs: use `srun --mpi=pmix` where `srun --mpi=list` shows it, " \
+              r"or mpirun in a batch script \(slurm/serve\.slurm\)"
+    mpirun, own = MPIRUN[0], [PROGRAM, *QUIET, DEMO]
+    with Cluster() as cluster:
+        for name, words, status, wanted in (
+            ("mpirun without slots", ["salloc", "-n1", mpirun, "-np", "4", *own], 1, r"There are not enough slots available .+"),
+            ("srun without PMIx", ["srun", "-n1", *own], 1, no_pmix),
+            ("srun with PMI2", ["srun", "-n1", "--mpi=pmi2", *own], 1, no_pmix),
+            ("srun, a wrong option", ["srun", "-n2", "--mpi=pmix", *own, "--threads", "0"], 2,
+             r"E --threads: `0` is not in the range auto or 1\.\.1024"),
+            ("srun, too few ranks", ["srun", "-n2", "--mpi=pmix", *own, "-dp", "8"], 1, r"E rank 0: data_parallel_size: asks for 8 .+"),
+        ):
+            got, lines = cluster.run(*words)
+            equal(got, status, f"{name}: {lines}")
+            said = [re.sub(r"^\d\d:\d\d:\d\d\.\d{3} ", "", line) for line in lines]
+            errors = [line for line in said if line.startswith("E ") or "not enough slots" in line]
+            check(len(errors) == 1 and re.fullmatch(wanted, errors[0]), f"{name}: {lines}")
+            until(lambda: not cluster.left(), 5 * SLOW, f"{name}: nothing is left: {cluster.left()}")
+        ask = ("srun --overlap -n1 curl -sS --retry 60 --retry-delay 1 --retry-connrefused http://127.0.0.1:8000/v1/chat/completions "
+               "-H 'Content-Type: application/json' -d '" + json.dumps(CHAT) + "'")
+        script = f"srun --overlap -n2 --mpi=pmix {shlex.join([PROGRAM, '--api-key', 'none', DEMO])} & {ask}; " \
+                 "scancel -s USR1 $SLURM_JOB_ID; wait $!"
+        got, lines = cluster.run("salloc", "-n2", "bash", "-c", script)
+        equal(got, 0, f"srun with PMIx: a drain: {lines}")
+        check(any("17 + 25 = 42" in line for line in lines), f"srun with PMIx answers: {got} {lines}")
+        until(lambda: not cluster.left(), 10 * SLOW, f"nothing is left: {cluster.left()}")
+
+
 run(every_option_out_of_range, unknown_names, wrong_options_of_ranks_are_said_once, ranks_that_do_not_fit_together,
-    models_that_cannot_be_read, bad_machines, strange_machines_that_do)
+    models_that_cannot_be_read, bad_machines, strange_machines_that_do, slurm)
