@@ -120,6 +120,11 @@ int file_read(const char *path, size_t max, struct buf *out, struct error *err);
 /* Writes path + ".new", syncs, renames: a reader sees the old file or the whole new one. */
 int file_write_whole(const char *path, const void *data, size_t len, unsigned mode, struct error *err);
 bool file_exists(const char *path);
+/* Lets this process have as many files open as it may (65536 at most). Returns how many, or ERR_IO when they are fewer than
+ * need: the message says how to raise the limit. */
+i64 file_limit(u64 need, struct error *err);
+/* Bytes that this user may still write in the file system of a folder; UINT64_MAX when it cannot be told. */
+u64 file_room(const char *folder);
 /* snprintf into a path; ERR_INPUT when it does not fit. */
 int path_join(char *out, size_t size, struct error *err, const char *fmt, ...) PRINTF_LIKE(4, 5);
 

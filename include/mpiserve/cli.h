@@ -8,7 +8,7 @@
 /* mpiserve up [-n RANKS] [MODEL] [options] [-- arguments for mpirun]: starts the job under mpirun, says when it is
  * ready, drains it on INT or TERM, ends what is left of it, and removes what it left behind. USR1 drains as well, however
  * often it comes. 0 after a clean drain; 130 when it was ended before it was
- * ready; 1 on failures. */
+ * ready; 2 when the options are wrong, 1 on other failures. */
 int cli_up(int argc, char **argv);
 
 /* mpiserve plan [MODEL] [--nodes N ...] [options of the job] [--json]: how such a job would lie over the nodes, what it needs

@@ -36,6 +36,12 @@ struct jobdir {
 /* Makes the folder (run_dir "": a new one under the temporary folder) and the one in /dev/shm; this process becomes the
  * owner. Errors: not writable, full, path too long for sockets, not ours, in use by a running job. */
 int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err);
+/* Before MPI starts, which may hang for ever in a full temporary folder: an error when it has less than `bytes` left. */
+enum {
+    JOBDIR_ROOM = 20 << 20,
+    JOBDIR_ROOM_RANK = 9 << 20
+}; /* before mpirun; when mpirun has (or did not get) its share */
+int jobdir_check_room(u64 bytes, struct error *err);
 /* A process that the owner started: 1 and *d filled from the environment. 0 when there is no owner above (make one), or when it
  * is on another machine; then d->job is filled, else "". */
 int jobdir_attach(struct jobdir *d, struct error *err);

@@ -80,7 +80,7 @@ const struct tensor *model_tensor_at(const struct model_files *f, size_t i);
 /* Bytes [off, off + len) of a tensor with large reads (never page faults); a file that shrank meanwhile is ERR_IO naming it. */
 int model_read(const struct model_files *f, const struct tensor *t, u64 off, void *to, u64 len,
                struct error *err);
-/* Names, shapes and dtypes of all tensors and the contents of config.json: equal on all ranks of a job or the ranks are refused. */
+/* Names, shapes and dtypes of all tensors, some bytes of some of them, and the contents of config.json: equal on all ranks of a job or the ranks are refused. */
 u64 model_fingerprint(const struct model_config *c, const struct model_files *f);
 
 #endif

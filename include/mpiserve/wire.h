@@ -37,8 +37,10 @@ enum {
 
 struct wire;
 /* MPI_Init_thread (FUNNELED; works without mpirun as a job of one), node split, host names and pids of all.
- * Chooses components of Open MPI before (OMPI_MCA_osc and others), unless the environment has them or the node has InfiniBand. */
+ * Chooses components of Open MPI before (OMPI_MCA_osc and others), unless the environment has them or the node has InfiniBand; makes MPI's segments in /dev/shm fit
+ * where it is small. ERR_IO when it is too small, which MPI itself would answer with SIGBUS. */
 struct wire *wire_init(int *argc, char ***argv, struct error *err); /* collective */
+u64 wire_shm_least(u32 ranks); /* bytes that so many ranks of a machine need in /dev/shm, at least */
 /* Waits until all ranks are here and own sends are done (messages that come are dropped), then MPI_Finalize.
  * Windows of other rooms must be gone. Frees w. */
 void wire_end(struct wire *w); /* collective */

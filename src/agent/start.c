@@ -11,9 +11,9 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- before MPI ----------------------------------------------------------------------------------------------*/
@@ -71,20 +71,59 @@ static int take_signals(struct agent *a, struct error *err)
     return a->signals < 0 ? error_errno(err, "", "signalfd") : 0;
 }
 
-static void raise_file_limit(void)
+/* Before MPI, what is wrong is found by every rank: one of them says so. The others leave a little later, since the launcher ends
+ * all when the first has gone. */
+static void say_once(const struct error *err, bool speaker)
 {
-    struct rlimit r;
-    if (getrlimit(RLIMIT_NOFILE, &r)) return;
-    r.rlim_cur = r.rlim_max == RLIM_INFINITY || r.rlim_max > 65536 ? 65536 : r.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &r);
+    const struct timespec pause = {.tv_nsec = 300 * NS_PER_MS};
+    if (speaker)
+        agent_print(err);
+    else
+        nanosleep(&pause, NULL);
+}
+
+/* Of an agent without connections of clients: engine, rings, MPI; one more for each rank on other machines. */
+static u64 files_needed(void)
+{
+    enum { FILES = 96 };
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
+    return FILES + (size && atoi(size) > 0 ? (u64)atoi(size) : 1);
+}
+
+/* In a step of Slurm MPI looks for PMIx and does not come up without. */
+static int check_step(struct error *err)
+{
+    if (!getenv("SLURM_STEP_ID") || getenv("PMIX_RANK") || getenv("OMPI_COMM_WORLD_RANK")) return 0;
+    return error_set(err, ERR_INPUT, "srun",
+                     "has started this rank without PMIx, which MPI needs: use `srun --mpi=pmix` where `srun "
+                     "--mpi=list` shows it, or "
+                     "mpirun in a batch script (slurm/serve.slurm)");
+}
+
+static int check_ground(struct error *err)
+{
+    if (check_step(err)) return err->code;
+    i64 files = file_limit(files_needed(), err);
+    return files < 0 ? (int)files : jobdir_check_room(JOBDIR_ROOM_RANK, err);
+}
+
+/* Every connection is an open file. */
+static void fit_connections(struct config *c)
+{
+    i64 most = file_limit(0, NULL) - (i64)files_needed();
+    if (most < 0 || c->max_connections <= most) return;
+    log_warning("--max-connections: %lld need more open files than this process may have (ulimit -n): at "
+                "most %lld are served at the "
+                "same time",
+                (long long)c->max_connections, (long long)most);
+    c->max_connections = most;
 }
 
 /* What is wrong for all is said once; a job file may be missing on one host only. */
 static bool tells_errors(const struct error *err)
 {
-    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
     bool of_this_host = err->code == ERR_NOT_FOUND || err->code == ERR_IO;
-    return launcher_rank() <= 0 || (of_this_host && local && strcmp(local, "0") == 0);
+    return launcher_rank() <= 0 || (of_this_host && first_of_machine());
 }
 
 static int load_options(struct agent *a, int argc, char **argv)
@@ -98,7 +137,7 @@ static int load_options(struct agent *a, int argc, char **argv)
         rc = error_set(&err, ERR_INPUT, "", "`%s` is neither a command nor a folder with a model; see --help",
                        model);
     if (rc == 0) return 0;
-    if (rc < 0 && tells_errors(&err)) agent_print(&err);
+    if (rc < 0) say_once(&err, tells_errors(&err));
     return rc < 0 ? 2 : -1; /* -1: help was printed */
 }
 
@@ -334,6 +373,7 @@ static int start_rooms(struct agent *a, struct error *err)
     if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
     if (agent_together(a, rc, err)) return 1;
     if (agent_rank(a) == 0) {
+        fit_connections(&a->config);
         rc = take_key(a, err);
         if (!rc) rc = head_new(a, err);
     }
@@ -376,12 +416,15 @@ int agent_start(struct agent *a, int argc, char **argv)
     if (rc) return rc < 0 ? -1 : rc;
     log_setup(level_of(a->config.log_level), "");
     follow_launcher();
-    raise_file_limit();
+    if (check_ground(&err)) {
+        say_once(&err, first_of_machine());
+        return 1;
+    }
     start_tidier(a);
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
     if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
-        agent_print(&err);
+        say_once(&err, first_of_machine());
         return 1;
     }
     name_in_log(a);

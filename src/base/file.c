@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static int too_large(const char *path, size_t size, size_t max, struct error *err)
@@ -106,4 +108,28 @@ int path_join(char *out, size_t size, struct error *err, const char *fmt, ...)
     va_end(args);
     if (len >= 0 && (size_t)len < size) return 0;
     return error_set(err, ERR_INPUT, out, "the path is longer than %zu bytes", size - 1);
+}
+
+i64 file_limit(u64 need, struct error *err)
+{
+    enum { ENOUGH = 65536 };
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) < 0) return error_errno(err, "ulimit -n", "cannot ask for it");
+    rlim_t most = r.rlim_max == RLIM_INFINITY || r.rlim_max > ENOUGH ? ENOUGH : r.rlim_max;
+    if (r.rlim_cur < most) {
+        r.rlim_cur = most;
+        if (setrlimit(RLIMIT_NOFILE, &r) < 0) getrlimit(RLIMIT_NOFILE, &r);
+    }
+    if (r.rlim_cur >= need) return (i64)MIN_OF(r.rlim_cur, (rlim_t)INT32_MAX);
+    return error_set(
+        err, ERR_IO, "ulimit -n",
+        "%llu open files are allowed, %llu are needed: raise the hard limit (limits.conf, LimitNOFILE= of a "
+        "service, docker run --ulimit nofile=65536)",
+        (unsigned long long)r.rlim_cur, (unsigned long long)need);
+}
+
+u64 file_room(const char *folder)
+{
+    struct statvfs fs;
+    return statvfs(folder, &fs) < 0 || !fs.f_blocks ? UINT64_MAX : (u64)fs.f_bavail * fs.f_frsize;
 }

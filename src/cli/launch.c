@@ -10,10 +10,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
-
-enum { SHM_PER_RANK = 8 << 20 };
 
 extern char **environ;
 
@@ -50,20 +47,6 @@ static int set_environment(const struct jobdir *d, struct error *err)
     if (rc == 0) rc = set_all(keep_alive, COUNT_OF(keep_alive), err);
     if (rc == 0 && geteuid() == 0) rc = set_all(for_root, COUNT_OF(for_root), err);
     return rc;
-}
-
-/* Containers often have 64 MB there: a rank that touches more dies of SIGBUS without a word. */
-static void check_shm(const struct config *c, const struct jobdir *d)
-{
-    struct statvfs fs;
-    if (!d->shm[0] || statvfs(d->shm, &fs) < 0) return;
-    u64 free_bytes = (u64)fs.f_bavail * fs.f_frsize;
-    if (free_bytes < (u64)c->ranks * SHM_PER_RANK)
-        log_warning("/dev/shm has %llu MB left, %lld ranks may need %lld: enlarge it (docker run --shm-size) "
-                    "if ranks "
-                    "die with SIGBUS",
-                    (unsigned long long)(free_bytes >> 20), (long long)c->ranks,
-                    (long long)(c->ranks * SHM_PER_RANK >> 20));
 }
 
 /* In the child: everything up to exec. The error goes through the pipe, which exec closes. */
@@ -146,7 +129,6 @@ int launch(const struct config *c, const struct jobdir *d, int log, const struct
     const char **passed = mem_zero((size_t)line->argc + 1, sizeof(*passed));
     struct words w = {0};
     struct buf names = {0};
-    check_shm(c, d);
     int rc = set_environment(d, err);
     for (size_t i = 0; i < COUNT_OF(fixed); i++) add_word(&w, fixed[i]);
     if (c->hostfile[0]) {

@@ -21,6 +21,7 @@ enum {
     LOST_GRACE_MS = 250, /* a rank is gone: so long do the others have to be on their way out too */
     END_GRACE_MS = 1200, /* ranks write their last words after SIGTERM; mpirun gives them a second */
     DRAIN_MORE_MS = 5000,
+    EXIT_OPTIONS = 2,
     EXIT_INTERRUPTED = 130,
 };
 
@@ -285,6 +286,15 @@ static struct command_line split(int argc, char **argv)
     return line;
 }
 
+/* What mpirun would stumble over with many words, or without any. */
+static int check_ground(const struct config *c, struct error *err)
+{
+    enum { FILES = 48, FILES_PER_RANK = 8 }; /* of mpirun: pipes and sockets */
+    jobdir_sweep();
+    i64 rc = file_limit(FILES + FILES_PER_RANK * (u64)c->ranks, err);
+    return rc < 0 ? (int)rc : jobdir_check_room(JOBDIR_ROOM, err);
+}
+
 int cli_up(int argc, char **argv)
 {
     struct command_line line = split(argc, argv);
@@ -297,9 +307,11 @@ int cli_up(int argc, char **argv)
     if (rc > 0) return 0;
     if (u.config.ranks == 0) u.config.ranks = CONFIG_RANKS;
     for (int i = 0; rc == 0 && i < u.config.n_notes; i++) log_info("%s", u.config.notes[i]);
-    if (rc == 0) jobdir_sweep();
-    if (rc == 0) rc = jobdir_make(&u.dir, u.config.run_dir, &err);
     if (rc < 0) {
+        log_error("%s", error_text(&err, text, sizeof(text)));
+        return EXIT_OPTIONS;
+    }
+    if (check_ground(&u.config, &err) < 0 || jobdir_make(&u.dir, u.config.run_dir, &err) < 0) {
         log_error("%s", error_text(&err, text, sizeof(text)));
         return 1;
     }

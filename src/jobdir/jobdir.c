@@ -170,6 +170,17 @@ static void make_shm(struct jobdir *d)
     d->shm[0] = 0;
 }
 
+int jobdir_check_room(u64 bytes, struct error *err)
+{
+    u64 room = file_room(temporary_folder());
+    if (room >= bytes) return 0;
+    return error_set(
+        err, ERR_IO, temporary_folder(),
+        "the temporary folder has %llu KB left, MPI and the job need %llu KB: make room, or choose another "
+        "place with TMPDIR",
+        (unsigned long long)(room >> 10), (unsigned long long)(bytes >> 10));
+}
+
 int jobdir_make(struct jobdir *d, const char *run_dir, struct error *err)
 {
     memset(d, 0, sizeof(*d));

@@ -97,13 +97,17 @@ static void wait_for_launcher(const struct session *s)
     for (int ms = 0; ms < LAUNCHER_SECONDS * 1000 && !launcher_gone(s); ms += LOOK_MS) pause_ms(LOOK_MS);
 }
 
-static _Noreturn void tidy(const struct jobdir *known, int told, struct session launcher)
+struct watched_rank {
+    pid_t pid;
+    u64 start;
+};
+
+static _Noreturn void tidy(const struct jobdir *known, int told, struct session launcher,
+                           struct watched_rank rank)
 {
     struct jobdir d = *known, next;
-    pid_t rank = getppid();
-    u64 start = process_start(rank, NULL);
     while (read(told, &next, sizeof(next)) == sizeof(next)) d = next; /* until the rank ends */
-    while (start && process_start(rank, NULL) == start) pause_ms(LOOK_MS);
+    while (process_start(rank.pid, NULL) == rank.start) pause_ms(LOOK_MS);
     if (d.path[0]) {
         wait_for_ranks(&d);
         session_read(d.path, &launcher);
@@ -114,7 +118,8 @@ static _Noreturn void tidy(const struct jobdir *known, int told, struct session 
 }
 
 /* Not a descriptor of the rank's may stay open here: others wait for their ends. */
-static _Noreturn void become_tidier(const struct jobdir *known, int told, struct session launcher)
+static _Noreturn void become_tidier(const struct jobdir *known, int told, struct session launcher,
+                                    struct watched_rank rank)
 {
     enum { TOLD = 3, DESCRIPTORS = 1024 };
     sigset_t all;
@@ -128,17 +133,19 @@ static _Noreturn void become_tidier(const struct jobdir *known, int told, struct
     prctl(PR_SET_PDEATHSIG, 0);
     prctl(PR_SET_NAME, "mpiserve-tidy");
     if (chdir("/") < 0) _exit(1);
-    tidy(known, TOLD, launcher);
+    tidy(known, TOLD, launcher, rank);
 }
 
 int jobdir_tidier_start(const struct jobdir *known, struct error *err)
 {
     struct session launcher = {.launcher = getppid()};
+    /* Asked here and not in the child, whose parent may be another by then: a rank can end at once. */
+    struct watched_rank rank = {getpid(), process_start(getpid(), NULL)};
     int told[2];
     launcher.start = process_start(launcher.launcher, NULL);
     if (pipe2(told, O_CLOEXEC) < 0) return error_errno(err, "pipe", "cannot make one");
     pid_t pid = fork();
-    if (pid == 0) become_tidier(known, told[0], launcher);
+    if (pid == 0) become_tidier(known, told[0], launcher, rank);
     close(told[0]);
     if (pid > 0) return told[1];
     error_errno(err, "mpiserve-tidy", "cannot start a process");

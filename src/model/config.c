@@ -1,7 +1,9 @@
 /* config.json: what the model is. Both spellings of the library (older and newer) are read. */
 #include "model/config.h"
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     CONFIG_MAX_BYTES = 16 << 20,
@@ -157,6 +159,9 @@ int model_read_config(const char *dir, struct model_config *out, struct error *e
     if (path_join(out->dir, sizeof out->dir, err, "%s", dir) ||
         path_join(path, sizeof path, err, "%s/config.json", dir))
         return ERR_INPUT;
+    if (access(path, R_OK) < 0 && errno != ENOENT)
+        return error_errno(err, path, "cannot read the model's folder");
+    if (access(dir, F_OK) < 0) return error_errno(err, dir, "cannot find the model's folder");
     if (!file_exists(path))
         return error_set(err, ERR_NOT_FOUND, dir, "no config.json: this is not a model's folder");
     struct json *root = json_read_file(path, CONFIG_MAX_BYTES, err);

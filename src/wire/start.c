@@ -136,8 +136,8 @@ struct wire *wire_init(int *argc, char ***argv, struct error *err)
     struct card mine;
     read_library(w);
     choose_components(w->library);
-    if (start_mpi(w, argc, argv, err) || split_nodes(w, &mine, err) || learn_peers(w, &mine, err) ||
-        packets_init(w, err)) {
+    if (wire_check_shm(w->library, err) || start_mpi(w, argc, argv, err) || split_nodes(w, &mine, err) ||
+        learn_peers(w, &mine, err) || packets_init(w, err)) {
         release(w);
         return NULL;
     }

@@ -81,6 +81,8 @@ struct wire {
 };
 
 int wire_mpi_error(struct error *err, int code, const char *what);
+/* shm.c: before MPI_Init */
+int wire_check_shm(const char *library, struct error *err);
 /* packets.c */
 int packets_init(struct wire *w, struct error *err);
 void packets_release(struct wire *w);                          /* after MPI has given all buffers back */

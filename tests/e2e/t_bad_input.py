@@ -295,7 +295,7 @@ def bad_options_are_named():
                             (("up", "--api-key", "sk-123456789"), "MPISERVE_API_KEY"), (("up", "-tp", "2"), "only 1"),
                             (("up", "a", "b"), "one argument too many")):
         done = command(*arguments)
-        equal(done.returncode, 1, f"{arguments}")
+        equal(done.returncode, 2, f"{arguments}")
         check(says in done.stderr and "sk-1" not in done.stderr, done.stderr)
         equal(len(done.stderr.strip().splitlines()), 1, f"one line: {done.stderr}")
     equal(command("help").stdout, command("--help").stdout)

@@ -155,10 +155,10 @@ def wrong_places_are_errors():
                               text=True, timeout=20)
         equal(done.returncode, 1, str(env))
         check(re.search(says, done.stderr), done.stderr)
-    for options, says in ((["--mpirun", "no-such-mpirun"], "no such program in PATH"), (["--prot", "1"], "--port"),
-                          (["--api-key", "sk-12345678"], "--api-key-file")):
+    for options, status, says in ((["--mpirun", "no-such-mpirun"], 1, "no such program in PATH"), (["--prot", "1"], 2, "--port"),
+                                  (["--api-key", "sk-12345678"], 2, "--api-key-file")):
         done = subprocess.run([STANDIN, "up", "models/tiny", *options], capture_output=True, text=True, timeout=20)
-        equal(done.returncode, 1, str(options))
+        equal(done.returncode, status, str(options))
         check(says in done.stderr and "sk-1234" not in done.stderr, done.stderr)
 
 
