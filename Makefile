@@ -1,7 +1,7 @@
 # mpiserve:  make deps run      install what is missing, build, start 8 ranks with the demo model
 #            make               build ./mpiserve
 #            make deps check    all tests;  make check TESTS=tests/e2e/t_chat.py: some of them
-#            make soak check-style bench clean
+#            make check-mpi5 (Open MPI 5)  soak (minutes)  check-style  bench  clean
 #            make install uninstall   PREFIX=/usr/local  DESTDIR=
 #            make docs          option table -> README.md, jobs/schema.json, jobs/every-option.yaml
 # Options:   CC=clang  SANITIZE=address,undefined  MPI_HOME=folder  V=1  ARGS="-n 4 MODEL" (run, bench)
@@ -34,7 +34,7 @@ HELPERS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/mpi/*.c tests/e2e/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o) $(BENCHES:=.o)
 
-.PHONY: all deps run tests check soak check-style bench docs install uninstall clean
+.PHONY: all deps run tests check check-mpi5 soak check-style bench docs install uninstall clean
 all: $(PROGRAM)
 
 # `make -j2 deps run`: everything else waits for deps. With check among the goals it installs what tests need too.
@@ -76,6 +76,13 @@ run: $(PROGRAM)
 tests: $(PROGRAM) $(UNIT) $(HELPERS) $(BENCHES)
 check: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) SANITIZE=$(SANITIZE) $(RUN_ENV) tests/tools/run-tests $(TESTS)
+# The same with Open MPI 5: MPI_HOME names it; without, PyPI's is installed into build/openmpi5.
+MPI5       = $(abspath $(or $(MPI_HOME),build/openmpi5))
+MPI5_TESTS = build-mpi5/tests/mpi/wire build-mpi5/tests/mpi/slots $(wildcard tests/e2e/t_*.py)
+check-mpi5:
+	@tests/tools/deps mpi5 $(MPI5)
+	@$(MAKE) --no-print-directory MPI_HOME=$(MPI5) BUILD=build-mpi5 PROGRAM=build-mpi5/mpiserve \
+	    check TESTS="$(or $(TESTS),$(MPI5_TESTS))"
 # What takes minutes: failures of hosts, Slurm.
 soak: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) LAB_LONG=1 $(RUN_ENV) tests/tools/run-tests tests/lab/selftest

@@ -37,7 +37,7 @@ enum {
 
 struct wire;
 /* MPI_Init_thread (FUNNELED; works without mpirun as a job of one), node split, host names and pids of all.
- * Chooses OMPI_MCA_osc before, unless the environment has one or the node has InfiniBand; makes MPI's segments in /dev/shm fit
+ * Chooses components of Open MPI before (OMPI_MCA_osc and others), unless the environment has them or the node has InfiniBand; makes MPI's segments in /dev/shm fit
  * where it is small. ERR_IO when it is too small, which MPI itself would answer with SIGBUS. */
 struct wire *wire_init(int *argc, char ***argv, struct error *err); /* collective */
 u64 wire_shm_least(u32 ranks); /* bytes that so many ranks of a machine need in /dev/shm, at least */

@@ -37,9 +37,9 @@ int launch_environment(const struct jobdir *d, struct error *err)
     };
     /* A machine that is lost without a word is noticed in seconds, not in minutes. */
     static const struct variable keep_alive[] = {
-        {"OMPI_MCA_oob_tcp_keepalive_time", "2"},
-        {"OMPI_MCA_oob_tcp_keepalive_intvl", "1"},
-        {"OMPI_MCA_oob_tcp_keepalive_probes", "3"},
+        {"OMPI_MCA_oob_tcp_keepalive_time", "2"},   {"OMPI_MCA_oob_tcp_keepalive_intvl", "1"},
+        {"OMPI_MCA_oob_tcp_keepalive_probes", "3"}, {"PRTE_MCA_oob_tcp_keepalive_time", "2"},
+        {"PRTE_MCA_oob_tcp_keepalive_intvl", "1"},  {"PRTE_MCA_oob_tcp_keepalive_probes", "3"},
     };
     int rc = jobdir_session(d, err);
     if (rc == 0) rc = jobdir_export(d, err);

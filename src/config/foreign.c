@@ -30,7 +30,6 @@
 #define NO_LOG  "no text of a request is ever logged; see --log-level"
 #define ACCESS  "there is no access log; see --log-level"
 #define PYTHON  "there is no Python here"
-#define HEADERS "a request's headers have 32 KB together"
 #define WATCHED "engines are watched all the time; see --step-timeout"
 #define SHAPE   "an engine is one process on one rank: mpirun and --data-parallel-size say how many"
 
@@ -132,8 +131,6 @@ const struct foreign foreign_table[] = {
     NOTE("uvicorn-log-level", "", true, ACCESS),
     NOTE("disable-uvicorn-access-log", "", false, ACCESS),
     NOTE("disable-access-log-for-endpoints", "", true, ACCESS),
-    REFUSED("h11-max-incomplete-event-size", "", true, HEADERS),
-    REFUSED("h11-max-header-count", "", true, HEADERS),
     REFUSED("enable-log-requests", "", false, NO_LOG),
     REFUSED("enable-log-outputs", "", false, NO_LOG),
     NOTE("disable-log-requests", "", false, NO_LOG),

@@ -166,7 +166,8 @@ void calls_release(struct ingress *in); /* parts that never got their last chunk
 
 /* ---- watch.c: the thread that ticks and sees clients leave ---- */
 int watch_start(struct ingress *in, struct error *err);
-void watch_stop(struct ingress *in);
+void watch_stop(struct ingress *in);    /* no ticks any more */
+void watch_release(struct ingress *in); /* after the last connection */
 void watch_add(struct ingress *in, int fd, u64 serial);
 void watch_remove(struct ingress *in, int fd);
 

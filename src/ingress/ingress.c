@@ -146,6 +146,7 @@ void ingress_free(struct ingress *in)
     watch_stop(in);
     calls_wake_all(in); /* the library must not be stopped while a connection sleeps */
     http_stop(in);
+    watch_release(in);
     connections_release(&in->connections);
     calls_release(in);
     metrics_free(in->metrics);

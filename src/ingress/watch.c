@@ -49,6 +49,10 @@ void watch_stop(struct ingress *in)
     if (in->watch_thread && write(in->watch_stop_fd, &one, sizeof(one)) == sizeof(one))
         pthread_join(in->watch_thread, NULL);
     in->watch_thread = 0;
+}
+
+void watch_release(struct ingress *in)
+{
     if (in->watch_fd >= 0) close(in->watch_fd);
     if (in->watch_stop_fd >= 0) close(in->watch_stop_fd);
     in->watch_fd = in->watch_stop_fd = -1;

@@ -27,7 +27,7 @@ struct session {
 /* Open MPI's names, 4 and 5; any other folder is none of our business. */
 static bool is_session(const char *path)
 {
-    return path && path[0] == '/' && (strstr(path, "/ompi.") || strstr(path, "/prte."));
+    return path && path[0] == '/' && (strstr(path, "/ompi.") || strstr(path, "/prte"));
 }
 
 static bool session_read(const char *folder, struct session *s)
@@ -68,7 +68,8 @@ void session_remove_dead(const char *folder)
     struct session s;
     if (!session_read(folder, &s) || !launcher_gone(&s)) return;
     remove_tree(s.path);
-    rmdir(dirname(s.path)); /* when it was the last of this user's */
+    char *parent = dirname(s.path); /* Open MPI 4 has a folder for all sessions of a user */
+    if (strncmp(basename(parent), "ompi.", 5) == 0) rmdir(parent);
 }
 
 /* ---- the tidier ------------------------------------------------------------------------------------------------*/

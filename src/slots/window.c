@@ -9,8 +9,10 @@ struct slot_window {
     MPI_Comm comm;
     MPI_Win win;
     u32 rank, n_ranks;
-    u32 *node_of;
+    u32 *node_of, *first_of; /* of a rank: its node, and the lowest rank there */
+    bool served;             /* every operation needs ranks that are awake, on the own node too */
     u64 operations;
+    u64 *words; /* own */
     void (*ring)(void *ctx, u32 rank);
     void *ctx;
 };
@@ -34,6 +36,7 @@ static int allocate(struct slot_window *w, u32 epoch, struct error *err)
     MPI_Info_set(info, "same_disp_unit", "true");
     int rc = MPI_Win_allocate(SLOTS_PER_RANK * sizeof *words, sizeof *words, info, w->comm, &words, &w->win);
     MPI_Info_free(&info);
+    w->words = words;
     if (rc) {
         w->win = MPI_WIN_NULL;
         return mpi_error(
@@ -51,6 +54,22 @@ static int allocate(struct slot_window *w, u32 epoch, struct error *err)
     if (rc) return mpi_error(err, rc, "MPI_Barrier");
     rc = MPI_Win_lock_all(MPI_MODE_NOCHECK, w->win);
     return rc ? mpi_error(err, rc, "MPI_Win_lock_all") : 0;
+}
+
+/* Open MPI 5 (osc/rdma) has no processor atomics in a window that spans nodes: locks lie at the first rank of the target's node, and
+ * the target applies the operation, even if it is on our own node. Open MPI 4 (osc/pt2pt) asks the target only. */
+static void find_servers(struct slot_window *w)
+{
+    char library[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int len;
+    bool spans = false;
+    w->first_of = mem_zero(w->n_ranks, sizeof *w->first_of);
+    for (u32 r = 0; r < w->n_ranks; r++) {
+        while (w->node_of[w->first_of[r]] != w->node_of[r]) w->first_of[r]++;
+        spans |= w->node_of[r] != w->node_of[0];
+    }
+    MPI_Get_library_version(library, &len);
+    w->served = spans && strncmp(library, "Open MPI v4", 11) != 0;
 }
 
 struct slot_window *slot_window_new(const struct slots_spec *spec, struct error *err)
@@ -73,6 +92,7 @@ struct slot_window *slot_window_new(const struct slots_spec *spec, struct error 
     w->n_ranks = (u32)size;
     w->node_of = mem_zero(w->n_ranks, sizeof *w->node_of);
     if (spec->node_of) memcpy(w->node_of, spec->node_of, w->n_ranks * sizeof *w->node_of);
+    find_servers(w);
     if (allocate(w, spec->epoch, err)) {
         slot_window_abandon(w); /* not collective here: other ranks may be further */
         return NULL;
@@ -93,6 +113,7 @@ void slot_window_abandon(struct slot_window *w)
 {
     if (!w) return;
     free(w->node_of);
+    free(w->first_of);
     free(w);
 }
 
@@ -111,10 +132,17 @@ u64 slot_window_operations(const struct slot_window *w)
     return w->operations;
 }
 
-/* The target serves an RMA from another node only while it calls MPI: wake it before waiting. */
+/* Who must call MPI for an operation to end is woken before we wait for it. */
+static void wake(struct slot_window *w, u32 rank)
+{
+    if (!w->ring) return;
+    if (w->served || w->node_of[rank] != w->node_of[w->rank]) w->ring(w->ctx, rank);
+    if (w->served && w->first_of[rank] != rank) w->ring(w->ctx, w->first_of[rank]);
+}
+
 static int flush(struct slot_window *w, u32 rank, struct error *err)
 {
-    if (w->ring && w->node_of[rank] != w->node_of[w->rank]) w->ring(w->ctx, rank);
+    wake(w, rank);
     int rc = MPI_Win_flush((int)rank, w->win);
     return rc ? mpi_error(err, rc, "MPI_Win_flush") : 0;
 }
@@ -124,14 +152,27 @@ int slot_window_cas(struct slot_window *w, u32 rank, u32 slot, u64 expected, u64
 {
     BUG_ON(rank >= w->n_ranks || slot >= SLOTS_PER_RANK);
     w->operations++;
+    if (w->served) wake(w, rank); /* such an operation waits before the flush */
     int rc = MPI_Compare_and_swap(&desired, &expected, old, MPI_UINT64_T, (int)rank, (MPI_Aint)slot, w->win);
     return rc ? mpi_error(err, rc, "MPI_Compare_and_swap") : flush(w, rank, err);
+}
+
+/* Where every operation is a message to other ranks, a look at own memory is no operation: the words change only while this rank calls
+ * MPI, and what is done on a look is a compare-and-swap. */
+static void look_at_own(struct slot_window *w, u32 first, u32 n, u64 *out)
+{
+    MPI_Win_sync(w->win);
+    for (u32 i = 0; i < n; i++) out[i] = __atomic_load_n(&w->words[first + i], __ATOMIC_RELAXED);
 }
 
 int slot_window_read(struct slot_window *w, u32 rank, u32 first, u32 n, u64 *out, struct error *err)
 {
     static const u64 never = SLOT_NEVER;
     BUG_ON(rank >= w->n_ranks || first + n > SLOTS_PER_RANK);
+    if (w->served && rank == w->rank) {
+        look_at_own(w, first, n, out);
+        return 0;
+    }
     w->operations += n;
     for (u32 i = 0; i < n; i++) {
         int rc = MPI_Compare_and_swap(&never, &never, &out[i], MPI_UINT64_T, (int)rank, (MPI_Aint)(first + i),

@@ -131,7 +131,8 @@ def a_file_that_differs_between_ranks_is_refused():
     environment.setdefault("ASAN_OPTIONS", "detect_leaks=0")
     done = subprocess.run([os.environ.get("MPISERVE_MPIRUN", "mpirun"), "-np", "2", "--oversubscribe", "--bind-to", "none",
                            script], capture_output=True, text=True, timeout=30 * SLOW, env=environment)
-    check(done.returncode != 0 and "configuration" in done.stderr, done.stderr)
+    wanted = "rank 1 .* has --max-num-seqs 5, rank 0 .* has 4"
+    check(done.returncode != 0 and re.search(wanted, done.stderr), done.stderr)
 
 
 # ---- made from the option table --------------------------------------------------------------------------------------

@@ -74,9 +74,10 @@ def shared_files(processes):
 
 def a_bare_mpirun_is_killed():
     folder = tempfile.mkdtemp(prefix="mpt-", dir="/tmp")
-    environment = dict(os.environ, TMPDIR=folder, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    environment = dict(os.environ, TMPDIR=folder, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+                       PRTE_ALLOW_RUN_AS_ROOT="1", PRTE_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     mpirun = os.environ.get("MPISERVE_MPIRUN", "mpirun")
-    command = [mpirun, "-np", "2", "--oversubscribe", "--bind-to", "none", PROGRAM, "--port", "0"]
+    command = [mpirun, "-np", "2", "--oversubscribe", "--bind-to", "none", PROGRAM, DEMO, "--port", "0"]
     try:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL, start_new_session=True)

@@ -24,7 +24,7 @@ static const struct flag flags[] = {
     {"--enable-request-id-headers", NULL, NOTED},
     {"--middleware", "x", NOTED}, {"--disable-fastapi-docs", NULL, NOTED}, {"--enable-offline-docs", NULL, NOTED},
     {"--uvicorn-log-level", "info", NOTED}, {"--disable-uvicorn-access-log", NULL, NOTED}, {"--disable-access-log-for-endpoints", "/health", NOTED},
-    {"--h11-max-incomplete-event-size", "1", REFUSED}, {"--h11-max-header-count", "1", REFUSED},
+    {"--h11-max-incomplete-event-size", "65536", ACCEPTED}, {"--h11-max-header-count", "256", ACCEPTED},
     {"--sse-keep-alive-interval", "5", ACCEPTED},
     {"--tensor-parallel-size", "1", ACCEPTED}, {"-tp", "1", ACCEPTED}, {"--tensor-parallel-size", "2", REFUSED},
     {"--pipeline-parallel-size", "1", ACCEPTED}, {"-pp", "1", ACCEPTED}, {"-pp", "2", REFUSED},
