@@ -33,4 +33,18 @@ int cli_plan(int argc, char **argv);
  * one is not, 2 wrong usage, 3 there is none. Changes nothing. */
 int cli_status(int argc, char **argv);
 
+/* mpiserve doctor [--json]: what this machine has and misses for a job, with what to do; measures memory bandwidth, messages and
+ * slots, some seconds long. 0: a job can run here; 1: there is a problem; 2: wrong usage. Leaves nothing. --json prints one object:
+ *   mpiserve, host    version, name
+ *   verdict           "ok", "warning" or "problem": the worst of the items
+ *   items             [{name, verdict (also "skipped"), found, advice ("": nothing to do), numbers}], with these numbers:
+ *     cores             allowed, online, cores, numa, cgroup_cpus (only where the cgroup limits time)
+ *     memory            total_bytes, left_bytes;  GPUs: nvidia;  memory bandwidth: gigabytes_per_second, threads
+ *     /dev/shm          free_bytes, ranks (as many have room);  temporary folder: free_bytes;  socket paths: bytes
+ *     open files        soft, hard
+ *     message latency, slot latency   microseconds */
+int cli_doctor(int argc, char **argv);
+/* The ranks that it starts. */
+int cli_doctor_probe(int argc, char **argv);
+
 #endif

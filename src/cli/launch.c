@@ -27,7 +27,7 @@ static int set_all(const struct variable *list, size_t n, struct error *err)
 }
 
 /* Session files and shared memory of MPI go where they are found again if the job is killed. */
-static int set_environment(const struct jobdir *d, struct error *err)
+int launch_environment(const struct jobdir *d, struct error *err)
 {
     static const struct variable for_root[] = {
         {"OMPI_ALLOW_RUN_AS_ROOT", "1"},
@@ -67,7 +67,7 @@ static _Noreturn void become(const char **arguments, pid_t parent, int log, int 
     _exit(n == sizeof(why) ? 127 : 126);
 }
 
-static int start(const char **arguments, int log, pid_t *pid, struct error *err)
+int launch_start(const char **arguments, int log, pid_t *pid, struct error *err)
 {
     int report[2], why = 0;
     if (pipe2(report, O_CLOEXEC) < 0) return error_errno(err, "pipe", "cannot make one");
@@ -129,7 +129,7 @@ int launch(const struct config *c, const struct jobdir *d, int log, const struct
     const char **passed = mem_zero((size_t)line->argc + 1, sizeof(*passed));
     struct words w = {0};
     struct buf names = {0};
-    int rc = set_environment(d, err);
+    int rc = launch_environment(d, err);
     for (size_t i = 0; i < COUNT_OF(fixed); i++) add_word(&w, fixed[i]);
     if (c->hostfile[0]) {
         add_word(&w, "--hostfile");
@@ -140,7 +140,7 @@ int launch(const struct config *c, const struct jobdir *d, int log, const struct
     add_word(&w, program);
     int n = config_passed(line->argc, line->argv, line->first, passed, line->argc);
     for (int i = 0; i < n; i++) add_word(&w, passed[i]);
-    if (rc == 0) rc = start(w.list, log, pid, err);
+    if (rc == 0) rc = launch_start(w.list, log, pid, err);
     buf_release(&names);
     free(passed);
     free(w.list);

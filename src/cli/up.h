@@ -17,6 +17,10 @@ struct command_line {
  * process. The ranks get the options less what is up's own. */
 int launch(const struct config *c, const struct jobdir *d, int log, const struct command_line *line,
            pid_t *pid, struct error *err);
+/* Its parts: what mpirun finds in the environment; arguments[0] in a process group of its own that ends with this process, with its
+ * output appended to log. */
+int launch_environment(const struct jobdir *d, struct error *err);
+int launch_start(const char **arguments, int log, pid_t *pid, struct error *err);
 
 /* ---- tail.c: what the ranks print ---------------------------------------------------------------------------------*/
 /* Shows new lines of the log on stderr: warnings, errors, and everything that is not a log line (crashes, messages of

@@ -73,6 +73,8 @@ static void print_all(struct buf *to, const char *program)
                "      what such a job needs, and where it lies; starts nothing\n"
                "  %1$s status [--json] [--job ID]\n"
                "      running jobs, their replicas and rates\n"
+               "  %1$s doctor [--json]\n"
+               "      what this machine has and misses, and what to do\n"
                "  %1$s help | version\n"
                "\n"
                "Options win over the environment (the name in brackets), that over the job file (the same "

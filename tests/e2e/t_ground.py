@@ -408,6 +408,67 @@ def strange_machines_that_do():
     ], serves, at_once=2)
 
 
+# ---- mpiserve doctor -------------------------------------------------------------------------------------------------
+ITEMS = {"kernel", "memfd", "pidfd", "epoll_pwait2", "huge pages", "copies of ranks", "cores", "instruction set", "memory", "GPUs",
+         "/dev/shm", "temporary folder", "socket paths", "open files", "Slurm and PMIx", "mpirun", "two ranks", "memory bandwidth"}
+
+
+def examine(name, **ground):
+    """The doctor's report on a ground: status and items by name. It leaves nothing."""
+    with Ground([PROGRAM, "doctor", "--json"], **ground) as g:
+        status = g.end()
+        equal(g.left(), [], f"{name}: left")
+        found = json.loads(g.output().splitlines()[-1])
+    items = {item["name"]: item for item in found["items"]}
+    check(ITEMS <= set(items), f"{name}: missing {ITEMS - set(items)}")
+    verdicts = {item["verdict"] for item in found["items"]}
+    check(verdicts <= {"ok", "skipped", "warning", "problem"}, verdicts)
+    worst = max(verdicts - {"skipped"}, key=["ok", "warning", "problem"].index)
+    equal((found["verdict"], status), (worst, 1 if worst == "problem" else 0), name)
+    for item in found["items"]:
+        check(item["found"], f"{name}: {item} says nothing")
+        check((item["verdict"] in ("warning", "problem")) == bool(item["advice"]), f"{name}: {item}")
+    return items
+
+
+def doctor_sees_the_machine():
+    private_mounts()
+    items = examine("this machine")
+    for name in ("memfd", "pidfd", "cores", "/dev/shm", "temporary folder", "socket paths", "mpirun", "two ranks"):
+        check(items[name]["verdict"] in ("ok", "warning"), items[name])
+    check(items["cores"]["allowed"] == len(os.sched_getaffinity(0)), items["cores"])
+    check("one-sided component" in items["two ranks"]["found"], items["two ranks"])
+    for name, number in (("message latency", "microseconds"), ("slot latency", "microseconds"),
+                         ("memory bandwidth", "gigabytes_per_second"), ("memory", "total_bytes")):
+        check(items[name][number] > 0, items[name])
+    done = subprocess.run([PROGRAM, "doctor"], capture_output=True, text=True, timeout=60 * SLOW)
+    for name in ITEMS:
+        check(re.search(rf"^  (ok|skipped|warning|problem) +{re.escape(name)} +\S", done.stdout, re.M), f"{name}: {done.stdout}")
+    check(re.search(r"^(ok|warning|problem): a job (can run|will not run well) here; ", done.stdout, re.M), done.stdout)
+    equal(command("doctor", "--xml"), (2, ["E --xml: is no option of doctor; it has --json"]))
+
+
+def doctor_sees_what_is_wrong():
+    private_mounts()
+
+    def finds(name, item, verdict, advice, ground):
+        got = examine(name, **ground)[item]
+        check(got["verdict"] == verdict and re.search(advice, got["advice"]), f"{name}: {got}")
+    each([
+        ("small /dev/shm", "/dev/shm", "warning", "shm-size", {"shm": "4m"}),
+        ("tiny /dev/shm", "two ranks", "problem", "by hand", {"shm": "1m"}),
+        ("few open files", "open files", "problem", "nofile", {"prepare": "ulimit -n 90"}),
+        ("not many open files", "open files", "warning", "max-connections", {"prepare": "ulimit -n 500"}),
+        ("full temporary folder", "temporary folder", "problem", "TMPDIR", {"prepare": mount("1m")}),
+        ("read-only temporary folder", "temporary folder", "problem", "TMPDIR", {"prepare": mount("40m,ro")}),
+        ("long paths", "socket paths", "problem", "TMPDIR", {"prepare": LONG}),
+        ("no mpirun", "mpirun", "problem", "install Open MPI", {"env": {"MPISERVE_MPIRUN": "/nonexistent/mpirun"}}),
+        ("mpirun that fails", "mpirun", "problem", "install Open MPI", {"env": {"MPISERVE_MPIRUN": "/bin/false"}}),
+        ("mpirun that does nothing", "two ranks", "problem", "by hand", {"env": {"MPISERVE_MPIRUN": "/bin/true"}}),
+        ("inside Slurm", "Slurm and PMIx", "ok", "", {"env": {"SLURM_JOB_ID": "7"}}),
+    ], lambda name, item, verdict, advice, **ground: finds(name, item, verdict, advice, ground))
+
+
 # ---- Slurm -----------------------------------------------------------------------------------------------------------
 class Cluster:
     """One host with Slurm, of tests/lab."""
@@ -481,4 +542,5 @@ def slurm():
 
 
 run(every_option_out_of_range, unknown_names, wrong_options_of_ranks_are_said_once, ranks_that_do_not_fit_together,
-    models_that_cannot_be_read, bad_machines, strange_machines_that_do, slurm)
+    models_that_cannot_be_read, bad_machines, strange_machines_that_do,
+    doctor_sees_the_machine, doctor_sees_what_is_wrong, slurm)
