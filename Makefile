@@ -62,6 +62,7 @@ $(LIBRARY): $(filter-out $(BUILD)/src/main.o,$(OBJECTS))
 $(PROGRAM): $(BUILD)/src/main.o $(LIBRARY)
 	$(call say,LD  $@)
 	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	@[ $(@D) = . ] || ln -sfn $(CURDIR)/jobs $(@D)/jobs # the demo model is found beside the program
 
 $(UNIT): CMOCKA := -lcmocka
 $(UNIT) $(HELPERS) $(BENCHES): %: %.o $(LIBRARY)

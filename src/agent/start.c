@@ -48,6 +48,18 @@ static void start_tidier(struct agent *a)
     if (first && a->tidier < 0) agent_print(&err);
 }
 
+/* A rank without a launcher has nobody to remove MPI's files: they lie in its job's folders. */
+static int prepare_alone(struct agent *a, struct error *err)
+{
+    if (launcher_rank() >= 0) return 0;
+    jobdir_sweep();
+    int rc = jobdir_make(&a->dir, a->config.run_dir, err);
+    if (rc) return rc;
+    a->owns_dir = true;
+    jobdir_name_shm(&a->dir);
+    return jobdir_session(&a->dir, err);
+}
+
 /* The launcher's end is ours: nothing of a job outlives it. */
 static void follow_launcher(void)
 {
@@ -267,6 +279,7 @@ static int share_cores(struct agent *a, struct error *err)
 /* Rank 0's is the job's: made here where nobody above has (a bare mpirun), after what dead jobs left is gone. */
 static int make_job_dir(struct agent *a, struct error *err)
 {
+    if (a->owns_dir) return 0; /* alone */
     int rc = jobdir_attach(&a->dir, err);
     if (rc != 0) return MIN_OF(rc, 0);
     if (a->dir.job[0])
@@ -423,7 +436,7 @@ int agent_start(struct agent *a, int argc, char **argv)
     start_tidier(a);
     struct error model_err = {0};
     int model_rc = model_read_config(a->config.model, &a->model, &model_err);
-    if (take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
+    if (prepare_alone(a, &err) || take_signals(a, &err) || !(a->wire = wire_init(&argc, &argv, &err))) {
         say_once(&err, first_of_machine());
         return 1;
     }
