@@ -99,7 +99,7 @@ def without_its_files_it_says_so():
     alone = os.path.join(ROOM, "mpiserve")
     shutil.copy(PROGRAM, alone)
     done = subprocess.run([alone, "up"], capture_output=True, text=True, timeout=20 * SLOW, cwd="/")
-    equal(done.returncode, 1)
+    equal(done.returncode, 2)
     check(f"{ROOM}/jobs/demo-model" in done.stderr and "share/mpiserve/jobs/demo-model" in done.stderr, done.stderr)
 
 

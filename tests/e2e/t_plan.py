@@ -190,7 +190,7 @@ def what_cannot_be_is_refused_with_numbers():
     check("is set in the environment" in plan(env={"MPISERVE_NODES": "4"})[2], "not from the environment")
     for command in ("up",):
         done = subprocess.run([PROGRAM, command, "--nodes", "2"], capture_output=True, text=True, timeout=20)
-        check(done.returncode == 1 and "only for `mpiserve plan`" in done.stderr, done.stderr)
+        check(done.returncode == 2 and "only for `mpiserve plan`" in done.stderr, done.stderr)
 
 
 def job_files():
