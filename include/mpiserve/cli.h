@@ -33,6 +33,10 @@ int cli_plan(int argc, char **argv);
  * one is not, 2 wrong usage, 3 there is none. Changes nothing. */
 int cli_status(int argc, char **argv);
 
+/* mpiserve sweep [--job JOB]: removes what dead jobs of this user left on this machine (every start does so too). With --job only
+ * that one's, waiting some seconds for its last processes; 0 nothing is left, 1 something is, 2 wrong usage. */
+int cli_sweep(int argc, char **argv);
+
 /* mpiserve doctor [--json]: what this machine has and misses for a job, with what to do; measures memory bandwidth, messages and
  * slots, some seconds long. 0: a job can run here; 1: there is a problem; 2: wrong usage. Leaves nothing. --json prints one object:
  *   mpiserve, host    version, name

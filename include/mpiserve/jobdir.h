@@ -58,8 +58,14 @@ int jobdir_session(const struct jobdir *d, struct error *err);
 int jobdir_export(const struct jobdir *d, struct error *err);
 /* Removes both folders; in a given one only the job's own files, and run.log stays. */
 void jobdir_remove(const struct jobdir *d);
+/* The same by a rank at its end: the others may still be removing MPI's files from /dev/shm, which complains about one that is
+ * gone. It waits for them, for at most limit_ms. */
+void jobdir_remove_last(const struct jobdir *d, int limit_ms);
 /* Removes what dead jobs of this user left on this machine; returns how many folders. */
 int jobdir_sweep(void);
+/* The same for one job whose processes are just ending: again until nothing of it is left here, for at most limit_ms. Returns
+ * how many folders stay, because their owner lives or cannot be known. */
+int jobdir_sweep_job(const char *job, int limit_ms);
 /* "PATH/name"; returns out. */
 const char *jobdir_file(const struct jobdir *d, const char *name, char *out, size_t size);
 

@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { OTHERS_END_MS = 500 };
+
 /* ---- before MPI ----------------------------------------------------------------------------------------------*/
 /* The launcher's number for this process: -1 when there is no launcher. */
 static int launcher_rank(void)
@@ -462,11 +464,11 @@ void agent_finish(struct agent *a)
     head_free(a->head);
     watchdog_stop(&a->watchdog);
     slots_free(a->slots);
-    if (a->owns_dir) jobdir_remove(&a->dir);
     place_release(&a->plan);
     if (a->epoll >= 0) close(a->epoll);
     if (a->signals >= 0) close(a->signals);
     if (a->wire) wire_end(a->wire);
+    if (a->owns_dir) jobdir_remove_last(&a->dir, OTHERS_END_MS);
 }
 
 _Noreturn void agent_die(struct agent *a, const char *what, const struct error *err)

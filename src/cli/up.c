@@ -19,6 +19,7 @@ enum phase { STARTING, READY, DRAINING, ENDING };
 enum event { EVENT_SIGNAL, EVENT_FILE, EVENT_RANK }; /* EVENT_RANK + index */
 enum {
     LOST_GRACE_MS = 250, /* a rank is gone: so long do the others have to be on their way out too */
+    TELL_MS = 3000,      /* all ranks here are gone: so long may mpirun take to say what it knows */
     END_GRACE_MS = 1200, /* ranks write their last words after SIGTERM; mpirun gives them a second */
     DRAIN_MORE_MS = 5000,
     EXIT_OPTIONS = 2,
@@ -38,6 +39,7 @@ struct up {
     int status;  /* of mpirun, once it has ended */
     bool ended;  /* mpirun has */
     bool lost;   /* a rank died that should not have */
+    bool told;   /* mpirun had its time to say so */
     bool killed; /* ended by force */
     u64 started_ns;
     u64 deadline_ns; /* of the phase; 0: none */
@@ -206,6 +208,11 @@ static void on_rank(struct up *u, int index)
 static void on_deadline(struct up *u)
 {
     u->deadline_ns = 0;
+    if (u->lost && !u->told && u->phase < DRAINING && u->ranks.n_gone == u->ranks.n) {
+        u->told = true;
+        u->deadline_ns = clock_ns() + TELL_MS * NS_PER_MS;
+        return;
+    }
     if (u->lost && u->phase < DRAINING && u->ranks.n_gone < u->ranks.n) {
         const struct watched *w = &u->ranks.list[u->ranks.first_gone];
         log_error("rank %d (process %d) died", w->rank, w->pid);
@@ -270,6 +277,7 @@ static int run(struct up *u, const struct command_line *line)
         log_error("%s", error_text(&err, text, sizeof(text)));
     }
     publish_end(&u->publish);
+    if (status != 0 && u->mpirun > 0) sweep_nodes(u->dir.job);
     ranks_release(&u->ranks);
     jobdir_remove(&u->dir);
     return status;

@@ -48,6 +48,10 @@ void publish_change(struct publish *p, struct endpoint *e); /* e->key_file becom
 void publish_end(struct publish *p);                        /* DOWN; the key goes */
 void say_ready(const struct endpoint *e, const char *log_folder, double seconds);
 
+/* ---- sweep.c: what was killed leaves files --------------------------------------------------------------------------*/
+/* In a Slurm job of several nodes: removes on the others what the job left there; some seconds at most. */
+void sweep_nodes(const char *job);
+
 /* ---- ranks.c: the processes of the job -----------------------------------------------------------------------------*/
 struct ranks {
     struct watched {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SHM_FOLDER "/dev/shm"
@@ -21,12 +22,15 @@ const char *jobdir_file(const struct jobdir *d, const char *name, char *out, siz
     return out;
 }
 
-/* Slurm hands the environment of `up` to other machines, where TMPDIR then names MPI's session folder (jobdir_session):
- * what it was before is meant. */
+/* Slurm hands the environment of `up` to other machines, where TMPDIR then names MPI's session folder (jobdir_session), or
+ * /tmp since that folder is not there: what it was before is meant. */
 static const char *temporary_folder(void)
 {
-    const char *folder = getenv("TMPDIR"), *job = getenv("MPISERVE_RUN_DIR");
-    if (folder && job && *job && strncmp(folder, job, strlen(job)) == 0) folder = getenv("MPISERVE_TMPDIR");
+    const char *folder = getenv("TMPDIR"), *job = getenv("MPISERVE_RUN_DIR"),
+               *before = getenv("MPISERVE_TMPDIR");
+    bool of_job = folder && job && *job && strncmp(folder, job, strlen(job)) == 0;
+    bool of_slurm = job && *job && getenv("SLURM_STEP_ID") && before && access(before, W_OK) == 0;
+    if (of_job || of_slurm) folder = before;
     return folder && *folder ? folder : "/tmp";
 }
 
@@ -275,49 +279,101 @@ void jobdir_remove(const struct jobdir *d)
     rmdir(parent); /* when it was the last */
 }
 
-void jobdir_remove_dead(const struct jobdir *d)
+/* Only the file `owner`, or less. */
+static bool others_have_left(const char *folder)
+{
+    int n = 0;
+    DIR *dir = opendir(folder);
+    for (struct dirent *e; dir && (e = readdir(dir));)
+        n += e->d_name[0] != '.' && strcmp(e->d_name, "owner") != 0;
+    if (dir) closedir(dir);
+    return n == 0;
+}
+
+void jobdir_remove_last(const struct jobdir *d, int limit_ms)
+{
+    for (int ms = 0; d->shm[0] && !others_have_left(d->shm) && ms < limit_ms; ms++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000l}, NULL);
+    jobdir_remove(d);
+}
+
+/* There, and nobody's any more. */
+static bool is_dead(const char *folder)
 {
     struct owner o;
+    return folder[0] && owner_read(folder, &o) && owner_gone(&o);
+}
+
+void jobdir_remove_dead_shm(const struct jobdir *d)
+{
+    if (is_dead(d->shm)) remove_tree(d->shm);
+}
+
+void jobdir_remove_dead(const struct jobdir *d)
+{
     struct jobdir part = *d;
-    if (!owner_read(d->path, &o) || !owner_gone(&o))
-        part.path[0] = 0;
-    else
-        session_remove_dead(d->path);
-    if (!d->shm[0] || !owner_read(d->shm, &o) || !owner_gone(&o)) part.shm[0] = 0;
+    part.shm[0] = 0;
+    jobdir_remove_dead_shm(d);
+    if (!is_dead(d->path)) return;
+    session_remove_dead(d->path);
     jobdir_remove(&part);
 }
 
-/* Folders in `parent` whose names start with prefix, if they are ours and their owner is gone. */
-static int sweep(const char *parent, const char *prefix)
+/* Folders of ours in `parent` whose names start with prefix: those whose owner is gone are removed. */
+struct swept {
+    int removed, left;
+};
+
+static void sweep(const char *parent, const char *prefix, struct swept *n)
 {
-    int removed = 0;
     struct stat st;
     DIR *dir = opendir(parent);
     for (struct dirent *e; dir && (e = readdir(dir));) {
         char path[PATH_LEN];
-        struct owner o;
         if (e->d_name[0] == '.' || strncmp(e->d_name, prefix, strlen(prefix)) != 0) continue;
         if (path_join(path, sizeof(path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
         if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
-        if (!owner_read(path, &o) || !owner_gone(&o)) continue;
-        session_remove_dead(path);
-        remove_tree(path);
-        removed++;
+        if (is_dead(path)) {
+            session_remove_dead(path);
+            remove_tree(path);
+            n->removed++;
+        } else {
+            n->left++;
+        }
     }
     if (dir) closedir(dir);
-    return removed;
+}
+
+/* Of the job, or ("") of all jobs. parents: folders that are empty then go, too. */
+static struct swept sweep_all(const char *job, bool parents)
+{
+    const char *places[] = {temporary_folder(), "/tmp"};
+    char path[PATH_LEN], prefix[64 + JOB_NAME_LEN];
+    struct swept n = {0};
+    for (size_t i = 0; i < COUNT_OF(places); i++)
+        if (path_join(path, sizeof(path), NULL, "%s/mpiserve-%u", places[i], geteuid()) == 0) {
+            sweep(path, job, &n);
+            if (parents) rmdir(path);
+        }
+    snprintf(prefix, sizeof(prefix), "mpiserve-%u-%s", geteuid(), job);
+    sweep(SHM_FOLDER, prefix, &n);
+    return n;
 }
 
 int jobdir_sweep(void)
 {
-    const char *places[] = {temporary_folder(), "/tmp"};
-    char path[PATH_LEN], prefix[64];
-    int removed = 0;
-    for (size_t i = 0; i < COUNT_OF(places); i++)
-        if (path_join(path, sizeof(path), NULL, "%s/mpiserve-%u", places[i], geteuid()) == 0)
-            removed += sweep(path, "");
-    snprintf(prefix, sizeof(prefix), "mpiserve-%u-", geteuid());
-    return removed + sweep(SHM_FOLDER, prefix);
+    return sweep_all("", false).removed;
+}
+
+int jobdir_sweep_job(const char *job, int limit_ms)
+{
+    enum { LOOK_MS = 20 };
+    struct swept n = sweep_all(job, true);
+    for (int ms = 0; n.left && ms < limit_ms; ms += LOOK_MS) {
+        nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000l}, NULL);
+        n = sweep_all(job, true);
+    }
+    return n.left;
 }
 
 int jobdir_open(struct jobdir *d, const char *folder, struct error *err)

@@ -23,5 +23,6 @@ void remove_tree(const char *path);
 void session_remove_dead(const char *folder);
 /* Those of the job's folders whose owner is gone. */
 void jobdir_remove_dead(const struct jobdir *d);
+void jobdir_remove_dead_shm(const struct jobdir *d); /* only the one in /dev/shm */
 
 #endif

@@ -7,15 +7,17 @@
 
 #include <fcntl.h>
 #include <libgen.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { RANKS_MAX = 4096, LAUNCHER_SECONDS = 10, LOOK_MS = 20 };
+enum { RANKS_MAX = 4096, LAUNCHER_MS = 10000, LOOK_MS = 20 };
 
 /* ---- the launcher's folder -------------------------------------------------------------------------------------*/
 struct session {
@@ -78,48 +80,59 @@ static void pause_ms(int ms)
     nanosleep(&(struct timespec){.tv_nsec = ms * 1000000l}, NULL);
 }
 
-static void wait_for_ranks(const struct jobdir *d)
-{
-    int *ranks = mem_zero(RANKS_MAX, sizeof(int)), *pids = mem_zero(RANKS_MAX, sizeof(int));
-    u64 *starts = mem_zero(RANKS_MAX, sizeof(u64));
-    int n = jobdir_read_pids(d, ranks, pids, RANKS_MAX, NULL);
-    for (int i = 0; i < n; i++) starts[i] = process_start(pids[i], NULL);
-    for (int i = 0; i < n; i++)
-        while (starts[i] && process_start(pids[i], NULL) == starts[i]) pause_ms(LOOK_MS);
-    free(ranks);
-    free(pids);
-    free(starts);
-}
-
-/* One that outlives its job for long serves others too: its folder stays. */
-static void wait_for_launcher(const struct session *s)
-{
-    for (int ms = 0; ms < LAUNCHER_SECONDS * 1000 && !launcher_gone(s); ms += LOOK_MS) pause_ms(LOOK_MS);
-}
-
-struct watched_rank {
-    pid_t pid;
+struct process {
+    int pid;
     u64 start;
 };
 
-static _Noreturn void tidy(const struct jobdir *known, int told, struct session launcher,
-                           struct watched_rank rank)
+static bool lives(struct process p)
+{
+    return p.start && process_start(p.pid, NULL) == p.start;
+}
+
+/* For at most limit_ms (-1: for ever). At once when it ends, since Slurm may kill what is left of a step within milliseconds. */
+static void wait_for(struct process p, int limit_ms)
+{
+    int fd = lives(p) ? (int)syscall(SYS_pidfd_open, p.pid, 0) : -1;
+    struct pollfd end = {.fd = fd, .events = POLLIN};
+    if (fd >= 0 && lives(p))
+        poll(&end, 1, limit_ms); /* looked at again: the pid may have been given away between */
+    if (fd >= 0) close(fd);
+    for (int ms = 0; lives(p) && (limit_ms < 0 || ms < limit_ms) && fd < 0; ms += LOOK_MS) pause_ms(LOOK_MS);
+}
+
+static void wait_for_ranks(const struct jobdir *d)
+{
+    int *ranks = mem_zero(RANKS_MAX, sizeof(int)), *pids = mem_zero(RANKS_MAX, sizeof(int));
+    struct process *processes = mem_zero(RANKS_MAX, sizeof(*processes));
+    int n = jobdir_read_pids(d, ranks, pids, RANKS_MAX, NULL);
+    for (int i = 0; i < n; i++) processes[i] = (struct process){pids[i], process_start(pids[i], NULL)};
+    for (int i = 0; i < n; i++) wait_for(processes[i], -1);
+    free(ranks);
+    free(pids);
+    free(processes);
+}
+
+static _Noreturn void tidy(const struct jobdir *known, int told, struct session launcher, struct process rank)
 {
     struct jobdir d = *known, next;
     while (read(told, &next, sizeof(next)) == sizeof(next)) d = next; /* until the rank ends */
-    while (process_start(rank.pid, NULL) == rank.start) pause_ms(LOOK_MS);
+    wait_for(rank, -1);
     if (d.path[0]) {
         wait_for_ranks(&d);
         session_read(d.path, &launcher);
     }
-    wait_for_launcher(&launcher);
+    jobdir_remove_dead_shm(
+        &d); /* the ranks' own; where the launcher is Slurm's, its end is also this process's */
+    /* A launcher that outlives its job for long serves others too: its folder stays. */
+    wait_for((struct process){launcher.launcher, launcher.start}, LAUNCHER_MS);
     jobdir_remove_dead(&d);
     _exit(0);
 }
 
 /* Not a descriptor of the rank's may stay open here: others wait for their ends. */
 static _Noreturn void become_tidier(const struct jobdir *known, int told, struct session launcher,
-                                    struct watched_rank rank)
+                                    struct process rank)
 {
     enum { TOLD = 3, DESCRIPTORS = 1024 };
     sigset_t all;
@@ -140,7 +153,7 @@ int jobdir_tidier_start(const struct jobdir *known, struct error *err)
 {
     struct session launcher = {.launcher = getppid()};
     /* Asked here and not in the child, whose parent may be another by then: a rank can end at once. */
-    struct watched_rank rank = {getpid(), process_start(getpid(), NULL)};
+    struct process rank = {getpid(), process_start(getpid(), NULL)};
     int told[2];
     launcher.start = process_start(launcher.launcher, NULL);
     if (pipe2(told, O_CLOEXEC) < 0) return error_errno(err, "pipe", "cannot make one");

@@ -31,6 +31,7 @@ PROGRAM = os.path.join(TOP, os.environ.get("PROGRAM", "mpiserve"))
 DEMO = os.path.join(TOP, "jobs/demo-model")
 SLOW = 5 if os.environ.get("SANITIZE") else 1  # sanitizers: waits are longer, promises about time are not judged
 START_LIMIT = 30 * SLOW
+os.environ.setdefault("ASAN_OPTIONS", "detect_leaks=0")  # MPI keeps memory until the process ends
 
 
 # ---- cases and TAP ---------------------------------------------------------------------------------------------------
@@ -224,7 +225,6 @@ class Job:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MPISERVE_", "OMPI_"))}
         if "MPISERVE_MPIRUN" in os.environ:
             environment["MPISERVE_MPIRUN"] = os.environ["MPISERVE_MPIRUN"]
-        environment.setdefault("ASAN_OPTIONS", "detect_leaks=0")  # MPI keeps memory until the process ends
         environment.update(TMPDIR=self.folder, **(env or {}))
         self.output_path = os.path.join(self.folder, "output")
         self.started = time.monotonic()

@@ -93,7 +93,7 @@ class HostsJob(Job):
                        "PRTE_MCA_plm_ssh_agent": lab.folder + "/agent", **(env or {})}
         host = () if "--host" in options else ("--host", "0.0.0.0")
         file = () if "--hostfile" in options else ("--hostfile", lab.hostfile(-(-ranks // lab.n)))
-        super().__init__(*host, *file, *options, *(("--", *mpirun) if mpirun else ()), ranks=ranks, env=environment,
+        super().__init__(*host, *file, *options, "--", "-x", "ASAN_OPTIONS", *mpirun, ranks=ranks, env=environment,
                          folder=lab.tmp(0), **more)
 
     def shm_left(self):

@@ -54,6 +54,21 @@ def the_same_under_load():
         kill_and_look(victim, busy=True)
 
 
+def sweep_removes_what_a_killed_up_left():
+    with Job(ranks=1) as job:
+        def sweep(*words):
+            done = subprocess.run([PROGRAM, "sweep", *words], env=dict(os.environ, TMPDIR=job.folder), capture_output=True, text=True)
+            return done.returncode, done.stdout
+        below = job.processes()
+        equal(sweep(), (0, "0 folders of dead jobs removed\n"), "nothing is dead")
+        job.up.kill()
+        job.up.wait()
+        until(lambda: not [p for p in below if p.alive()], 1 * SLOW, "nothing lives")
+        check(sweep()[0] == 0, "sweep")
+        equal(job.leftovers(), [], "leftovers")
+        equal(sweep("--all")[0], 2, "a wrong option")
+
+
 def a_clean_end_leaves_nothing():
     with Job(ranks=4) as job:
         below = job.processes()
@@ -99,4 +114,4 @@ def a_bare_mpirun_is_killed():
 
 
 run(mpirun_is_killed, up_is_killed, an_agent_is_killed, rank_0_is_killed, the_same_under_load,
-    a_bare_mpirun_is_killed, a_clean_end_leaves_nothing)
+    a_bare_mpirun_is_killed, sweep_removes_what_a_killed_up_left, a_clean_end_leaves_nothing)

@@ -5,7 +5,6 @@ import re
 from harness_hosts import *
 
 SLURM = os.path.join(TOP, "tests/lab/slurm")
-SCRIPT = os.path.join(TOP, "slurm/serve.slurm")
 LONG = {"prompt": "Once", "ignore_eos": True, "max_tokens": 150, "n": 2, "temperature": 1, "seed": 3}
 SLOWLY = {"MPISERVE_FAULT": "slow-step:10"}
 
@@ -16,6 +15,10 @@ class Cluster(Lab):
     def __init__(self):
         super().__init__(2)
         self.home = tempfile.mkdtemp(prefix="mpt-", dir="/tmp")
+        self.top = f"{self.home}/top"  # looks like the checkout, whichever build is tested
+        os.mkdir(self.top)
+        os.symlink(PROGRAM, f"{self.top}/mpiserve")
+        os.symlink(os.path.join(TOP, "slurm"), f"{self.top}/slurm")
         kept = ("MPISERVE_", "OMPI_", "SLURM_", "SBATCH_")
         self.environment = {k: v for k, v in self.environment.items() if not k.startswith(kept)}
 
@@ -61,11 +64,11 @@ class Cluster(Lab):
 class SlurmJob(Job):
     """sbatch [SBATCH...] slurm/serve.slurm [OPTIONS...]"""
 
-    def __init__(self, cluster, *options, sbatch=("-N2",), script=SCRIPT, cwd=TOP, env=None, wait=True):
+    def __init__(self, cluster, *options, sbatch=("-N2",), script="slurm/serve.slurm", cwd=None, env=None, wait=True):
         self.cluster, self.endpoint, self.uid = cluster, None, os.getuid()
         self.started = time.monotonic()
-        done = cluster.slurm("sbatch", "--parsable", "-o", f"{cluster.home}/out.%j", *sbatch, script, *options, cwd=cwd,
-                             env=env)
+        done = cluster.slurm("sbatch", "--parsable", "-o", f"{cluster.home}/out.%j", *sbatch, script, *options, env=env,
+                             cwd=cwd or cluster.top)
         self.id = done.stdout.strip()
         self.folder = f"{cluster.home}/.mpiserve/{self.id}"
         self.output_path = f"{cluster.home}/out.{self.id}"
@@ -177,8 +180,8 @@ def from_any_folder_with_options_behind_the_script():
             with open(f"{cluster.home}/.mpiserve/{name}/endpoint.json", "w") as f:
                 f.write('{"state":"%s"}' % state)
             os.utime(f.name, (1e9, 1e9))
-        rows = ((TOP, "slurm/serve.slurm", {}), (os.path.join(TOP, "slurm"), "serve.slurm", {}),
-                (cluster.home, SCRIPT, {"MPISERVE_HOME": TOP}))
+        rows = ((cluster.top, "slurm/serve.slurm", {}), (f"{cluster.top}/slurm", "serve.slurm", {}),
+                (cluster.home, "top/slurm/serve.slurm", {"MPISERVE_HOME": cluster.top}))
         for cwd, script, env in rows:
             with SlurmJob(cluster, DEMO, "--port", "8123", "--served-model-name", "x", cwd=cwd, script=script, env=env,
                           sbatch=("-N1", "--ntasks-per-node=3")) as job:
@@ -188,7 +191,7 @@ def from_any_folder_with_options_behind_the_script():
                 job.ends("COMPLETED")
         equal(sorted(os.listdir(f"{cluster.home}/.mpiserve")), ["1", "1000002", "2", "3"], "what ended long ago is forgotten")
         for env, says in (({}, "set MPISERVE_HOME"), ({"MPISERVE_HOME": "/nowhere"}, "/nowhere")):
-            with SlurmJob(cluster, cwd=cluster.home, env=env, wait=False) as job:
+            with SlurmJob(cluster, cwd=cluster.home, script="top/slurm/serve.slurm", env=env, wait=False) as job:
                 equal(job.end(), "FAILED")
                 check(says in job.output(), job.output())
 

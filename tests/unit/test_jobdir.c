@@ -138,6 +138,7 @@ static void the_tidier_removes_what_the_dead_leave(void **state)
     assert_int_equal(read(told[0], &d, sizeof(d)), sizeof(d));
     usleep(200000);
     assert_true(file_exists(d.path) && file_exists(session)); /* the launcher lives */
+    assert_true(d.shm[0] && !file_exists(d.shm));             /* the ranks do not */
     kill(launcher, SIGKILL);
     waitpid(launcher, NULL, 0);
     for (int ms = 0; ms < 5000 && (file_exists(top) || file_exists(d.path)); ms += 10) usleep(10000);
@@ -215,25 +216,38 @@ static void keys(void **state)
     jobdir_remove(&d);
 }
 
-/* A child makes folders and dies without removing them. */
-static void what_a_dead_owner_leaves_is_swept(void **state)
+/* A child makes folders and dies, after ms, without removing them. */
+static pid_t job_that_dies(struct jobdir *d, int ms)
 {
-    (void)state;
-    struct jobdir d;
-    int status, pipe_fd[2];
+    int pipe_fd[2];
     assert_int_equal(pipe(pipe_fd), 0);
     pid_t child = fork();
     if (child == 0) {
         struct error err;
-        int rc = jobdir_make(&d, "", &err);
-        write_text(d.path, "run.log", "x");
-        _exit(rc == 0 && write(pipe_fd[1], &d, sizeof(d)) == (ssize_t)sizeof(d) ? 0 : 1);
+        int rc = jobdir_make(d, "", &err);
+        write_text(d->path, "run.log", "x");
+        bool ok = rc == 0 && write(pipe_fd[1], d, sizeof(*d)) == (ssize_t)sizeof(*d);
+        usleep((useconds_t)ms * 1000);
+        _exit(!ok);
     }
-    assert_int_equal(read(pipe_fd[0], &d, sizeof(d)), sizeof(d));
-    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(read(pipe_fd[0], d, sizeof(*d)), sizeof(*d));
     close(pipe_fd[0]);
     close(pipe_fd[1]);
-    assert_int_equal(status, 0);
+    return child;
+}
+
+static void wait_for_status(pid_t child, int wanted)
+{
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, wanted);
+}
+
+static void what_a_dead_owner_leaves_is_swept(void **state)
+{
+    (void)state;
+    struct jobdir d;
+    wait_for_status(job_that_dies(&d, 0), 0);
     assert_true(exists(d.path, "run.log"));
     assert_true(jobdir_sweep() >= 1);
     assert_false(file_exists(d.path) || (d.shm[0] && file_exists(d.shm)));
@@ -241,6 +255,24 @@ static void what_a_dead_owner_leaves_is_swept(void **state)
     snprintf(parent, sizeof(parent), "%s", d.path);
     *strrchr(parent, '/') = 0;
     assert_int_equal(rmdir(parent), 0);
+}
+
+/* A job that is just ending is waited for; one that lives is left alone, as are others. */
+static void one_job_is_swept(void **state)
+{
+    (void)state;
+    struct jobdir d, other;
+    struct error err;
+    assert_int_equal(jobdir_make(&other, "", &err), 0);
+    job_that_dies(&d, 200);
+    assert_true(jobdir_sweep_job(d.job, 20) > 0);
+    assert_true(file_exists(d.path));
+    signal(SIGCHLD, SIG_IGN); /* no zombie */
+    assert_int_equal(jobdir_sweep_job(d.job, 5000), 0);
+    signal(SIGCHLD, SIG_DFL);
+    assert_false(file_exists(d.path) || (d.shm[0] && file_exists(d.shm)));
+    assert_true(file_exists(other.path));
+    jobdir_remove(&other);
 }
 
 static void who_counts_as_dead(void **state)
@@ -345,6 +377,7 @@ int main(void)
         cmocka_unit_test(pids_there_and_back),
         cmocka_unit_test(keys),
         cmocka_unit_test(what_a_dead_owner_leaves_is_swept),
+        cmocka_unit_test(one_job_is_swept),
         cmocka_unit_test(who_counts_as_dead),
         cmocka_unit_test(a_given_folder),
         cmocka_unit_test(places_that_cannot_be_used),
