@@ -121,4 +121,9 @@ struct slot_token {
     u32 seq;
 };
 
+/* ---- reservation id: 128 random bits; names a slot that a client holds (route.h). Outside 32 hex digits ----------------*/
+struct reservation_id {
+    u64 bits[2];
+};
+
 #endif

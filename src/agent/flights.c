@@ -155,11 +155,11 @@ void flights_retry_queue(struct head *h, u64 now_ns)
     while ((w = route_queue_expired(&h->waiting, now_ns)))
         flight_fail(h, (struct flight *)w, FINISH_RETRY, "no replica was free in time");
     const char *why = hopeless(h);
-    while (why && (w = route_queue_first(&h->waiting))) flight_fail(h, (struct flight *)w, FINISH_RETRY, why);
-    while ((w = route_queue_first(&h->waiting))) {
+    while (why && (w = route_queue_first(&h->waiting, now_ns))) flight_fail(h, (struct flight *)w, FINISH_RETRY, why);
+    while ((w = route_queue_first(&h->waiting, now_ns))) {
         struct flight *f = (struct flight *)w;
         if (!flight_try(h, f)) break;
-        route_queue_remove(&h->waiting, w);
+        route_queue_serve(&h->waiting, w);
     }
     atomic_store(&h->n_waiting, h->waiting.n);
 }

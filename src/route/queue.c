@@ -1,26 +1,27 @@
-/* Those who wait for a slot: one set, two binary heaps over it (turn and deadline); each waiter knows its places. */
+/* Those who wait for a slot: one set, three binary heaps over it (turn, deadline, arrival); each waiter knows its places. */
 #include "mpiserve/route.h"
 
 #include <stdlib.h>
 
-enum { BY_TURN, BY_DEADLINE };
+enum { BY_TURN, BY_DEADLINE, BY_ARRIVAL, HEAPS };
 static const u32 outside = UINT32_MAX;
 
 void route_queue_init(struct route_queue *q, u32 max)
 {
-    *q = (struct route_queue){.max = max};
-    for (int h = 0; h < 2; h++) q->heaps[h] = mem_zero(max ? max : 1, sizeof *q->heaps[h]);
+    *q = (struct route_queue){.max = max, .patience_ns = UINT64_MAX};
+    for (int h = 0; h < HEAPS; h++) q->heaps[h] = mem_zero(max ? max : 1, sizeof *q->heaps[h]);
 }
 
 void route_queue_release(struct route_queue *q)
 {
-    for (int h = 0; h < 2; h++) free(q->heaps[h]);
+    for (int h = 0; h < HEAPS; h++) free(q->heaps[h]);
     *q = (struct route_queue){0};
 }
 
 void route_waiter_init(struct route_waiter *x, i64 priority, u64 deadline_ns)
 {
-    *x = (struct route_waiter){.priority = priority, .deadline_ns = deadline_ns, .at = {outside, outside}};
+    *x = (struct route_waiter){
+        .priority = priority, .deadline_ns = deadline_ns, .at = {outside, outside, outside}};
 }
 
 bool route_queue_holds(const struct route_queue *q, const struct route_waiter *x)
@@ -69,19 +70,29 @@ int route_queue_put(struct route_queue *q, struct route_waiter *x, struct error 
     BUG_ON(route_queue_holds(q, x));
     if (x->order == 0) x->order = ++q->arrivals; /* who comes back keeps its turn */
     q->n++;
-    for (int h = 0; h < 2; h++) rise(q, h, q->n - 1, x);
+    for (int h = 0; h < HEAPS; h++) rise(q, h, q->n - 1, x);
     return 0;
 }
 
-struct route_waiter *route_queue_first(const struct route_queue *q)
+struct route_waiter *route_queue_first(const struct route_queue *q, u64 now_ns)
 {
-    return q->n ? q->heaps[BY_TURN][0] : NULL;
+    if (!q->n) return NULL;
+    struct route_waiter *oldest = q->heaps[BY_ARRIVAL][0];
+    bool old = now_ns > oldest->since_ns && now_ns - oldest->since_ns >= q->patience_ns;
+    return q->passed_over && old ? oldest : q->heaps[BY_TURN][0];
+}
+
+void route_queue_serve(struct route_queue *q, struct route_waiter *x)
+{
+    BUG_ON(!route_queue_holds(q, x));
+    q->passed_over = q->heaps[BY_ARRIVAL][0] != x;
+    route_queue_remove(q, x);
 }
 
 void route_queue_remove(struct route_queue *q, struct route_waiter *x)
 {
     if (!route_queue_holds(q, x)) return;
-    for (int h = 0; h < 2; h++) {
+    for (int h = 0; h < HEAPS; h++) {
         u32 at = x->at[h];
         struct route_waiter *last = q->heaps[h][q->n - 1];
         if (last != x) {

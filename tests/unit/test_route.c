@@ -134,7 +134,7 @@ static void test_queue_order(void **state)
     static const i64 priorities[] = {0, 5, 0, -3, 5, 0};
     static const int turn[] = {3, 0, 2, 5, 1, 4};
     route_queue_init(&q, 6);
-    assert_null(route_queue_first(&q));
+    assert_null(route_queue_first(&q, 0));
     assert_int_equal(route_queue_deadline(&q), UINT64_MAX);
     for (u32 i = 0; i < 6; i++) {
         route_waiter_init(&w[i], priorities[i], 100 - i);
@@ -150,7 +150,7 @@ static void test_queue_order(void **state)
     route_queue_remove(&q, &more); /* was never in: nothing */
     assert_int_equal(route_queue_deadline(&q), 95);
     for (u32 k = 0; k < 6; k++) {
-        assert_ptr_equal(route_queue_first(&q), &w[turn[k]]);
+        assert_ptr_equal(route_queue_first(&q, 0), &w[turn[k]]);
         route_queue_remove(&q, &w[turn[k]]);
         route_queue_remove(&q, &w[turn[k]]);
     }
@@ -171,12 +171,84 @@ static void test_queue_keeps_turn(void **state)
     }
     route_queue_remove(&q, &w[0]);
     assert_int_equal(route_queue_put(&q, &w[0], NULL), 0);
-    assert_ptr_equal(route_queue_first(&q), &w[0]);
+    assert_ptr_equal(route_queue_first(&q, 0), &w[0]);
     assert_null(route_queue_expired(&q, UINT64_MAX - 1));
     route_queue_release(&q);
     route_queue_init(&q, 0);
     struct error err = {0};
     assert_int_equal(route_queue_put(&q, &w[1], &err), ERR_FULL);
+    route_queue_release(&q);
+}
+
+/* Who waited long enough is served, every second time, whatever arrives; the others go by priority. */
+static void test_queue_patience(void **state)
+{
+    (void)state;
+    enum { PATIENCE = 100, URGENT = 8 };
+    struct route_queue q;
+    struct route_waiter old[3], urgent[URGENT];
+    route_queue_init(&q, 3 + URGENT);
+    q.patience_ns = PATIENCE;
+    for (u32 i = 0; i < 3; i++) {
+        route_waiter_init(&old[i], 10 - (i64)i, UINT64_MAX);
+        old[i].since_ns = 1000 + i;
+        route_queue_put(&q, &old[i], NULL);
+    }
+    for (u32 i = 0; i < URGENT; i++) {
+        route_waiter_init(&urgent[i], INT64_MIN, UINT64_MAX);
+        urgent[i].since_ns = 1050;
+        route_queue_put(&q, &urgent[i], NULL);
+    }
+    /* nobody is old: priority alone */
+    for (u32 i = 0; i < 2; i++) {
+        assert_ptr_equal(route_queue_first(&q, 1099), &urgent[i]);
+        route_queue_serve(&q, &urgent[i]);
+    }
+    /* one is old, later all three: by turns */
+    const struct {
+        u64 now;
+        struct route_waiter *next;
+    } rows[] = {
+        {1100, &old[0]},    {1100, &urgent[2]}, {1100, &urgent[3]}, /* the second oldest is not old yet */
+        {1101, &old[1]},    {1150, &urgent[4]}, {1150, &old[2]},
+        {1150, &urgent[5]}, {1150, &urgent[6]}, {1150, &urgent[7]},
+    };
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        assert_ptr_equal(route_queue_first(&q, rows[i].now), rows[i].next);
+        route_queue_serve(&q, rows[i].next);
+    }
+    assert_null(route_queue_first(&q, 2000));
+    route_queue_release(&q);
+}
+
+/* The bound: with k old ones before it an old waiter is served by slot 2 (k + 1) at the latest. */
+static void test_queue_bound(void **state)
+{
+    (void)state;
+    enum { OLD = 20, N = 200 };
+    struct route_queue q;
+    static struct route_waiter w[N];
+    route_queue_init(&q, N);
+    q.patience_ns = 50;
+    for (u32 i = 0; i < N; i++) {
+        u32 r[4];
+        rng_block(5, i, 0, r);
+        route_waiter_init(&w[i], i < OLD ? 1000 : (i64)(r[0] % 100) - 50, UINT64_MAX);
+        w[i].since_ns = i < OLD ? 1 : 60;
+        if (i < OLD + 30) route_queue_put(&q, &w[i], NULL);
+    }
+    u32 slots = 0, arrived = OLD + 30, by_priority = 0;
+    for (u32 k = 0; k < OLD; k++) {
+        while (route_queue_holds(&q, &w[k])) {
+            struct route_waiter *x = route_queue_first(&q, 100);
+            by_priority += x >= &w[OLD];
+            route_queue_serve(&q, x);
+            if (arrived < N) route_queue_put(&q, &w[arrived++], NULL); /* urgent ones never end */
+            slots++;
+        }
+        assert_true(slots <= 2 * (k + 1));
+    }
+    assert_true(by_priority >= slots / 2);
     route_queue_release(&q);
 }
 
@@ -220,7 +292,7 @@ static void test_queue_model(void **state)
                 first = &w[k];
         }
         assert_int_equal(q.n, n);
-        assert_ptr_equal(route_queue_first(&q), first);
+        assert_ptr_equal(route_queue_first(&q, 0), first);
         assert_int_equal(route_queue_deadline(&q), deadline);
     }
     route_queue_release(&q);
@@ -295,6 +367,8 @@ int main(void)
         cmocka_unit_test(test_pure),
         cmocka_unit_test(test_queue_order),
         cmocka_unit_test(test_queue_keeps_turn),
+        cmocka_unit_test(test_queue_patience),
+        cmocka_unit_test(test_queue_bound),
         cmocka_unit_test(test_queue_model),
         cmocka_unit_test(test_selection),
         cmocka_unit_test(test_selection_misuse),
