@@ -59,6 +59,7 @@ struct config {
     i64 block_size;             /* 16 */
     i64 kv_cache_memory_bytes;  /* 0: enough for max_num_seqs sequences of max_model_len, at most a share of
                                    memory */
+    char scheduling_policy[16]; /* fcfs, priority */
     i64 max_logprobs;           /* 20 */
     /* routing and limits */
     i64 max_ongoing_requests;           /* slots of a replica; default: max_num_seqs, at most 1024 */
@@ -67,6 +68,7 @@ struct config {
     double queue_timeout_s;             /* longest wait for a slot: 60 */
     double graceful_shutdown_timeout_s; /* 20 */
     double slot_lease_s;                /* 2 */
+    double reservation_lease_s;         /* 30: of slots that clients hold */
     double step_timeout_s;              /* 30: an engine silent for so long in a step is killed */
     /* HTTP */
     char host[256];                   /* 127.0.0.1 */

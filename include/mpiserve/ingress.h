@@ -23,7 +23,19 @@
 #include "mpiserve/config.h"
 #include "mpiserve/model.h"
 #include "mpiserve/request.h"
+#include "mpiserve/route.h" /* enum reservation_state */
 
+/* A slot that a client holds, for an external scheduler: POST /v1/reservations takes one and never waits for it, a request with its
+ * id in the header X-Reservation is dispatched to that very slot, once; DELETE /v1/reservations/ID gives it back as often as one
+ * likes; else its time ends. A request whose body is refused (400) does not use it. Errors of its use: 404 for an id that is not
+ * known, 409 used, 410 released or expired. While the server drains, those that are held are honoured and none is granted. */
+struct ingress_reservation {
+    struct reservation_id id;
+    enum reservation_state state;
+    i32 replica, rank, node_rank, local_rank; /* ReplicaRank */
+    u32 num_ongoing;                          /* of the replica when it was granted, with this one */
+    u32 expires_in_ms;                        /* held: time left; else 0 */
+};
 /* What the ingress asks of the agent. All called from HTTP threads; none may block. */
 struct ingress_health {
     bool ok; /* a replica of every deployment makes progress and the main loop turns */
@@ -33,9 +45,17 @@ struct ingress_health {
 struct ingress_agent {
     void *agent;
     /* Takes the block (malloc'd; the agent frees it). 0, or ERR_FULL (queue full), ERR_STATE (draining, no replica): nothing was taken;
-     * *retry_after_s is set then. */
-    int (*submit)(void *agent, struct request *r, u32 *retry_after_s);
+     * *retry_after_s is set then. reservation NULL: none. Else it is used up when 0 is returned, and only then; ERR_NOT_FOUND: there is
+     * none of that id; positive: its state (enum reservation_state), which is not HELD any more. */
+    int (*submit)(void *agent, struct request *r, const struct reservation_id *reservation,
+                  u32 *retry_after_s);
     void (*cancel)(void *agent, u64 request);
+    /* Asks for a reservation; ingress_reserved will be called once with the same number, from the main thread. ERR_STATE (draining, no
+     * replica) or ERR_IO (no random numbers): it will not. */
+    int (*reserve)(void *agent, u64 ask);
+    /* What became of one; release: gives it back if it is held. 0 or ERR_NOT_FOUND. */
+    int (*reservation)(void *agent, const struct reservation_id *id, bool release,
+                       struct ingress_reservation *out);
     void (*health)(void *agent, struct ingress_health *out);
     void (*topology)(void *agent, struct buf *json); /* body of /v1/topology, appended */
     void (*metrics)(void *agent, struct buf *text);  /* the agent's part of /metrics, appended */
@@ -57,7 +77,11 @@ int ingress_port(const struct ingress *in); /* the real one */
 void ingress_ready(struct ingress *in);
 /* Main thread: new tokens of a request of this ingress, as chunk_next gave them; the chunk is copied. Unknown ids are dropped. */
 void ingress_deliver(struct ingress *in, const struct chunk *c);
-/* From now on every new request is refused with 503, Retry-After, Connection: close; /health says draining. */
+/* Main thread: the answer to `reserve`. r NULL: refused, with the reason. False: nobody waits for it any more, so that what
+ * was reserved is the caller's to give back. */
+bool ingress_reserved(struct ingress *in, u64 ask, const struct ingress_reservation *r, const char *why,
+                      u32 retry_after_s);
+/* From now on every new request is refused with 503, Retry-After, Connection: close, unless it has a reservation; /health says draining. */
 void ingress_drain(struct ingress *in);
 bool ingress_idle(struct ingress *in); /* no request is being answered, none is with the agent */
 /* Running streams get a final error chunk with this text, waiting calls a 503. They leave in the HTTP threads' time: look at

@@ -81,7 +81,7 @@ int head_turn(struct head *h, u64 now_ns); /* returns how much it did */
 bool head_prepare_sleep(struct head *h);
 void head_woke(struct head *h);
 bool head_busy(const struct head *h); /* requests are on their way */
-u64 head_deadline(const struct head *h);
+u64 head_deadline(struct head *h);
 void head_chunks(struct head *h, u32 from, const void *body, size_t len);
 void head_refused(struct head *h, u32 from, const struct msg_refused *m);
 void head_load(struct head *h, u32 from, const struct msg_load *m);

@@ -51,38 +51,42 @@ void flight_fail(struct head *h, struct flight *f, enum finish how, const char *
 }
 
 /* ---- towards a replica ---------------------------------------------------------------------------------------*/
-static void dispatch(struct head *h, struct flight *f, i32 replica, const struct slot_token *token)
+static void dispatch(struct head *h, struct flight *f)
 {
     struct agent *a = h->agent;
-    u32 leader = h->views[replica].leader;
-    selection_choose(&f->selection, leader, token);
-    f->replica = replica;
+    f->replica = f->selection.token.replica;
     selection_dispatch(&f->selection);
-    struct msg_dispatch m = {.token = *token, .origin = agent_rank(a)};
-    latency_dispatched(f);
-    agent_send(a, leader, MSG_DISPATCH, &m, sizeof m, f->request, f->request->bytes);
+    struct msg_dispatch m = {.token = f->selection.token, .origin = agent_rank(a)};
+    latency_dispatched(h, f);
+    agent_send(a, f->selection.leader, MSG_DISPATCH, &m, sizeof m, f->request, f->request->bytes);
     atomic_fetch_add(&h->routed, 1);
+}
+
+i32 flight_select(struct head *h, enum slot_class lease, struct slots_answer *answer)
+{
+    struct agent *a = h->agent;
+    *answer = (struct slots_answer){0};
+    route_exclude_clear(&h->excluded);
+    for (;;) {
+        i32 r = h->policy->choose(h->views, h->n_replicas, &h->excluded, agent_rank(a), ++h->choices);
+        if (r < 0) return -1;
+        struct error err;
+        if (slots_reserve(a->slots, r, h->views[r].leader, h->views[r].n_slots, lease, answer, &err))
+            agent_die(a, "slot window", &err);
+        h->views[r].ongoing = answer->num_ongoing;
+        if (answer->accepted) return r;
+        route_exclude(&h->excluded, (u32)r);
+    }
 }
 
 bool flight_try(struct head *h, struct flight *f)
 {
-    struct agent *a = h->agent;
-    route_exclude_clear(&h->excluded);
-    for (;;) {
-        i32 r = h->policy->choose(h->views, h->n_replicas, &h->excluded, agent_rank(a), ++h->choices);
-        if (r < 0) return false;
-        struct slots_answer answer;
-        struct error err;
-        if (slots_reserve(a->slots, r, h->views[r].leader, h->views[r].n_slots, SLOT_CLASS_SHORT, &answer,
-                          &err))
-            agent_die(a, "slot window", &err);
-        h->views[r].ongoing = answer.num_ongoing;
-        if (answer.accepted) {
-            dispatch(h, f, r, &answer.token);
-            return true;
-        }
-        route_exclude(&h->excluded, (u32)r);
-    }
+    struct slots_answer answer;
+    i32 r = flight_select(h, SLOT_CLASS_SHORT, &answer);
+    if (r < 0) return false;
+    selection_choose(&f->selection, h->views[r].leader, &answer.token);
+    dispatch(h, f);
+    return true;
 }
 
 /* Why nobody who waits will get a slot any more; NULL: they may. */
@@ -104,7 +108,7 @@ static void enqueue(struct head *h, struct flight *f)
         atomic_store(&h->n_waiting, h->waiting.n);
 }
 
-void flight_new(struct head *h, struct request *r, u64 now_ns)
+void flight_new(struct head *h, struct request *r, const struct selection *held, u64 now_ns)
 {
     const struct config *c = &h->agent->config;
     struct flight *f = mem_zero(1, sizeof *f);
@@ -116,9 +120,16 @@ void flight_new(struct head *h, struct request *r, u64 now_ns)
     f->samples = mem_zero(r->n_samples, sizeof *f->samples);
     double wait = c->queue_timeout_s;
     route_waiter_init(&f->wait, r->priority, now_ns + (u64)(wait * (double)NS_PER_S));
+    f->wait.since_ns = now_ns;
     f->next = *chain_of(h, f->id);
     *chain_of(h, f->id) = f;
     h->n_flights++;
+    if (held && !h->closing) {
+        f->selection = *held;
+        dispatch(h, f);
+        return;
+    }
+    if (held) reservations_give_back(h, held);
     if (h->waiting.n > 0 || !flight_try(h, f)) enqueue(h, f);
 }
 
@@ -155,7 +166,8 @@ void flights_retry_queue(struct head *h, u64 now_ns)
     while ((w = route_queue_expired(&h->waiting, now_ns)))
         flight_fail(h, (struct flight *)w, FINISH_RETRY, "no replica was free in time");
     const char *why = hopeless(h);
-    while (why && (w = route_queue_first(&h->waiting, now_ns))) flight_fail(h, (struct flight *)w, FINISH_RETRY, why);
+    while (why && (w = route_queue_first(&h->waiting, now_ns)))
+        flight_fail(h, (struct flight *)w, FINISH_RETRY, why);
     while ((w = route_queue_first(&h->waiting, now_ns))) {
         struct flight *f = (struct flight *)w;
         if (!flight_try(h, f)) break;

@@ -11,39 +11,44 @@
 enum { QUEUE_RETRY_MS = 20, ABORT_MS = 300 };
 
 /* ---- called by HTTP threads ----------------------------------------------------------------------------------*/
-static void push(struct head *h, struct command command)
+void head_push(struct head *h, const struct command *command)
 {
     struct command *c = mem_alloc(sizeof *c);
-    *c = command;
+    *c = *command;
     queue_push(h->commands, &c->node);
 }
 
-static int submit(void *arg, struct request *r, u32 *retry_after_s)
+/* taken: by others. A slot that is held is one that they cannot have. */
+static int admit(struct head *h, u32 taken)
+{
+    if (atomic_load(&h->refuse) || atomic_load(&h->none_left)) return ERR_STATE;
+    if (taken + atomic_load(&h->n_held) < atomic_load(&h->capacity)) return 0;
+    atomic_fetch_add(&h->refused_full, 1);
+    return ERR_FULL;
+}
+
+static int submit(void *arg, struct request *r, const struct reservation_id *reservation, u32 *retry_after_s)
 {
     struct head *h = arg;
+    struct command c = {.what = COMMAND_SUBMIT, .request = r, .id = r->id};
     *retry_after_s = atomic_load(&h->retry_after_s);
     u32 taken = atomic_fetch_add(&h->outstanding, 1); /* first: a drain looks at it after it says `refuse` */
-    if (atomic_load(&h->refuse) || atomic_load(&h->none_left)) {
+    int rc = reservation ? reservations_use(h, reservation, &c) : admit(h, taken);
+    if (rc == 0)
+        head_push(h, &c);
+    else
         atomic_fetch_sub(&h->outstanding, 1);
-        return ERR_STATE;
-    }
-    if (taken >= atomic_load(&h->capacity)) {
-        atomic_fetch_sub(&h->outstanding, 1);
-        atomic_fetch_add(&h->refused_full, 1);
-        return ERR_FULL;
-    }
-    push(h, (struct command){.what = COMMAND_SUBMIT, .request = r, .id = r->id});
-    return 0;
+    return rc;
 }
 
 static void cancel(void *arg, u64 request)
 {
-    push(arg, (struct command){.what = COMMAND_CANCEL, .id = request});
+    head_push(arg, &(struct command){.what = COMMAND_CANCEL, .id = request});
 }
 
 static void drain(void *arg)
 {
-    push(arg, (struct command){.what = COMMAND_DRAIN});
+    head_push(arg, &(struct command){.what = COMMAND_DRAIN});
 }
 
 /* ---- life ----------------------------------------------------------------------------------------------------*/
@@ -117,8 +122,11 @@ int head_new(struct agent *a, struct error *err)
         snprintf(h->replicas[i].load.trouble, sizeof h->replicas[i].load.trouble, "its engine is starting");
     }
     pthread_mutex_init(&h->lock, NULL);
+    pthread_mutex_init(&h->book_lock, NULL);
     latency_init(h);
+    measures_init(h);
     route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
+    h->waiting.patience_ns = (u64)(a->config.queue_timeout_s / 2 * (double)NS_PER_S);
     h->seconds_per_request = 1;
     atomic_store(&h->retry_after_s, 1);
     h->policy = route_policy_find("power_of_two", err);
@@ -131,8 +139,9 @@ int head_new(struct agent *a, struct error *err)
                                 .max_model_len = a->max_model_len,
                                 .ingress_index = 0,
                                 .key = a->key[0] ? a->key : NULL,
-                                .agent = {h, submit, cancel, status_health, status_topology, status_metrics,
-                                          drain, status_in_flight}};
+                                .agent = {h, submit, cancel, reservations_ask, reservations_look,
+                                          status_health, status_topology, status_metrics, drain,
+                                          status_in_flight}};
     snprintf(spec.fingerprint, sizeof spec.fingerprint, "%s", h->fingerprint);
     h->ingress = ingress_new(&spec, err);
     if (!h->ingress) return err->code;
@@ -165,6 +174,8 @@ void head_free(struct head *h)
         }
         queue_free(h->commands);
     }
+    reservation_book_release(&h->book);
+    pthread_mutex_destroy(&h->book_lock);
     pthread_mutex_destroy(&h->lock);
     buf_release(&h->scratch);
     latency_release(h);
@@ -327,9 +338,16 @@ bool head_busy(const struct head *h)
 {
     return h->n_flights > 0 || h->draining;
 }
-u64 head_deadline(const struct head *h)
+u64 head_deadline(struct head *h)
 {
-    return route_queue_deadline(&h->waiting);
+    return MIN_OF(route_queue_deadline(&h->waiting), reservations_deadline(h));
+}
+
+static void take_request(struct head *h, const struct command *c, u64 now)
+{
+    bool held = selection_holds_slot(&c->selection);
+    flight_new(h, c->request, held ? &c->selection : NULL, now);
+    if (held) series_observe(h->measures.gap, (double)(clock_ns() - c->granted_ns) * 1e-9);
 }
 
 static int take_commands(struct head *h, u64 now)
@@ -339,9 +357,11 @@ static int take_commands(struct head *h, u64 now)
         next = node->next;
         struct command *c = (struct command *)node;
         switch (c->what) {
-        case COMMAND_SUBMIT: flight_new(h, c->request, now); break;
+        case COMMAND_SUBMIT: take_request(h, c, now); break;
         case COMMAND_CANCEL: flight_cancel(h, c->id); break;
         case COMMAND_DRAIN: agent_drain(h->agent); break;
+        case COMMAND_RESERVE: reservations_grant(h, c); break;
+        case COMMAND_RELEASE: reservations_give_back(h, &c->selection); break;
         }
         free(c);
     }
@@ -360,12 +380,13 @@ static void close_slots(struct head *h)
     send_all(h, MSG_CLOSE);
 }
 
-/* Who was let in to wait gets a slot; only then the slots close. */
+/* Who was let in to wait gets a slot, and who holds one may use it; only then the slots close. */
 static void turn_drain(struct head *h, u64 now)
 {
-    if (h->waiting.n == 0 && h->n_flights == atomic_load(&h->outstanding)) close_slots(h);
+    bool held = atomic_load(&h->n_held) > 0; /* first: see there */
+    if (!held && h->waiting.n == 0 && h->n_flights == atomic_load(&h->outstanding)) close_slots(h);
     u64 limit = (u64)(h->agent->config.graceful_shutdown_timeout_s * (double)NS_PER_S);
-    if (h->n_flights == 0 && atomic_load(&h->outstanding) == 0 &&
+    if (!held && h->n_flights == 0 && atomic_load(&h->outstanding) == 0 &&
         (ingress_idle(h->ingress) || (h->hurried && now > h->hurry_ns + 2 * NS_PER_S))) {
         send_all(h, MSG_END);
         h->agent->ended = true;
@@ -374,6 +395,7 @@ static void turn_drain(struct head *h, u64 now)
                     h->agent->config.graceful_shutdown_timeout_s);
         h->hurried = true;
         h->hurry_ns = now;
+        reservations_end_all(h);
         close_slots(h);
         send_all(h, MSG_HURRY);
     }
@@ -382,6 +404,7 @@ static void turn_drain(struct head *h, u64 now)
 int head_turn(struct head *h, u64 now_ns)
 {
     int n = take_commands(h, now_ns);
+    reservations_turn(h, now_ns);
     if (h->waiting.n > 0 && now_ns >= h->retry_queue_ns) {
         flights_retry_queue(h, now_ns);
         h->retry_queue_ns = now_ns + QUEUE_RETRY_MS * NS_PER_MS;

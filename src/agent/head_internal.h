@@ -3,6 +3,7 @@
 #define MPISERVE_AGENT_HEAD_INTERNAL_H
 
 #include "agent/agent_internal.h"
+#include "agent/reservations.h"
 #include "mpiserve/ingress.h"
 #include "mpiserve/metrics.h"
 #include "mpiserve/route.h"
@@ -11,9 +12,12 @@
 
 struct command { /* from an HTTP thread */
     struct queue_node node;
-    enum { COMMAND_SUBMIT, COMMAND_CANCEL, COMMAND_DRAIN } what;
-    struct request *request; /* SUBMIT */
-    u64 id;
+    enum { COMMAND_SUBMIT, COMMAND_CANCEL, COMMAND_DRAIN, COMMAND_RESERVE, COMMAND_RELEASE } what;
+    struct request *request;           /* SUBMIT */
+    u64 id;                            /* of the request; RESERVE: the ingress's number */
+    struct reservation_id reservation; /* RESERVE: its name */
+    struct selection selection; /* SUBMIT of a reservation, RELEASE: whose slot now is the main thread's */
+    u64 granted_ns;
 };
 struct flight {
     struct route_waiter wait; /* first: the queue hands it back */
@@ -53,6 +57,9 @@ struct head {
     u32 slots_up;
     char url[320], key_file[PATH_LEN], fingerprint[64];
     struct buf scratch;
+    struct reservation_book book; /* HTTP threads look at it too: under book_lock */
+    pthread_mutex_t book_lock;
+    struct measures measures;
     struct metrics *latency;     /* measured here; the rest is reported by leaders */
     struct series **first_chunk; /* [n_replicas] */
     /* read by HTTP threads */
@@ -61,6 +68,7 @@ struct head {
     _Atomic u32 outstanding;       /* taken from HTTP threads, not ended */
     _Atomic u32 capacity;          /* slots of replicas that are up, plus the queue */
     _Atomic u32 n_waiting;
+    _Atomic u32 n_held;        /* reservations; who uses one is in `outstanding` before it leaves this */
     _Atomic u32 retry_after_s; /* when a slot is likely to be free */
     _Atomic bool refuse;       /* draining */
     _Atomic bool none_left;    /* every replica is out of service for good */
@@ -68,17 +76,22 @@ struct head {
 };
 /* flights.c */
 struct flight *flight_find(struct head *h, u64 id);
-void flight_new(struct head *h, struct request *r, u64 now_ns);
+/* held NULL: it is routed; else a reservation's CHOSEN selection, which is its own from now on. */
+void flight_new(struct head *h, struct request *r, const struct selection *held, u64 now_ns);
 void flight_cancel(struct head *h, u64 id);
+/* Reserves a slot at the replica that the policy says, or else at the next: its index, or -1: answer has the last refusal, reason
+ * SLOTS_GRANTED when nobody could be asked. */
+i32 flight_select(struct head *h, enum slot_class lease, struct slots_answer *answer);
 bool flight_try(struct head *h, struct flight *f); /* reserve and dispatch; false: it must wait */
 void flight_fail(struct head *h, struct flight *f, enum finish how, const char *why);
 void flight_put_back(struct head *h, struct flight *f, u64 now_ns);
 void flight_drop(struct head *h, struct flight *f);
 void flights_retry_queue(struct head *h, u64 now_ns);
+void head_push(struct head *h, const struct command *c); /* from any thread */
 /* latency.c: from a dispatch to the first chunk, by replica */
 void latency_init(struct head *h);
 void latency_release(struct head *h);
-void latency_dispatched(struct flight *f);
+void latency_dispatched(struct head *h, struct flight *f);
 void latency_answered(struct head *h, struct flight *f, u64 now_ns);
 /* status.c: what HTTP threads ask */
 void status_health(void *head, struct ingress_health *out);

@@ -34,9 +34,11 @@ void latency_release(struct head *h)
     free(h->first_chunk);
 }
 
-void latency_dispatched(struct flight *f)
+void latency_dispatched(struct head *h, struct flight *f)
 {
     f->dispatched_ns = clock_ns();
+    if (f->selection.tries == 1)
+        series_observe(h->measures.fulfillment, (double)(f->dispatched_ns - f->submitted_ns) * 1e-6);
 }
 
 void latency_answered(struct head *h, struct flight *f, u64 now_ns)

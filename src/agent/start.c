@@ -346,12 +346,12 @@ static int open_slots(struct agent *a, struct error *err)
     epoch = 1 + epoch % SLOT_EPOCH_MAX;
     int rc = wire_bcast(a->wire, 0, &epoch, sizeof epoch, err);
     for (u32 r = 0; r < n; r++) node_of[r] = wire_peers(a->wire)[r].node_rank;
-    u64 lease = (u64)(a->config.slot_lease_s * (double)NS_PER_S);
+    const struct config *c = &a->config;
     struct slots_spec spec = {.owner = 0,
                               .epoch = epoch,
                               .node_of = node_of,
-                              .lease_short_ns = lease,
-                              .lease_long_ns = 30 * lease,
+                              .lease_short_ns = (u64)(c->slot_lease_s * (double)NS_PER_S),
+                              .lease_long_ns = (u64)(c->reservation_lease_s * (double)NS_PER_S),
                               .ring = (void (*)(void *, u32))wire_ring,
                               .ctx = a->wire};
     if (!rc && !(a->slots = slots_new(&spec, err))) rc = err->code;

@@ -292,6 +292,7 @@ void status_metrics(void *arg, struct buf *text)
                 atomic_load(&h->n_waiting));
     }
     head_metrics(h, m);
+    measures_gauges(h, m);
     metrics_text(m, text);
     metrics_text(h->latency, text);
     metrics_free(m);

@@ -82,7 +82,6 @@ const struct foreign foreign_table[] = {
 
     /* vLLM: scheduler and memory */
     REFUSED("max-num-queued-tokens", "", true, "see --max-queued-requests"),
-    ONLY("scheduling-policy", "", "fcfs", "requests run by priority, then by arrival"),
     ONLY("long-prefill-token-threshold", "", "0", "see --max-num-batched-tokens"),
     ONLY("stream-interval", "", "1", "every step's tokens are sent at once"),
     NOTE("async-scheduling", "", false, "the next step is planned as soon as it can be"),

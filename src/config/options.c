@@ -83,6 +83,11 @@ const struct option option_table[] = {
      .help = "Memory for the KV cache of a replica, in bytes (512M, 4G). auto: enough for --max-num-seqs "
              "sequences of "
              "full length, at most a share of the memory."},
+    {"scheduling-policy", "", OPTION_CHOICE, GROUP_SCHEDULER, 0, AT(scheduling_policy),
+     .words = "fcfs priority", .standard = "fcfs",
+     .help = "Who is next, in the queue and in a replica. fcfs: who came first; priority: the lowest "
+             "`priority` (field "
+             "of a request, or header X-Vllm-Priority), then who came first."},
     {"max-logprobs", "", OPTION_INT, GROUP_SCHEDULER, 0, AT(max_logprobs), 0, 256, "20",
      .help = "Most log-probabilities a token that a request may ask for."},
 
@@ -98,6 +103,10 @@ const struct option option_table[] = {
      604800000, "0", .help = "Longest time of a request, in seconds; then 408. 0: no limit."},
     {"slot-lease", "slot-lease-s", OPTION_SECONDS, GROUP_LIMITS, 0, AT(slot_lease_s), 100, 60000, "2",
      .help = "Seconds after which a slot that was reserved and not used is taken back."},
+    {"reservation-lease", "", OPTION_SECONDS, GROUP_LIMITS, 0, AT(reservation_lease_s), 500, 3600000, "30",
+     .help = "Seconds after which a slot that a client holds by POST /v1/reservations is taken back at the "
+             "latest; the "
+             "client may use it in four fifths of that time."},
     {"step-timeout", "step-timeout-s", OPTION_SECONDS, GROUP_LIMITS, 0, AT(step_timeout_s), 1000, 3600000,
      "30",
      .help = "Seconds after which an engine that is silent in a step is taken for dead and started anew."},

@@ -26,6 +26,10 @@ enum api_case {
     API_INTERNAL,
     API_UNAVAILABLE,
     API_BAD_HTTP,
+    API_NO_RESERVATION,
+    API_RESERVATION_USED,
+    API_RESERVATION_RELEASED,
+    API_RESERVATION_EXPIRED,
     API_CASES,
 };
 enum { API_MESSAGE = 1000 };
@@ -71,7 +75,7 @@ struct params {
     enum api api;
     double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     i64 top_k, seed, n, best_of, min_tokens, max_tokens, max_completion_tokens, logprobs, top_logprobs;
-    i64 truncate_prompt_tokens, stream_interval;
+    i64 truncate_prompt_tokens, stream_interval, priority;
     bool stream, include_usage, continuous_usage, want_logprobs, echo, ignore_eos, include_stop;
     bool skip_special, add_special, token_ids_as_text, return_token_ids, return_prompt_text;
     bool truncate_right, add_generation_prompt, set_generation_prompt, continue_final, tool_choice_none;

@@ -57,6 +57,8 @@ struct call {
     struct arena mem;
     struct params p;
     struct sampling sampling; /* max_tokens and min_tokens are of each part */
+    bool has_reservation;
+    struct reservation_id reservation;
     i32 *bad_words;
     u32 n_bad_words;
     struct prompt *prompts;
@@ -122,6 +124,13 @@ void connections_init(struct connections *cs);
 void connections_release(struct connections *cs);
 void connections_tick(struct ingress *in, u64 now); /* the watcher: ends those that take too long */
 
+struct ask;
+struct asks { /* POST /v1/reservations that wait for the main thread */
+    pthread_mutex_t lock;
+    struct ask *first;
+    u64 last_id;
+};
+
 struct MHD_Daemon;
 struct ingress {
     struct ingress_spec spec;
@@ -135,6 +144,7 @@ struct ingress {
     char abort_why[256];
     struct shard shards[SHARDS];
     struct connections connections;
+    struct asks asks;
     _Atomic u64 next_id, next_serial;
     _Atomic u32 n_answering, n_parts;
     struct metrics *metrics;
@@ -163,6 +173,15 @@ void calls_tick(struct ingress *in, u64 now);
 void calls_wake_all(struct ingress *in);
 void calls_client_gone(struct ingress *in, u64 serial);
 void calls_release(struct ingress *in); /* parts that never got their last chunk */
+
+/* ---- reservations.c ---- */
+/* 32 hex digits; false: it is no id. */
+bool reservation_id_read(const char *text, struct reservation_id *id);
+/* What submit said of a reservation, as an error; -1. */
+int reservation_fail(int rc, struct api_error *e);
+void asks_init(struct ingress *in);
+void asks_release(struct ingress *in);
+void asks_wake_all(struct ingress *in);
 
 /* ---- watch.c: the thread that ticks and sees clients leave ---- */
 int watch_start(struct ingress *in, struct error *err);

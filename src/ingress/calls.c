@@ -99,6 +99,7 @@ static struct request *build(const struct call *c, const struct part *part, u64 
     const struct prompt *prompt = &c->prompts[part->index];
     const struct model_config *model = c->in->spec.model;
     struct request head = {.id = part->id, .n_samples = (u32)c->p.n, .sampling = c->sampling};
+    if (strcmp(c->in->spec.config->scheduling_policy, "priority") == 0) head.priority = c->p.priority;
     head.sampling.max_tokens = part_max_tokens(c, prompt);
     head.sampling.min_tokens = (u32)MIN_OF(c->p.min_tokens, (i64)head.sampling.max_tokens);
     if (c->p.seed == PARAM_NONE) head.sampling.seed += (u64)part->index * (u64)c->p.n;
@@ -136,7 +137,8 @@ static int submit(struct call *c, struct part *part, u32 *retry_after_s)
     atomic_fetch_add(&c->refs, 1);
     set_open(c, part, true);
     part_add(in, part); /* before: the first chunk may come before submit returns */
-    int rc = in->spec.agent.submit(in->spec.agent.agent, r, retry_after_s);
+    const struct reservation_id *reservation = c->has_reservation ? &c->reservation : NULL;
+    int rc = in->spec.agent.submit(in->spec.agent.agent, r, reservation, retry_after_s);
     if (rc == 0) return 0;
     free(r);
     part_remove(in, part);
@@ -147,6 +149,7 @@ static int submit(struct call *c, struct part *part, u32 *retry_after_s)
 
 static int refused(struct api_error *e, int rc, u32 retry_after_s)
 {
+    if (rc == ERR_NOT_FOUND || rc > 0) return reservation_fail(rc, e);
     api_fail(e, API_UNAVAILABLE, NULL,
              rc == ERR_FULL
                  ? "The server is full: all replicas are busy and the queue has no room. Try again later."

@@ -25,6 +25,10 @@ static const struct {
     [API_INTERNAL] = {500, "InternalServerError", NULL},
     [API_UNAVAILABLE] = {503, "ServiceUnavailableError", NULL},
     [API_BAD_HTTP] = {400, "Bad Request", NULL},
+    [API_NO_RESERVATION] = {404, "NotFoundError", "reservation_not_found"},
+    [API_RESERVATION_USED] = {409, "ConflictError", "reservation_used"},
+    [API_RESERVATION_RELEASED] = {410, "GoneError", "reservation_released"},
+    [API_RESERVATION_EXPIRED] = {410, "GoneError", "reservation_expired"},
 };
 
 int api_status(enum api_case kind)

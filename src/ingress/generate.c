@@ -2,8 +2,10 @@
 #include "ingress/http.h"
 #include "ingress/prompts.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -110,6 +112,24 @@ static void set_id(struct call *c, const struct exchange *x)
     snprintf(c->id, sizeof(c->id), "%s-%.128s", c->p.api == API_CHAT ? "chatcmpl" : "cmpl", name);
 }
 
+/* The whole text is a number that fits. */
+bool header_integer(const char *text, i64 *value)
+{
+    size_t sign = *text == '-' || *text == '+', digits = strspn(text + sign, "0123456789");
+    if (!digits || text[sign + digits]) return false;
+    errno = 0;
+    *value = strtoll(text, NULL, 10);
+    return errno == 0;
+}
+
+/* The header wins over the body; what is no integer is ignored, as in vLLM. */
+static void set_priority(struct call *c, const struct exchange *x)
+{
+    const char *header = exchange_header(x, "X-Vllm-Priority");
+    i64 priority;
+    if (header && header_integer(header, &priority)) c->p.priority = priority;
+}
+
 static int prepare(struct call *c, struct exchange *x, enum api api, struct api_error *e)
 {
     struct json *body = body_read(x, e);
@@ -120,11 +140,23 @@ static int prepare(struct call *c, struct exchange *x, enum api api, struct api_
     if (rc == 0) {
         set_id(c, x);
         set_sampling(c);
+        set_priority(c, x);
     }
     c->p.prompt = c->p.messages = c->p.bad_words = c->p.template_kwargs = c->p.documents = c->p.tools = NULL;
     c->p.model = c->p.request_id = c->p.reasoning_effort = NULL;
     json_drop(body);
     return rc;
+}
+
+static int set_reservation(struct call *c, const struct exchange *x, struct api_error *e)
+{
+    const char *header = exchange_header(x, "X-Reservation");
+    if (!header) return 0;
+    if (c->n_prompts > 1)
+        return api_fail(e, API_BAD_VALUE, "X-Reservation",
+                        "A reservation is for one prompt; this request has %u.", c->n_prompts);
+    c->has_reservation = true;
+    return reservation_id_read(header, &c->reservation) ? 0 : reservation_fail(ERR_NOT_FOUND, e);
 }
 
 static int generate(struct exchange *x, enum api api)
@@ -139,7 +171,8 @@ static int generate(struct exchange *x, enum api api)
     c->created = clock_unix();
     c->started_ns = x->started_ns;
     if (timeout_s > 0) c->deadline_ns = c->started_ns + (u64)(timeout_s * (double)NS_PER_S);
-    if (prepare(c, x, api, &e) < 0 || call_start(c, &e) < 0) return reply_error(x, &e);
+    if (prepare(c, x, api, &e) < 0 || set_reservation(c, x, &e) < 0 || call_start(c, &e) < 0)
+        return reply_error(x, &e);
     return generate_go_on(x);
 }
 

@@ -117,15 +117,24 @@ int reply_stream(struct exchange *x)
     return queue(x, 200, r);
 }
 
+static const char *allowed(u8 methods)
+{
+    static const char *const texts[] = {
+        [0] = "GET, HEAD, POST, OPTIONS",
+        [METHOD_GET] = "GET, HEAD, OPTIONS",
+        [METHOD_POST] = "POST, OPTIONS",
+        [METHOD_GET | METHOD_POST] = "GET, HEAD, POST, OPTIONS",
+        [METHOD_GET | METHOD_DELETE] = "GET, HEAD, DELETE, OPTIONS",
+    };
+    return texts[methods];
+}
+
 static int reply_options(struct exchange *x, u8 methods)
 {
     struct buf none = {0};
     struct MHD_Response *r = response(NULL, &none);
     if (!r) return -1;
-    add_header(r, MHD_HTTP_HEADER_ALLOW,
-               methods == METHOD_GET    ? "GET, HEAD, OPTIONS"
-               : methods == METHOD_POST ? "POST, OPTIONS"
-                                        : "GET, HEAD, POST, OPTIONS");
+    add_header(r, MHD_HTTP_HEADER_ALLOW, allowed(methods));
     return queue(x, 204, r);
 }
 
@@ -191,8 +200,7 @@ static int check_route(struct exchange *x, u8 methods)
         return api_fail(&x->error, API_NO_ROUTE, NULL, "Administration is off; --enable-admin offers it.");
     if (x->route) return 0;
     if (!methods) return api_fail(&x->error, API_NO_ROUTE, NULL, "There is no such page; see /v1/models.");
-    api_fail(&x->error, API_BAD_METHOD, methods == METHOD_GET ? "GET, HEAD, OPTIONS" : "POST, OPTIONS",
-             "This page does not know that method.");
+    api_fail(&x->error, API_BAD_METHOD, allowed(methods), "This page does not know that method.");
     return -1;
 }
 
@@ -210,6 +218,8 @@ static int check_state(struct exchange *x)
 {
     int state = atomic_load(&x->in->state);
     if (state == IN_READY || !x->route || !(x->route->flags & ROUTE_WORK)) return 0;
+    bool reserved = (x->route->flags & ROUTE_RESERVED) && exchange_header(x, "X-Reservation");
+    if (state == IN_DRAINING && reserved) return 0;
     if (state == IN_LOADING)
         return api_fail(&x->error, API_UNAVAILABLE, NULL, "The model is being loaded. Try again soon.");
     api_fail(&x->error, API_UNAVAILABLE, NULL, "This node is being drained.");
@@ -304,6 +314,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
     if (x->replied) return MHD_YES;
     if (*upload_size) return take_body(x, upload, upload_size);
     if (x->call) return generate_go_on(x) == 0 ? MHD_YES : MHD_NO;
+    if (x->ask) return reserve_go_on(x) == 0 ? MHD_YES : MHD_NO;
     if (!x->answering && !connection_answers(x->link)) return MHD_NO;
     if (!x->answering) atomic_fetch_add(&x->in->n_answering, 1);
     x->answering = true;
@@ -335,6 +346,7 @@ static void completed(void *cls, struct MHD_Connection *connection, void **con_c
               (int)code);
     count(x);
     if (x->call) call_close(x->call);
+    if (x->ask) ask_close(x, x->status == 201 && code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
     if (x->answering) atomic_fetch_sub(&x->in->n_answering, 1);
     buf_release(&x->body);
     connection_rests(x->link);

@@ -11,16 +11,18 @@ struct exchange;
 enum {
     METHOD_GET = 1,
     METHOD_POST = 2,
+    METHOD_DELETE = 4,
     ROUTE_OPEN = 1,
     ROUTE_WORK = 2,
     ROUTE_UNCOUNTED = 4,
     ROUTE_TAIL = 8,
-    ROUTE_ADMIN = 16
+    ROUTE_ADMIN = 16,
+    ROUTE_RESERVED = 32
 };
 struct route {
     const char *path;
     u8 methods;
-    u8 flags; /* OPEN: no key asked; WORK: refused while loading or draining; UNCOUNTED: not in the HTTP metrics; TAIL: prefix; ADMIN: only with --enable-admin */
+    u8 flags; /* OPEN: no key asked; WORK: refused while loading or draining; UNCOUNTED: not in the HTTP metrics; TAIL: prefix; ADMIN: only with --enable-admin; RESERVED: not refused while draining when it has a reservation */
     int (*answer)(struct exchange *x);
 };
 struct exchange {
@@ -39,6 +41,7 @@ struct exchange {
     u64 started_ns;
     int status;
     struct call *call;
+    struct ask *ask;
 };
 
 /* All return 0, or -1: the connection is to be closed. body is taken (empty afterwards). */
@@ -74,6 +77,12 @@ int answer_drain(struct exchange *x);
 int answer_completions(struct exchange *x);
 int answer_chat(struct exchange *x);
 int generate_go_on(struct exchange *x); /* the connection was resumed */
+/* reservations.c */
+int answer_reserve(struct exchange *x);
+int answer_reservation(struct exchange *x);
+int reserve_go_on(struct exchange *x); /* the connection was resumed */
+/* The exchange is over; a reservation that its client was not told of is given back. */
+void ask_close(struct exchange *x, bool told);
 /* tokens.c */
 int answer_tokenize(struct exchange *x);
 int answer_detokenize(struct exchange *x);
@@ -89,6 +98,7 @@ int answer_topology(struct exchange *x);
 
 /* generate.c: the body as JSON, or -1 with *e; `model` of a body is one of ours. */
 struct json *body_read(struct exchange *x, struct api_error *e);
+bool header_integer(const char *text, i64 *value);
 int model_check(const struct ingress *in, const char *name, struct api_error *e);
 
 /* listen.c: a listening socket on host and port; *port is the real one. */

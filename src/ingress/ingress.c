@@ -96,6 +96,7 @@ struct ingress *ingress_new(const struct ingress_spec *spec, struct error *err)
     in->listen_fd = in->watch_fd = in->watch_stop_fd = -1;
     for (int i = 0; i < SHARDS; i++) pthread_mutex_init(&in->shards[i].lock, NULL);
     connections_init(&in->connections);
+    asks_init(in);
     add_metrics(in);
     if (listen_open(spec->config->host, (int)spec->config->port, &in->listen_fd, &in->port, err) < 0 ||
         load_text(in, err) < 0 || watch_start(in, err) < 0 || http_start(in, err) < 0) {
@@ -137,6 +138,7 @@ void ingress_abort(struct ingress *in, const char *why)
     snprintf(in->abort_why, sizeof(in->abort_why), "%s", why); /* read only after the state says so */
     set_state(in, IN_ABORTED);
     calls_wake_all(in);
+    asks_wake_all(in);
 }
 
 void ingress_free(struct ingress *in)
@@ -145,10 +147,12 @@ void ingress_free(struct ingress *in)
     ingress_abort(in, "The server is ending.");
     watch_stop(in);
     calls_wake_all(in); /* the library must not be stopped while a connection sleeps */
+    asks_wake_all(in);
     http_stop(in);
     watch_release(in);
     connections_release(&in->connections);
     calls_release(in);
+    asks_release(in);
     metrics_free(in->metrics);
     chat_template_free(in->chat_template);
     tokenizer_free(in->tokenizer);

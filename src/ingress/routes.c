@@ -6,10 +6,12 @@
 enum { PROBE = ROUTE_OPEN | ROUTE_UNCOUNTED };
 
 static const struct route ROUTES[] = {
-    {"/v1/chat/completions", METHOD_POST, ROUTE_WORK, answer_chat},
-    {"/v1/completions", METHOD_POST, ROUTE_WORK, answer_completions},
+    {"/v1/chat/completions", METHOD_POST, ROUTE_WORK | ROUTE_RESERVED, answer_chat},
+    {"/v1/completions", METHOD_POST, ROUTE_WORK | ROUTE_RESERVED, answer_completions},
     {"/v1/models", METHOD_GET, 0, answer_models},
     {"/v1/models/", METHOD_GET, ROUTE_TAIL, answer_model},
+    {"/v1/reservations", METHOD_POST, 0, answer_reserve},
+    {"/v1/reservations/", METHOD_GET | METHOD_DELETE, ROUTE_TAIL, answer_reservation},
     {"/tokenize", METHOD_POST, ROUTE_WORK, answer_tokenize},
     {"/detokenize", METHOD_POST, ROUTE_WORK, answer_detokenize},
     {"/admin/drain", METHOD_POST, ROUTE_ADMIN, answer_drain},
@@ -31,6 +33,7 @@ const struct route *route_find(const char *path, const char *method, const char 
 {
     u8 want = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0 ? METHOD_GET
               : strcmp(method, "POST") == 0                             ? METHOD_POST
+              : strcmp(method, "DELETE") == 0                           ? METHOD_DELETE
                                                                         : 0;
     *methods = 0;
     *tail = "";

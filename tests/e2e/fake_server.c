@@ -53,8 +53,10 @@ struct agent {
 };
 
 /* ---- called by the ingress ----------------------------------------------------------------------------------- */
-static int submit(void *agent, struct request *r, u32 *retry_after_s)
+static int submit(void *agent, struct request *r, const struct reservation_id *reservation,
+                  u32 *retry_after_s)
 {
+    if (reservation) return ERR_NOT_FOUND;
     struct agent *a = agent;
     struct error err;
     if (request_check(r, r->bytes, a->vocab, &err) < 0) BUG("bad request: %s: %s", err.where, err.message);
@@ -80,6 +82,19 @@ static void cancel(void *agent, u64 request)
     BUG_ON(a->n_wanted == COUNT_OF(a->wanted));
     a->wanted[a->n_wanted++] = request;
     pthread_mutex_unlock(&a->lock);
+}
+
+static int reserve(void *agent, u64 ask)
+{
+    (void)agent, (void)ask;
+    return ERR_STATE;
+}
+
+static int reservation(void *agent, const struct reservation_id *id, bool release,
+                       struct ingress_reservation *out)
+{
+    (void)agent, (void)id, (void)release, (void)out;
+    return ERR_NOT_FOUND;
 }
 
 static void health(void *agent, struct ingress_health *out)
@@ -311,14 +326,14 @@ int main(int argc, char **argv)
     }
     pthread_mutex_init(&a.lock, NULL);
     a.vocab = model.vocab;
-    struct ingress_spec spec = {.config = &config,
-                                .model = &model,
-                                .ingress_index = 3,
-                                .key = has_key ? key : NULL,
-                                .max_model_len =
-                                    config.max_model_len ? (u32)config.max_model_len : model.max_position,
-                                .fingerprint = "fake-1",
-                                .agent = {&a, submit, cancel, health, topology, metrics, drain, in_flight}};
+    struct ingress_spec spec = {
+        .config = &config,
+        .model = &model,
+        .ingress_index = 3,
+        .key = has_key ? key : NULL,
+        .max_model_len = config.max_model_len ? (u32)config.max_model_len : model.max_position,
+        .fingerprint = "fake-1",
+        .agent = {&a, submit, cancel, reserve, reservation, health, topology, metrics, drain, in_flight}};
     a.in = ingress_new(&spec, &err);
     if (!a.in) {
         fprintf(stderr, "%s\n", error_text(&err, text, sizeof(text)));

@@ -195,7 +195,7 @@ def schema_and_program_agree():
                         ({"max_model_len": "auto"}, True), ({"threads": "auto"}, True), ({"queue_timeout_s": 1.5}, True),
                         ({"queue_timeout": "x"}, False), ({"api_key": "none"}, True), ({"api_key": "sk-1234567890"}, False),
                         ({"enforce_eager": True}, True), ({"ssl_keyfile": "x"}, False), ({"config": "x.yaml"}, False),
-                        ({"scheduling_policy": "fcfs"}, True), ({"scheduling_policy": "priority"}, False),
+                        ({"scheduling_policy": "fcfs"}, True), ({"scheduling_policy": "priority"}, True), ({"scheduling_policy": "lifo"}, False),
                         ({"stream_interval": 1}, True), ({"stream_interval": 2}, False),
                         ({"http_options": {"port": 1, "request_timeout_s": 2}}, True), ({"http_options": {"ranks": 1}}, False),
                         ({"http_options": []}, False), ({"deployments": [{"name": "a", "num_replicas": 1}]}, True),

@@ -21,9 +21,9 @@ static struct {
 static int wakes;
 static bool asleep;
 
-static int submit(void *a, struct request *r, u32 *retry_after_s)
+static int submit(void *a, struct request *r, const struct reservation_id *reservation, u32 *retry_after_s)
 {
-    (void)a;
+    (void)a, (void)reservation;
     *retry_after_s = 3;
     if (agent.n >= agent.room) return ERR_FULL;
     free(agent.last);
