@@ -51,6 +51,10 @@ static const struct {
      "\"user\":\"u\",\"metadata\":{\"a\":1},\"store\":true,\"service_tier\":\"auto\",\"prompt_cache_key\":"
      "\"k\"",
      NULL},
+    {B, "\"priority\":-9223372036854775808", NULL},
+    {B, "\"priority\":9223372036854775807", NULL},
+    {B, "\"priority\":1.0", "priority"},
+    {B, "\"priority\":\"1\"", "priority"},
     {B, "\"temperature\":0", NULL},
     {B, "\"temperature\":2.0", NULL},
     {B, "\"temperature\":null", NULL},
@@ -429,6 +433,82 @@ static void test_routes(void **state)
     }
 }
 
+static void test_reservations(void **state)
+{
+    (void)state;
+    const char *tail;
+    u8 methods;
+    struct reservation_id id;
+    assert_true(reservation_id_read("0123456789abcdeffedcba9876543210", &id));
+    assert_true(id.bits[0] == 0x0123456789abcdef && id.bits[1] == 0xfedcba9876543210);
+    const char *const wrong[] = {"",
+                                 "0",
+                                 "0123456789abcdeffedcba987654321",
+                                 "0123456789abcdeffedcba98765432100",
+                                 "0123456789ABCDEFFEDCBA9876543210",
+                                 "0123456789abcdeffedcba987654321g",
+                                 "0x23456789abcdeffedcba9876543210",
+                                 " 123456789abcdeffedcba9876543210",
+                                 "-123456789abcdeffedcba9876543210"};
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) assert_false(reservation_id_read(wrong[i], &id));
+    static const struct {
+        int rc, status;
+        const char *code;
+    } rows[] = {{ERR_NOT_FOUND, 404, "\"reservation_not_found\""},
+                {RESERVATION_USED, 409, "\"reservation_used\""},
+                {RESERVATION_RELEASED, 410, "\"reservation_released\""},
+                {RESERVATION_EXPIRED, 410, "\"reservation_expired\""}};
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct api_error e;
+        struct buf text = {0};
+        assert_int_equal(reservation_fail(rows[i].rc, &e), -1);
+        api_error_json(&e, &text);
+        buf_char(&text, 0);
+        assert_int_equal(api_status(e.kind), rows[i].status);
+        assert_non_null(strstr(text.data, rows[i].code));
+        assert_true(e.no_retry);
+        buf_release(&text);
+    }
+    assert_non_null(route_find("/v1/reservations", "POST", &tail, &methods));
+    assert_null(route_find("/v1/reservations", "DELETE", &tail, &methods));
+    assert_non_null(route_find("/v1/reservations/ab", "DELETE", &tail, &methods));
+    assert_non_null(route_find("/v1/reservations/ab", "GET", &tail, &methods));
+    assert_string_equal(tail, "ab");
+    assert_null(route_find("/v1/reservations/ab", "POST", &tail, &methods));
+    assert_int_equal(methods, METHOD_GET | METHOD_DELETE);
+    assert_null(route_find("/v1/models", "DELETE", &tail, &methods));
+}
+
+static void test_header_integer(void **state)
+{
+    (void)state;
+    i64 v;
+    static const struct {
+        const char *text;
+        i64 value;
+    } good[] = {{"0", 0},
+                {"-7", -7},
+                {"+12", 12},
+                {"007", 7},
+                {"9223372036854775807", INT64_MAX},
+                {"-9223372036854775808", INT64_MIN}};
+    for (size_t i = 0; i < COUNT_OF(good); i++)
+        assert_true(header_integer(good[i].text, &v) && v == good[i].value);
+    const char *const wrong[] = {"",
+                                 "-",
+                                 "+",
+                                 "1.5",
+                                 "1e3",
+                                 "0x1",
+                                 " 1",
+                                 "1 ",
+                                 "--1",
+                                 "high",
+                                 "9223372036854775808",
+                                 "-9223372036854775809"};
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) assert_false(header_integer(wrong[i], &v));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -436,6 +516,7 @@ int main(void)
         cmocka_unit_test(test_body_kinds),   cmocka_unit_test(test_errors),
         cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_hold_back),
         cmocka_unit_test(test_keys),         cmocka_unit_test(test_routes),
+        cmocka_unit_test(test_reservations), cmocka_unit_test(test_header_integer),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("api", tests, NULL, NULL);
