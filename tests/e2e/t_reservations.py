@@ -115,7 +115,8 @@ def expires():
 
 
 def is_served_while_others_wait():
-    with Job(*ONE_SLOT, "--max-queued-requests", "3", "--reservation-lease", "300", ranks=1, env=SLOWLY) as job:
+    with Job(*ONE_SLOT, "--max-queued-requests", "3", "--reservation-lease", "300", "--slot-lease", "0.2", ranks=1,
+             env=SLOWLY) as job:
         r = reserve(job)
         waiting = [job.connect() for _ in range(3)]
         for n, c in enumerate(waiting, 1):
@@ -124,9 +125,11 @@ def is_served_while_others_wait():
         refused(job.post("/v1/completions", SHORT))  # full: the slot that is held counts
         refused(job.post("/v1/reservations", {}))
         equal(job.metric("mpiserve_reservations_refused_total", reason="queue"), 1)
+        time.sleep(1)  # the lease of those that are routed is over by far
         stream = job.stream("/v1/completions", LONG, headers={"X-Reservation": r["id"]})
         next(iter(stream))  # it runs
         equal(job.metric("mpiserve_queue_length"), 3, "the others wait still")
+        equal((job.metric("mpiserve_slots_reaped_total"), job.metric("mpiserve_requests_requeued_total")), (0, 0), "its own slot")
         stream.close()
         for c in waiting:
             response = c.getresponse()
@@ -220,7 +223,8 @@ def hostile_ids():
         r = reserve(job)
         known = r["id"]
         ids = ["0" * 32, "f" * 32, known[:-1], known + "0", known[:16].upper() + "A" * 16, " ", "-1", "0x" + known[2:],
-               known[:31] + "g", "../" + known, "%s%n%s%n", "'; --", "a" * 4000, known[::-1], known[:16] + "\t" + known[16:], "\xe9" * 32]
+               known[:31] + "g", "../" + known, "%s%n%s%n", "'; --",
+               "a" * 4000, known[::-1], known[:16] + "\t" + known[16:], "\xe9" * 32]
         for i in ids:
             error(use(job, i), 404, "reservation_not_found")
         for i in (known[:-1], known + "0", "x" * 300, "..", "%00", "%2e%2e%2f", known + "/", known + "%20", "a%0d%0ab", "%ff" * 20):
