@@ -178,10 +178,14 @@ int answer_reserve(struct exchange *x)
     ask_open(x);
     int rc = x->in->spec.agent.reserve(x->in->spec.agent.agent, x->ask->id);
     if (rc == 0) return reserve_go_on(x);
+    bool draining = atomic_load(&x->in->state) == IN_DRAINING;
     if (rc == ERR_STATE)
-        api_fail(&e, API_UNAVAILABLE, NULL, "No replica takes reservations now. Try again later.");
+        api_fail(&e, API_UNAVAILABLE, NULL,
+                 draining ? "This node is being drained."
+                          : "No replica takes reservations now. Try again later.");
     else
         api_fail(&e, API_INTERNAL, NULL, "The server has no random numbers for an id.");
+    e.close = draining;
     return reply_error(x, &e);
 }
 
@@ -196,22 +200,26 @@ int reserve_go_on(struct exchange *x)
     struct ask *a = x->ask;
     struct api_error e;
     pthread_mutex_lock(&x->in->asks.lock);
-    bool aborted = atomic_load(&x->in->state) == IN_ABORTED, waits = !a->answered && !aborted;
-    if (waits) {
+    bool answered = a->answered, aborted = atomic_load(&x->in->state) == IN_ABORTED;
+    if (!answered && !aborted) {
         a->sleeping = true;
         exchange_suspend(x);
     }
     pthread_mutex_unlock(&x->in->asks.lock);
-    if (waits) return 0;
+    if (!answered && !aborted) return 0;
+    if (!answered) { /* it may be at any time: nothing of it is looked at */
+        api_fail(&e, API_UNAVAILABLE, NULL, "%s", x->in->abort_why);
+        e.close = true;
+        return reply_error(x, &e);
+    }
     if (a->granted && client_left(x)) return -1;
     if (a->granted) {
         struct buf body = {0};
         write_reservation(x->in, &a->reservation, &body);
         return reply_json(x, 201, &body);
     }
-    api_fail(&e, API_UNAVAILABLE, NULL, "%s", a->answered ? a->why : x->in->abort_why);
+    api_fail(&e, API_UNAVAILABLE, NULL, "%s", a->why);
     e.retry_after_s = MAX_OF(a->retry_after_s, 1u);
-    e.close = !a->answered;
     return reply_error(x, &e);
 }
 
