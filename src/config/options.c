@@ -35,6 +35,11 @@ const struct option option_table[] = {
     {"cpu-isa", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(cpu_isa),
      .words = "auto portable avx2 avx512 avx512bf16", .standard = "auto",
      .help = "Highest instruction set that kernels may use. auto: the best that all ranks of the job have."},
+    {"engine", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(engine), .words = "cpu null", .standard = "cpu",
+     .help = "What computes. null: nothing does, answers are letters; for benchmarks of all that is around "
+             "the engine."},
+    {"null-step-us", "", OPTION_INT, GROUP_MODEL, 0, AT(null_step_us), 0, 10000000, "0",
+     .help = "With --engine null: microseconds that a step takes."},
     {"max-model-len", "", OPTION_SIZE, GROUP_MODEL, 0, AT(max_model_len), 1, 16 * KIB *KIB, "auto", "auto", 0,
      .help = "Longest sequence, prompt and answer together, in tokens. auto: what the model was made for."},
     {"generation-config", "", OPTION_SWITCH, GROUP_MODEL, 0, AT(generation_config), .words = "vllm auto",

@@ -194,7 +194,45 @@ def http(b):
         measure(job.port, "/v1/models", "/v1/models")
 
 
-SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward, "http": http}
+def plane(b):
+    """The control plane alone: the engine does no maths. Beside the HTTP library alone, in turn with it."""
+    seconds, n = b.repeat(2.0, 1.0), b.repeat(5, 3)
+    body, stream = completion(1, False), completion(100, True)
+    for ranks in sorted({2, b.o.ranks}):
+        group = f"Control plane: null engine, {ranks} ranks"
+        with Bare(2) as bare, b.job(ranks, "--engine", "null") as job:
+            for connections in (1, 64):
+                job.load("/v1/completions", body=body, connections=connections, seconds=0.5, tokens=1)
+                ours, alone = [], []
+                for _ in range(n):
+                    alone.append(load(bare.port, "/", connections=connections, seconds=seconds / 2))
+                    ours.append(job.load("/v1/completions", body=body, connections=connections, seconds=seconds, tokens=1))
+                rate = [r["requests"] / r["seconds"] for r in ours]
+                share = [r / (a["requests"] / a["seconds"]) for r, a in zip(rate, alone)]
+                shape = {"ranks": ranks, "connections": connections, "output_tokens": 1, "http_threads": 2}
+                name = f"1-token completion, {connections} connection{'s' * (connections > 1)}"
+                many = connections > 1
+                b.add(group, name, "requests/s", rate, limit=(">=", 40000 if many else 5000), setting=shape, better="more")
+                b.add(group, f"{name}: of libmicrohttpd alone", "x", share, limit=(">=", 0.3) if many else None,
+                      setting=shape, better="more")
+                for key, limit in (("p50", None if many else 0.2), ("p99", None if many else 0.6)):
+                    b.add(group, f"{name}, {key}", "ms", [r["latency_ms"][key] for r in ours],
+                          limit=("<=", limit) if limit else None, setting=shape)
+            events = []
+            for _ in range(n):
+                r = job.load("/v1/completions", body=stream, connections=32, requests=320, tokens=100)
+                events.append(r["tokens"] / r["seconds"])
+            b.add(group, "SSE events, 32 streams of 100", "events/s", events, better="more",
+                  setting={"ranks": ranks, "streams": 32, "output_tokens": 100})
+    with b.job(b.o.ranks, "--engine", "null") as job:
+        group = f"Control plane: null engine, {b.o.ranks} ranks"
+        b.add(group, "mpirun to /health 200", "ms", [job.ready_seconds * 1e3], limit=("<=", 1000), setting={"ranks": b.o.ranks})
+        time.sleep(1)
+        b.add(group, "PSS of all processes", "MB", [job.pss_mb()], limit=("<=", 80), setting={"ranks": b.o.ranks})
+
+
+SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward, "http": http,
+            "plane": plane}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
