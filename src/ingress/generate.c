@@ -52,11 +52,9 @@ static float real_or(double asked, bool suggested, float suggestion, float other
 
 static u64 draw_seed(struct ingress *in, u64 serial)
 {
-    u64 seed = 0;
     if (in->spec.config->seed != ABSENT)
         return (u64)in->spec.config->seed + hash_bytes(&serial, sizeof(serial), 0);
-    (void)random_bytes(&seed, sizeof(seed), NULL);
-    return seed;
+    return random_u64();
 }
 
 static void set_sampling(struct call *c)
