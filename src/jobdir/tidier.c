@@ -121,9 +121,8 @@ static _Noreturn void tidy(const struct jobdir *known, int told, struct session 
     if (d.path[0]) {
         wait_for_ranks(&d);
         session_read(d.path, &launcher);
+        jobdir_remove_dead_shm(&d); /* all ranks are dead; Slurm ends this process with the launcher */
     }
-    jobdir_remove_dead_shm(
-        &d); /* the ranks' own; where the launcher is Slurm's, its end is also this process's */
     /* A launcher that outlives its job for long serves others too: its folder stays. */
     wait_for((struct process){launcher.launcher, launcher.start}, LAUNCHER_MS);
     jobdir_remove_dead(&d);
