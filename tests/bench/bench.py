@@ -14,6 +14,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import hosts  # noqa: E402
 import machine  # noqa: E402
 from figures import Figure, print_table  # noqa: E402
 from job import TOP, Bare, Failed, Job, environment, helper, load, run  # noqa: E402
@@ -232,7 +233,7 @@ def plane(b):
 
 
 SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward, "http": http,
-            "plane": plane}
+            "plane": plane, "hosts": hosts.measure}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
