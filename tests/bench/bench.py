@@ -232,8 +232,35 @@ def plane(b):
         b.add(group, "PSS of all processes", "MB", [job.pss_mb()], limit=("<=", 80), setting={"ranks": b.o.ranks})
 
 
+def overload(b):
+    """Open-loop load below and far beyond what the job can do: what it serves must not fall, and who waits must not wait in vain."""
+    step_us, slots, tokens, waiting = 2000, 16, 10, 32
+    body = completion(tokens, False)
+    options = ("--engine", "null", "--null-step-us", str(step_us), "--max-num-seqs", str(slots),
+               "--max-queued-requests", str(waiting))
+    with b.job(2, *options) as job:
+        full = job.load("/v1/completions", body=body, connections=2 * slots, seconds=b.repeat(3.0, 1.5), tokens=tokens)
+        capacity = full["requests"] / full["seconds"]
+        shape = {"ranks": 2, "slots": 2 * slots, "queue": waiting, "null_step_us": step_us, "output_tokens": tokens}
+        group = f"Overload: null engine, 2 replicas of {slots} slots, {step_us} us a step"
+        b.add(group, "capacity (closed loop, all slots)", "requests/s", [capacity], better="more", setting=shape)
+        best = 0
+        for times in (0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0):
+            r = job.load("/v1/completions", body=body, connections=512, seconds=b.repeat(4.0, 2.0), tokens=tokens,
+                         rate=times * capacity)
+            done = r["requests"] - r["refused"]
+            goodput = done / r["seconds"]
+            best = max(best, goodput)
+            bar = "#" * round(40 * goodput / (1.1 * capacity))
+            b.add(group, f"goodput at {times:g} x capacity", "requests/s", [goodput], better="more",
+                  limit=(">=", 0.9 * best) if times > 1 else None, note=bar,
+                  setting=dict(shape, offered=times * capacity, refused=r["refused"], unsent=r["unsent"],
+                               p50_ms=r["latency_ms"]["p50"], p99_ms=r["latency_ms"]["p99"]))
+            b.add(group, f"latency of the served, p99, at {times:g} x", "ms", [r["latency_ms"]["p99"]], setting=shape)
+
+
 SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward, "http": http,
-            "plane": plane, "hosts": hosts.measure}
+            "plane": plane, "hosts": hosts.measure, "overload": overload}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
