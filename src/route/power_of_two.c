@@ -9,9 +9,8 @@ i32 route_power_of_two(struct router *r)
     if (r->n_eligible == 1) return (i32)i;
     u32 b = route_below(x[1], r->n_eligible - 1);
     u32 j = r->eligible[b + (b >= a)];
-    return (i32)(r->seats[j].ongoing < r->seats[i].ongoing
-                     ? j
-                     : i); /* a tie: the first is as random as the second */
+    /* Of a tie the first: it is as random as the second. */
+    return (i32)(r->seats[j].ongoing < r->seats[i].ongoing ? j : i);
 }
 
 static i32 choose(struct router *r, const struct route_ask *ask)
