@@ -67,9 +67,10 @@ static void dispatch(struct head *h, struct flight *f, i32 replica, const struct
 bool flight_try(struct head *h, struct flight *f)
 {
     struct agent *a = h->agent;
-    route_exclude_clear(&h->excluded);
+    const struct route_ask ask = {f->request->has_session, f->request->session};
+    router_round(h->router);
     for (;;) {
-        i32 r = h->policy->choose(h->views, h->n_replicas, &h->excluded, agent_rank(a), ++h->choices);
+        i32 r = router_choose(h->router, &ask);
         if (r < 0) return false;
         struct slots_answer answer;
         struct error err;
@@ -77,11 +78,12 @@ bool flight_try(struct head *h, struct flight *f)
                           &err))
             agent_die(a, "slot window", &err);
         h->views[r].ongoing = answer.num_ongoing;
+        router_update(h->router, (u32)r);
         if (answer.accepted) {
             dispatch(h, f, r, &answer.token);
             return true;
         }
-        route_exclude(&h->excluded, (u32)r);
+        router_exclude(h->router, (u32)r);
     }
 }
 

@@ -44,9 +44,7 @@ struct head {
     struct route_queue waiting;
     struct route_view *views; /* [n_replicas] */
     u32 n_replicas;
-    const struct route_policy *policy;
-    u64 choices;
-    struct route_excluded excluded;
+    struct router *router; /* told of every change of views */
     u64 retry_queue_ns, drain_started_ns, hurry_ns;
     bool ready, all_up, draining, closing, hurried; /* closing: no slot can be had any more */
     double seconds_per_request;                     /* smoothed, for Retry-After */

@@ -10,7 +10,7 @@ const char *const option_group_names[GROUP_COUNT] = {
     [GROUP_MODEL] = "Model",
     [GROUP_PARALLEL] = "Parallel shape",
     [GROUP_SCHEDULER] = "Scheduler of a replica",
-    [GROUP_LIMITS] = "Queues and limits",
+    [GROUP_LIMITS] = "Routing, queues and limits",
     [GROUP_HTTP] = "HTTP",
     [GROUP_OPERATION] = "Operation",
     [GROUP_UP] = "Only for `mpiserve up` and `mpiserve plan`",
@@ -91,6 +91,14 @@ const struct option option_table[] = {
     {"max-logprobs", "", OPTION_INT, GROUP_SCHEDULER, 0, AT(max_logprobs), 0, 256, "20",
      .help = "Most log-probabilities a token that a request may ask for."},
 
+    {"router", "request-router-class", OPTION_CHOICE, GROUP_LIMITS, 0, AT(router),
+     .words = "power_of_two least_loaded round_robin session random", .standard = "power_of_two",
+     .same = "PowerOfTwoChoicesRequestRouter=power_of_two",
+     .help =
+         "Which replica gets a request. power_of_two: of two random ones the less loaded; least_loaded: "
+         "of all; round_robin: one after the other; session: requests of a session (`session_id` in the "
+         "body, header X-Session-ID, else `user`) go to the same replica unless it is overloaded, others by "
+         "power_of_two; random: for comparison."},
     {"max-ongoing-requests", "", OPTION_INT, GROUP_LIMITS, 0, AT(max_ongoing_requests), 1, 1024, "auto",
      "auto", 0,
      .help = "Slots of a replica: requests it takes at the same time. auto: --max-num-seqs, at most 1024."},

@@ -108,6 +108,12 @@ static void set_id(struct call *c, const struct exchange *x)
     snprintf(c->id, sizeof(c->id), "%s-%.128s", c->p.api == API_CHAT ? "chatcmpl" : "cmpl", name);
 }
 
+static void set_session(struct call *c, const struct exchange *x)
+{
+    const char *names[] = {c->p.session_id, exchange_header(x, "X-Session-ID"), c->p.user};
+    call_set_session(c, names, COUNT_OF(names));
+}
+
 static int prepare(struct call *c, struct exchange *x, enum api api, struct api_error *e)
 {
     struct json *body = body_read(x, e);
@@ -118,9 +124,10 @@ static int prepare(struct call *c, struct exchange *x, enum api api, struct api_
     if (rc == 0) {
         set_id(c, x);
         set_sampling(c);
+        set_session(c, x);
     }
     c->p.prompt = c->p.messages = c->p.bad_words = c->p.template_kwargs = c->p.documents = c->p.tools = NULL;
-    c->p.model = c->p.request_id = c->p.reasoning_effort = NULL;
+    c->p.model = c->p.request_id = c->p.reasoning_effort = c->p.session_id = c->p.user = NULL;
     json_drop(body);
     return rc;
 }

@@ -51,6 +51,10 @@ static const struct {
      "\"user\":\"u\",\"metadata\":{\"a\":1},\"store\":true,\"service_tier\":\"auto\",\"prompt_cache_key\":"
      "\"k\"",
      NULL},
+    {B, "\"session_id\":\"a\",\"user\":\"\"", NULL},
+    {B, "\"session_id\":null,\"user\":null", NULL},
+    {B, "\"session_id\":7", "session_id"},
+    {B, "\"user\":{}", "user"},
     {B, "\"temperature\":0", NULL},
     {B, "\"temperature\":2.0", NULL},
     {B, "\"temperature\":null", NULL},
