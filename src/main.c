@@ -27,10 +27,19 @@ static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"up", cli_up},          {"plan", cli_plan},        {"status", cli_status},
-    {"doctor", cli_doctor},  {"sweep", cli_sweep},      {"doctor-probe", cli_doctor_probe},
-    {"engine", engine_main}, {"help", help_main},       {"--help", help_main},
-    {"-h", help_main},       {"version", version_main}, {"--version", version_main},
+    {"up", cli_up},
+    {"plan", cli_plan},
+    {"status", cli_status},
+    {"doctor", cli_doctor},
+    {"bench", cli_bench},
+    {"sweep", cli_sweep},
+    {"doctor-probe", cli_doctor_probe},
+    {"engine", engine_main},
+    {"help", help_main},
+    {"--help", help_main},
+    {"-h", help_main},
+    {"version", version_main},
+    {"--version", version_main},
 };
 
 int main(int argc, char **argv)

@@ -143,6 +143,8 @@ u64 hash_bytes(const void *data, size_t len,
 u32 crc32c(const void *data, size_t len, u32 crc); /* Castagnoli; start with 0 */
 u32 crc32c_portable(const void *data, size_t len, u32 crc); /* the same value without the CPU's instruction */
 int random_bytes(void *out, size_t len, struct error *err); /* from the kernel */
+u64 random_u64(
+    void); /* the same, fetched for many calls of a thread at once: for names and seeds, not for keys */
 /* Counter-based: a pure function of key and counter (Philox 4x32-10: Salmon et al., "Parallel random numbers:
  * as easy as 1, 2, 3", SC11). The same on every machine. */
 void rng_block(u64 key, u64 counter_lo, u64 counter_hi, u32 out[4]);

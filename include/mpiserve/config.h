@@ -40,7 +40,9 @@ struct config {
     char served_model_name[CONFIG_MAX_NAMES]
                           [128]; /* first is the one in answers; default: last part of the folder's name */
     int n_served_model_names;
-    char compute[16];       /* auto, f32, bf16 */
+    char compute[16]; /* auto, f32, bf16 */
+    char engine[8];   /* cpu, null */
+    i64 null_step_us;
     char cpu_isa[16];       /* auto, portable, avx2, avx512, avx512bf16: upper bound */
     i64 max_model_len;      /* 0: the model's */
     i64 seed;               /* added to the seeds drawn for requests without one; ABSENT: random */
@@ -62,6 +64,7 @@ struct config {
     char scheduling_policy[16]; /* fcfs, priority */
     i64 max_logprobs;           /* 20 */
     /* routing and limits */
+    char router[16];                    /* a policy of route.h: power_of_two ... */
     i64 max_ongoing_requests;           /* slots of a replica; default: max_num_seqs, at most 1024 */
     i64 max_queued_requests;            /* at the ingress; 256; 0: none wait */
     double request_timeout_s;           /* 0: none */

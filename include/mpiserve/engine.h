@@ -14,6 +14,9 @@
  * A sequence's output is a pure function of its tokens, its sampling and the numerics class: the same after a
  * restart, in other batches, with another cut of the prompt.
  *
+ * compute "null" (--engine null) makes an engine that does everything but the maths: no weights, no KV; a step takes
+ * null_step_us, a token is one of a few by its position alone. For measuring what is around the engine.
+ *
  * Test hooks: the variable MPISERVE_FAULT of the engine (see proc.h: only what the agent passes on) names one fault:
  *   crash-step:N   abort before step N of generation 1     stall-step:N  hang before step N of generation 1
  *   crash-token:T  abort when token T is computed          nan-token:T   non-finite logits after token T
@@ -31,7 +34,7 @@ int engine_main(int argc, char **argv);
 /* ---- for agents, without an engine: what one would need. Any thread; reads the model's headers only. */
 struct engine_ask {
     const char *model;   /* folder */
-    const char *compute; /* "auto", "f32", "bf16" */
+    const char *compute; /* "auto", "f32", "bf16", "null" */
     const char *isa;     /* "auto": the best of this machine; or a level that every rank of the job has */
     u32 block_size;      /* tokens, a multiple of 16 */
     u32 max_model_len;   /* 0: the model's; more than that is an error */
@@ -39,6 +42,7 @@ struct engine_ask {
 };
 struct engine_needs {
     char compute[16], isa[16]; /* resolved, as engine_boot wants them */
+    bool null;                 /* compute is "null" */
     u64 weights_bytes;         /* of the weights memory, head included */
     u64 kv_bytes_per_block;
     u64 work_bytes;  /* activations, logits, samplers, tables of rows: what an engine allocates for itself */

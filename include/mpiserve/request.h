@@ -45,7 +45,8 @@ struct request {
     i64 priority;     /* lower runs earlier */
     u64 deadline_ns;  /* time left when it was sent, 0: none */
     u32 n_samples;    /* sequences to make, >= 1; sample s draws with seed + s */
-    u32 pad;
+    u32 has_session;  /* 0, 1 */
+    u64 session;      /* for routing: hash of what the client calls its session; any value */
     struct sampling sampling;
     struct span prompt;    /* i32 token ids, len >= 1 */
     struct span bias;      /* struct token_bias, ids distinct */
@@ -54,7 +55,7 @@ struct request {
     struct span eos_ids;   /* i32: end of sequence (finish "stop", no stop_reason) unless ignore_eos */
     struct span stop_ids;  /* i32: stop_token_ids (finish "stop", stop_reason = id) */
 };
-/* Builds a block: head's scalars are copied, spans are set from the arrays. Returns malloc'd memory (free());
+/* Builds a block: head's scalars are copied (session: 0 without has_session), spans are set from the arrays. Returns malloc'd memory (free());
  * NULL when it would pass 2 GiB. Contents are request_check's business. */
 struct request_parts {
     const i32 *prompt, *allowed, *bad_words, *eos_ids, *stop_ids;

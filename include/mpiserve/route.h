@@ -1,5 +1,5 @@
 /* route: which replica gets a request, who waits when all are full, and the life of one choice. Pure: time
- * and random numbers are arguments.
+ * is an argument, random numbers are drawn from a key and a count of choices.
  *
  *   selection: NONE -> choose -> CHOSEN -> dispatch -> DISPATCHED -> end | back (the leader refused: select
  * anew) CHOSEN -> release -> NONE Each selection is dispatched or released exactly once; anything else is a
@@ -12,8 +12,30 @@
 #include "mpiserve/base.h"
 #include "mpiserve/request.h" /* struct slot_token */
 
-/* ---- the choice
- * ----------------------------------------------------------------------------------------------*/
+/* ---- the choice ----------------------------------------------------------------------------------------------
+ * A policy is a row of a table; a router is a policy at work over one deployment's replicas, with what it must remember.
+ *
+ *   router_new -> { router_update | router_round -> { router_choose -> router_exclude } } -> router_free
+ *
+ * The router sees a view as it was at the last router_update of its index: change the view, then call it. A round is one
+ * request's search for a slot. A replica that refuses is excluded and not chosen again in this round; the next round forgets it.
+ * Every choice is an eligible replica (UP and not excluded), or -1 when there is none. Whether it is full is for its slots to
+ * say, not for the view.
+ *
+ * Cost, in the number n of replicas: power_of_two, random O(1); round_robin O(log64 n); least_loaded O(1), its updates
+ * O(change of ongoing); session O(1) expected. router_update and router_exclude O(1), for round_robin and session O(log64 n);
+ * router_round O(number excluded). Nothing is allocated after router_new.
+ *
+ *   power_of_two   two distinct eligible replicas at random, the one with fewer ongoing; a tie is drawn.
+ *   least_loaded   of all with the fewest ongoing one at random. More ongoing than the largest n_slots count as that many.
+ *   round_robin    one after the other, by index; ingresses start at different ones (key).
+ *   session        equal sessions to the same replica, as long as it is eligible and not overloaded: consistent hashing with
+ *                  bounded loads (Mirrokni, Thorup, Zadimoghaddam, SODA 2018, arXiv:1608.01350). ROUTE_RING_POINTS points a
+ *                  replica lie on a ring of hashes; a session goes to the first point behind its own whose replica has, with
+ *                  this request, at most ceil(c * (m + 1) / n) ongoing: c = 1.25, n eligible replicas, m ongoing on them
+ *                  all. Such a replica always exists. When a replica leaves, its sessions alone move (but for what the bound
+ *                  moves). Without a session: power_of_two. The ring is the same for every key: all ingresses agree.
+ *   random         one eligible replica at random, for comparison. */
 enum route_state { ROUTE_UP, ROUTE_DRAINING, ROUTE_DOWN }; /* only UP is chosen */
 struct route_view {
     i32 replica;
@@ -22,30 +44,28 @@ struct route_view {
     u32 ongoing; /* estimate, own and others' */
     u8 state;    /* enum route_state */
 };
-enum { ROUTE_MAX_REPLICAS = 4096 };
-/* Replicas that refused this request in this round: not chosen again. All zero: none. Indexes into the view.
- */
-struct route_excluded {
-    u64 bits[ROUTE_MAX_REPLICAS / 64];
-    u32 n;
+enum { ROUTE_MAX_REPLICAS = 65536, ROUTE_RING_POINTS = 64 };
+struct route_ask { /* what a policy may know of a request */
+    bool has_session;
+    u64 session; /* hash of the client's session; any value */
 };
-void route_exclude(struct route_excluded *x, u32 index);
-void route_exclude_clear(struct route_excluded *x); /* O(number excluded / 64) */
-bool route_is_excluded(const struct route_excluded *x, u32 index);
-/* key, counter: a draw is a pure function of both; use the ingress index and a counter of choices. x may be
- * NULL. Index into the view, or -1: nobody is up and not excluded. */
-typedef i32 (*route_fn)(const struct route_view *view, u32 n, const struct route_excluded *x, u64 key,
-                        u64 counter);
-struct route_policy {
-    const char *name, *help;
-    route_fn choose;
-};
+struct route_policy; /* a row */
+struct router;
 const struct route_policy *route_policy_find(const char *name,
                                              struct error *err); /* ERR_NOT_FOUND lists the names */
-const struct route_policy *route_policies(u32 *n);
-/* Two distinct random candidates, the one with fewer ongoing wins, a tie is drawn. O(1) expected. */
-i32 route_power_of_two(const struct route_view *view, u32 n, const struct route_excluded *x, u64 key,
-                       u64 counter);
+const struct route_policy *route_policy_at(u32 i);               /* in the table's order; NULL: no more */
+const char *route_policy_name(const struct route_policy *p);
+const char *route_policy_help(const struct route_policy *p);
+
+/* views: [n], kept by the caller for the router's life; n_slots does not change. n <= ROUTE_MAX_REPLICAS, may be 0. key: draws are
+ * a pure function of it and of what was asked before; use the ingress index. */
+struct router *router_new(const struct route_policy *policy, const struct route_view *views, u32 n, u64 key);
+void router_free(struct router *r); /* NULL: nothing */
+void router_update(struct router *r, u32 index);
+void router_round(struct router *r);
+/* Index into the views, or -1: nobody is eligible. ask NULL: nothing is known. */
+i32 router_choose(struct router *r, const struct route_ask *ask);
+void router_exclude(struct router *r, u32 index); /* until the next round; twice is once */
 
 /* ---- the queue of those who wait for a slot ------------------------------------------------------------------
  * Bounded; each waiter has a deadline. Order: priority (lower first), then arrival; but nobody starves: a waiter that has waited

@@ -120,6 +120,7 @@ void slots_ended(struct slots *s, u32 leader, const struct slot_token *token);
 void slots_published(struct slots *s, u32 leader,
                      u32 others); /* from CHUNK/LOAD: slots in use by other ingresses */
 u32 slots_outstanding(const struct slots *s, u32 leader); /* own, reserved or dispatched */
+u32 slots_ongoing(const struct slots *s, u32 leader);     /* own, and others' as last published */
 /* The leader is gone or was given up: forgets what is outstanding there. */
 void slots_forget(struct slots *s, u32 leader);
 

@@ -165,7 +165,7 @@ enum channel_fd {
 
 struct engine_boot { /* the reservation: all an engine may use */
     char model[PATH_LEN];
-    char compute[16]; /* "f32" or "bf16": resolved, never "auto" */
+    char compute[16]; /* "f32" or "bf16": resolved, never "auto"; "null": no maths */
     char isa[16];     /* "portable", "avx2", "avx512", "avx512bf16": the job's level */
     u64 weights_bytes, kv_bytes;
     u32 gen, numerics;
@@ -178,7 +178,8 @@ struct engine_boot { /* the reservation: all an engine may use */
     u32 spin_us; /* how long to poll the ring before sleeping; 0 where cores are shared */
     u8 loader;   /* 1: this engine fills the weights image; 0: it waits for it */
     u8 log_level, pad[2];
-    u64 cpus[16]; /* cpuset bits; all zero: do not bind */
+    u32 null_step_us; /* "null": how long a step takes */
+    u64 cpus[16];     /* cpuset bits; all zero: do not bind */
 };
 enum engine_state { ENGINE_STARTING, ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED };
 struct channel_head {

@@ -38,7 +38,8 @@ struct agent {
     struct head *head;            /* the ingress side: rank 0 */
     struct leader *leader;        /* the replica side: ranks with an engine */
     struct watchdog watchdog;
-    int signals; /* signalfd */
+    int signals;    /* signalfd */
+    u64 signals_ns; /* when it was last read */
     int epoll;
     u64 bell_until_ns; /* a bell came: its message may follow */
     bool draining, ended;

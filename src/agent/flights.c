@@ -62,27 +62,30 @@ static void dispatch(struct head *h, struct flight *f)
     atomic_fetch_add(&h->routed, 1);
 }
 
-i32 flight_select(struct head *h, enum slot_class lease, struct slots_answer *answer)
+i32 flight_select(struct head *h, const struct route_ask *ask, enum slot_class lease,
+                  struct slots_answer *answer)
 {
     struct agent *a = h->agent;
     *answer = (struct slots_answer){0};
-    route_exclude_clear(&h->excluded);
+    router_round(h->router);
     for (;;) {
-        i32 r = h->policy->choose(h->views, h->n_replicas, &h->excluded, agent_rank(a), ++h->choices);
+        i32 r = router_choose(h->router, ask);
         if (r < 0) return -1;
         struct error err;
         if (slots_reserve(a->slots, r, h->views[r].leader, h->views[r].n_slots, lease, answer, &err))
             agent_die(a, "slot window", &err);
         h->views[r].ongoing = answer->num_ongoing;
+        router_update(h->router, (u32)r);
         if (answer->accepted) return r;
-        route_exclude(&h->excluded, (u32)r);
+        router_exclude(h->router, (u32)r);
     }
 }
 
 bool flight_try(struct head *h, struct flight *f)
 {
+    const struct route_ask ask = {f->request->has_session, f->request->session};
     struct slots_answer answer;
-    i32 r = flight_select(h, SLOT_CLASS_SHORT, &answer);
+    i32 r = flight_select(h, &ask, SLOT_CLASS_SHORT, &answer);
     if (r < 0) return false;
     selection_choose(&f->selection, h->views[r].leader, &answer.token);
     dispatch(h, f);

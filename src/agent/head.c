@@ -129,9 +129,11 @@ int head_new(struct agent *a, struct error *err)
     h->waiting.patience_ns = (u64)(a->config.queue_timeout_s / 2 * (double)NS_PER_S);
     h->seconds_per_request = 1;
     atomic_store(&h->retry_after_s, 1);
-    h->policy = route_policy_find("power_of_two", err);
+    const struct route_policy *policy = route_policy_find(a->config.router, err);
+    if (!policy) return err->code;
+    h->router = router_new(policy, h->views, h->n_replicas, agent_rank(a));
     h->commands = queue_new(err);
-    if (!h->policy || !h->commands) return -1;
+    if (!h->commands) return -1;
     snprintf(h->fingerprint, sizeof h->fingerprint, "mpiserve-%s-%08x", MPISERVE_VERSION,
              (u32)a->fingerprint);
     struct ingress_spec spec = {.config = &a->config,
@@ -179,6 +181,7 @@ void head_free(struct head *h)
     pthread_mutex_destroy(&h->lock);
     buf_release(&h->scratch);
     latency_release(h);
+    router_free(h->router);
     free(h->views);
     free(h->replicas);
     free(h);
@@ -221,11 +224,18 @@ static void deliver(struct head *h, struct flight *f, const struct chunk *c)
     ingress_deliver(h->ingress, chunk_next(h->scratch.data, h->scratch.len, &pos, NULL));
 }
 
+/* Its load, as well as it is known: own slots are exact, those of other ingresses as the leader said last. */
+void head_note_ongoing(struct head *h, u32 replica)
+{
+    h->views[replica].ongoing = slots_ongoing(h->agent->slots, h->views[replica].leader);
+    router_update(h->router, replica);
+}
+
 static void slot_is_free(struct head *h, struct flight *f)
 {
     slots_ended(h->agent->slots, f->selection.leader, &f->selection.token);
     selection_end(&f->selection);
-    h->views[f->replica].ongoing = slots_outstanding(h->agent->slots, h->views[f->replica].leader);
+    head_note_ongoing(h, (u32)f->replica);
 }
 
 static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
@@ -260,6 +270,7 @@ void head_chunks(struct head *h, u32 from, const void *body, size_t len)
     h->replicas[r].heard_ns = now;
     pthread_mutex_unlock(&h->lock);
     slots_published(h->agent->slots, from, m->others);
+    head_note_ongoing(h, (u32)r);
     size_t pos = 0;
     struct error err = {0};
     const struct chunk *c;
@@ -316,6 +327,7 @@ void head_load(struct head *h, u32 from, const struct msg_load *m)
     h->views[r].state = m->state == REPLICA_UP ? ROUTE_UP : ROUTE_DOWN;
     check_start(h, from, m);
     slots_published(h->agent->slots, from, m->others);
+    head_note_ongoing(h, (u32)r);
     recount_capacity(h);
     note_ready(h);
     flights_retry_queue(h, clock_ns());

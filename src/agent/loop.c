@@ -107,10 +107,12 @@ _Noreturn static void leave_at_once(struct agent *a, int sig)
     _exit(128 + sig);
 }
 
-static int take_signals(struct agent *a)
+static int take_signals(struct agent *a, u64 now)
 {
     struct signalfd_siginfo s;
     int n = 0;
+    if (now - a->signals_ns < NS_PER_MS) return 0; /* a busy loop turns far more often */
+    a->signals_ns = now;
     while (read(a->signals, &s, sizeof s) == sizeof s) {
         n++;
         if (s.ssi_signo != SIGUSR1) leave_at_once(a, (int)s.ssi_signo);
@@ -176,7 +178,7 @@ int agent_loop(struct agent *a)
             watchdog_turn(&a->watchdog, now, "scheduler and engine");
             n += leader_turn(a->leader, now);
         }
-        n += take_signals(a);
+        n += take_signals(a, now);
         if (n == 0 && !a->ended) rest(a, now);
     }
     return a->exit_code;

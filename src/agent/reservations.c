@@ -133,7 +133,7 @@ void reservations_grant(struct head *h, const struct command *c)
         refuse(h, c->id, h->draining ? REFUSED_DRAINING : REFUSED_QUEUE);
         return;
     }
-    i32 replica = flight_select(h, SLOT_CLASS_LONG, &answer);
+    i32 replica = flight_select(h, NULL, SLOT_CLASS_LONG, &answer);
     if (replica < 0) {
         refuse(h, c->id, refusal_of(answer.reason));
         return;
@@ -158,8 +158,7 @@ void reservations_give_back(struct head *h, const struct selection *s)
     selection_release(&held);
     if (slots_release(h->agent->slots, held.leader, &held.token, &err) < 0)
         agent_die(h->agent, "slot window", &err);
-    i32 replica = held.token.replica;
-    h->views[replica].ongoing = slots_outstanding(h->agent->slots, held.leader);
+    head_note_ongoing(h, (u32)held.token.replica);
     flights_retry_queue(h, clock_ns());
 }
 

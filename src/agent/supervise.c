@@ -56,6 +56,7 @@ static void fill_boot(struct leader *l, bool loader)
                               .threads = a->config.threads ? (u32)a->config.threads : a->cores,
                               .spin_us = a->cores_shared ? 0 : 50,
                               .loader = loader,
+                              .null_step_us = (u32)a->config.null_step_us,
                               .log_level = (u8)(log_wants(LOG_DEBUG) ? LOG_DEBUG : LOG_INFO)};
     snprintf(b->model, sizeof b->model, "%s", a->config.model);
     snprintf(b->compute, sizeof b->compute, "%s", a->needs.compute);

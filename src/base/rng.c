@@ -35,6 +35,15 @@ float rng_unit(u32 bits)
     return (float)(bits >> 8 | 1) * 0x1p-24f;
 }
 
+u64 random_u64(void)
+{
+    static _Thread_local u64 fetched[64];
+    static _Thread_local u32 left;
+    if (!left && random_bytes(fetched, sizeof(fetched), NULL) == 0) left = COUNT_OF(fetched);
+    if (!left) return clock_ns();
+    return fetched[--left];
+}
+
 int random_bytes(void *out, size_t len, struct error *err)
 {
     u8 *at = out;

@@ -92,7 +92,7 @@ static int ask_engine(struct plan *p, struct error *err)
     p->threads = c->threads ? (u32)c->threads : MAX_OF(p->most_cores, 1u);
     struct engine_ask ask = {
         .model = c->model,
-        .compute = c->compute,
+        .compute = strcmp(c->engine, "null") == 0 ? "null" : c->compute,
         .isa = ops_isa_name(level),
         .block_size = (u32)c->block_size,
         .max_model_len = (u32)c->max_model_len,

@@ -19,6 +19,7 @@ enum phase { STARTING, READY, DRAINING, ENDING };
 enum event { EVENT_SIGNAL, EVENT_FILE, EVENT_RANK }; /* EVENT_RANK + index */
 enum {
     LOST_GRACE_MS = 250, /* a rank is gone: so long do the others have to be on their way out too */
+    LEAVE_MS = 1500,     /* before it is ready: ranks end one after the other when one has said why */
     TELL_MS = 3000,      /* all ranks here are gone: so long may mpirun take to say what it knows */
     END_GRACE_MS = 1200, /* ranks write their last words after SIGTERM; mpirun gives them a second */
     DRAIN_MORE_MS = 5000,
@@ -202,7 +203,7 @@ static void on_rank(struct up *u, int index)
     if (end_is_wanted(u) || u->lost) return;
     /* mpirun takes seconds to end the others; but let it, if all are ending by themselves. */
     u->lost = true;
-    u->deadline_ns = clock_ns() + LOST_GRACE_MS * NS_PER_MS;
+    u->deadline_ns = clock_ns() + (u->phase == STARTING ? LEAVE_MS : LOST_GRACE_MS) * NS_PER_MS;
 }
 
 static void on_deadline(struct up *u)

@@ -147,7 +147,7 @@ const struct foreign foreign_table[] = {
     NOTE("health-check-period-s", "", true, WATCHED),
     REFUSED("health-check-timeout-s", "", true, WATCHED),
     REFUSED("request-router-config", "", true,
-            "requests go to the less loaded one of two replicas drawn at random (Ray's default too)"),
+            "write `router: NAME`; power_of_two is the default, as in Ray"),
     REFUSED("placement-group-bundles", "", true, SHAPE),
     REFUSED("gang-scheduling-config", "", true, "a replica is one rank in this release"),
     REFUSED("max-replicas-per-node", "", true, SHAPE),

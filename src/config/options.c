@@ -10,7 +10,7 @@ const char *const option_group_names[GROUP_COUNT] = {
     [GROUP_MODEL] = "Model",
     [GROUP_PARALLEL] = "Parallel shape",
     [GROUP_SCHEDULER] = "Scheduler of a replica",
-    [GROUP_LIMITS] = "Queues and limits",
+    [GROUP_LIMITS] = "Routing, queues and limits",
     [GROUP_HTTP] = "HTTP",
     [GROUP_OPERATION] = "Operation",
     [GROUP_UP] = "Only for `mpiserve up` and `mpiserve plan`",
@@ -35,6 +35,11 @@ const struct option option_table[] = {
     {"cpu-isa", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(cpu_isa),
      .words = "auto portable avx2 avx512 avx512bf16", .standard = "auto",
      .help = "Highest instruction set that kernels may use. auto: the best that all ranks of the job have."},
+    {"engine", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(engine), .words = "cpu null", .standard = "cpu",
+     .help = "What computes. null: nothing does, answers are letters; for benchmarks of all that is around "
+             "the engine."},
+    {"null-step-us", "", OPTION_INT, GROUP_MODEL, 0, AT(null_step_us), 0, 10000000, "0",
+     .help = "With --engine null: microseconds that a step takes."},
     {"max-model-len", "", OPTION_SIZE, GROUP_MODEL, 0, AT(max_model_len), 1, 16 * KIB *KIB, "auto", "auto", 0,
      .help = "Longest sequence, prompt and answer together, in tokens. auto: what the model was made for."},
     {"generation-config", "", OPTION_SWITCH, GROUP_MODEL, 0, AT(generation_config), .words = "vllm auto",
@@ -91,6 +96,14 @@ const struct option option_table[] = {
     {"max-logprobs", "", OPTION_INT, GROUP_SCHEDULER, 0, AT(max_logprobs), 0, 256, "20",
      .help = "Most log-probabilities a token that a request may ask for."},
 
+    {"router", "request-router-class", OPTION_CHOICE, GROUP_LIMITS, 0, AT(router),
+     .words = "power_of_two least_loaded round_robin session random", .standard = "power_of_two",
+     .same = "PowerOfTwoChoicesRequestRouter=power_of_two",
+     .help =
+         "Which replica gets a request. power_of_two: of two random ones the less loaded; least_loaded: "
+         "of all; round_robin: one after the other; session: requests of a session (`session_id` in the "
+         "body, header X-Session-ID, else `user`) go to the same replica unless it is overloaded, others by "
+         "power_of_two; random: for comparison."},
     {"max-ongoing-requests", "", OPTION_INT, GROUP_LIMITS, 0, AT(max_ongoing_requests), 1, 1024, "auto",
      "auto", 0,
      .help = "Slots of a replica: requests it takes at the same time. auto: --max-num-seqs, at most 1024."},

@@ -1,4 +1,5 @@
 #include "engine/execute.h"
+#include "engine/null.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -86,6 +87,7 @@ void execute_free(struct execute *x)
 
 static void run_block_ops(struct execute *x, const struct step_view *v)
 {
+    if (!x->spec.forward) return;
     size_t bytes = forward_block_bytes(x->spec.forward);
     for (u32 i = 0; i < v->head->n_ops; i++) {
         const struct block_op *op = &v->ops[i];
@@ -152,9 +154,13 @@ static void sample_row(struct execute *x, struct sampler *sampler, struct job *j
 {
     const struct result *r = &x->results.rows[job->result];
     u32 vocab = x->spec.limits.vocab;
-    float *logits = (float *)x->logits + (size_t)job->logits * vocab;
+    float *logits = x->logits ? (float *)x->logits + (size_t)job->logits * vocab : NULL;
     bool wanted = job->row->sampler.sampling.n_logprobs >= 0;
     struct token_logprob *logprobs = wanted ? (void *)(x->results.data + r->logprobs.off) : NULL;
+    if (!x->spec.forward) {
+        job->choice = null_choose(job->row->n_tok, vocab, &job->row->sampler.sampling, logprobs);
+        return;
+    }
     if (job->nan) logits[vocab - 1] = NAN;
     job->choice = sampler_choose(sampler, &job->row->sampler, logits, job->row->history, job->row->n_tok,
                                  NULL, logprobs);
@@ -171,7 +177,7 @@ static void sample_some(void *arg, int thread, int threads)
 static void sample_all(struct execute *x)
 {
     atomic_store(&x->ticket, 0);
-    if (x->results.head->n > 1)
+    if (x->spec.forward && x->results.head->n > 1)
         pool_run(x->spec.pool, sample_some, x);
     else
         sample_some(x, 0, 1);
@@ -207,7 +213,10 @@ static void run_forward(struct execute *x, const struct step_view *v)
     run_block_ops(x, v);
     gather(x, v);
     layout_results(x, v->head);
-    if (x->n_seqs) x->logits = forward_run(x->spec.forward, x->seqs, x->n_seqs);
+    if (!x->spec.forward)
+        null_wait(x->spec.null_step_us);
+    else if (x->n_seqs)
+        x->logits = forward_run(x->spec.forward, x->seqs, x->n_seqs);
     sample_all(x);
     conclude(x);
 }
@@ -217,6 +226,7 @@ static bool run_canary(struct execute *x)
 {
     static const i32 token = 0;
     static const u32 scratch = 0;
+    if (!x->spec.forward) return true;
     const struct fwd_seq seq = {.tokens = &token, .n_tok = 1, .blocks = &scratch, .want_logits = true};
     const float *logits = forward_run(x->spec.forward, &seq, 1);
     for (u32 i = 0; i < x->spec.limits.vocab; i++)

@@ -9,7 +9,8 @@
 
 struct execute_spec {
     struct rows_limits limits;
-    struct forward *forward;
+    struct forward *forward; /* NULL: no maths (compute "null") */
+    u32 null_step_us;
     struct pool *pool;
     u32 gen, numerics;
     struct fault fault;

@@ -15,6 +15,12 @@ static int resolve(const struct engine_ask *ask, struct engine_needs *out, enum 
         return error_set(err, ERR_UNSUPPORTED, "cpu-isa",
                          "\"%s\" is not offered by this machine; its best is \"%s\"", isa, ops_cpu_best());
     const char *name = ask->compute;
+    out->null = strcmp(name, "null") == 0;
+    if (out->null) {
+        snprintf(out->isa, sizeof(out->isa), "%s", isa);
+        snprintf(out->compute, sizeof(out->compute), "%s", name);
+        return 0;
+    }
     if (strcmp(name, "auto") == 0) name = ops->native_bf16 ? "bf16" : "f32";
     if (compute_parse(name, compute) < 0)
         return error_set(err, ERR_INPUT, "compute", "\"%s\" is none of auto, f32, bf16", name);
@@ -44,14 +50,14 @@ int compute_parse(const char *name, enum compute *out)
 }
 
 /* What an engine allocates for its work. */
-static u64 work_bytes(const struct model_config *c, const struct engine_ask *ask)
+static u64 work_bytes(const struct model_config *c, const struct engine_ask *ask, bool null)
 {
     u32 len = ask->max_model_len ? ask->max_model_len : c->max_position;
     struct forward_spec spec = {
         .config = c, .max_step_tokens = ask->max_step_tokens, .max_rows = ask->max_rows};
     u64 row = (len + ask->block_size - 1) / ask->block_size * sizeof(u32) + len * (u64)sizeof(i32);
-    return forward_work_bytes(&spec) + execute_results_max(ask->max_rows, ask->max_logprobs) +
-           ask->threads * (u64)sampler_bytes(c->vocab) + ask->max_rows * row;
+    u64 maths = null ? 0 : forward_work_bytes(&spec) + ask->threads * (u64)sampler_bytes(c->vocab);
+    return maths + execute_results_max(ask->max_rows, ask->max_logprobs) + ask->max_rows * row;
 }
 
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err)
@@ -74,9 +80,9 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     if (!files) return err ? err->code : ERR_INPUT;
     rc = weights_plan(&config, files, &bytes, err);
     if (rc == 0) {
-        out->weights_bytes = WEIGHTS_IMAGE_OFFSET + bytes;
-        out->kv_bytes_per_block = forward_kv_bytes(&config, compute, 1, ask->block_size);
-        if (ask->max_rows) out->work_bytes = work_bytes(&config, ask);
+        out->weights_bytes = WEIGHTS_IMAGE_OFFSET + (out->null ? 0 : bytes);
+        out->kv_bytes_per_block = out->null ? 1 : forward_kv_bytes(&config, compute, 1, ask->block_size);
+        if (ask->max_rows) out->work_bytes = work_bytes(&config, ask, out->null);
         out->fingerprint = model_fingerprint(&config, files);
         out->numerics = numerics_class(out, ask->block_size);
         out->vocab = config.vocab;

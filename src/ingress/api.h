@@ -85,7 +85,7 @@ struct params {
     struct token_bias *bias;
     u32 n_stop_ids, n_allowed, n_bias;
     const struct json *prompt, *messages, *bad_words, *template_kwargs, *documents, *tools, *stream_options;
-    const char *model, *request_id, *reasoning_effort;
+    const char *model, *request_id, *reasoning_effort, *session_id, *user;
 };
 /* Reads and checks all fields of body; 0, or -1 with *e naming the field. */
 int params_read(struct params *p, const struct json *body, enum api api, const struct api_limits *limits,

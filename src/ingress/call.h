@@ -59,6 +59,8 @@ struct call {
     struct sampling sampling; /* max_tokens and min_tokens are of each part */
     bool has_reservation;
     struct reservation_id reservation;
+    bool has_session;
+    u64 session; /* as in struct request */
     i32 *bad_words;
     u32 n_bad_words;
     struct prompt *prompts;
@@ -158,6 +160,8 @@ struct ingress {
 
 /* ---- calls.c ---- */
 struct call *call_new(struct ingress *in);
+/* The first of the names that is neither NULL nor empty is the call's session. */
+void call_set_session(struct call *c, const char *const *names, size_t n);
 void call_unref(struct call *c);
 /* p, sampling, prompts are set: makes the parts and hands them to the agent; -1 with *e: nothing runs. */
 int call_start(struct call *c, struct api_error *e);

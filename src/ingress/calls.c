@@ -42,6 +42,15 @@ void call_unref(struct call *c)
     free(c);
 }
 
+void call_set_session(struct call *c, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n && !c->has_session; i++) {
+        if (!names[i] || !names[i][0]) continue;
+        c->has_session = true;
+        c->session = hash_bytes(names[i], strlen(names[i]), 0);
+    }
+}
+
 static void live_add(struct call *c)
 {
     struct shard *s = shard_of(c->in, c->serial);
@@ -98,7 +107,11 @@ static struct request *build(const struct call *c, const struct part *part, u64 
 {
     const struct prompt *prompt = &c->prompts[part->index];
     const struct model_config *model = c->in->spec.model;
-    struct request head = {.id = part->id, .n_samples = (u32)c->p.n, .sampling = c->sampling};
+    struct request head = {.id = part->id,
+                           .n_samples = (u32)c->p.n,
+                           .has_session = c->has_session,
+                           .session = c->session,
+                           .sampling = c->sampling};
     if (strcmp(c->in->spec.config->scheduling_policy, "priority") == 0) head.priority = c->p.priority;
     head.sampling.max_tokens = part_max_tokens(c, prompt);
     head.sampling.min_tokens = (u32)MIN_OF(c->p.min_tokens, (i64)head.sampling.max_tokens);

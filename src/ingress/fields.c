@@ -364,6 +364,8 @@ static const struct field FIELDS[] = {
     {"return_token_ids",              BOTH, read_bool, 0, 0, AT(return_token_ids), 0},
     {"request_id",                    BOTH, read_text, 0, 0, AT(request_id), 0},
     {"priority",                      BOTH, read_int, -ANY, ANY, AT(priority), 0},
+    {"session_id",                    BOTH, read_text, 0, 0, AT(session_id), 0},
+    {"user",                          BOTH, read_text, 0, 0, AT(user), 0},
     {"cache_salt",                    BOTH, read_cache_salt, 0, 0, 0, 0},
     {"stream",                        BOTH, read_bool, 0, 0, AT(stream), 0},
     {"stream_options",                BOTH, read_stream_options, 0, 0, AT(stream_options), 0},

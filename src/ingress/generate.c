@@ -54,11 +54,9 @@ static float real_or(double asked, bool suggested, float suggestion, float other
 
 static u64 draw_seed(struct ingress *in, u64 serial)
 {
-    u64 seed = 0;
     if (in->spec.config->seed != ABSENT)
         return (u64)in->spec.config->seed + hash_bytes(&serial, sizeof(serial), 0);
-    (void)random_bytes(&seed, sizeof(seed), NULL);
-    return seed;
+    return random_u64();
 }
 
 static void set_sampling(struct call *c)
@@ -130,6 +128,12 @@ static void set_priority(struct call *c, const struct exchange *x)
     if (header && header_integer(header, &priority)) c->p.priority = priority;
 }
 
+static void set_session(struct call *c, const struct exchange *x)
+{
+    const char *names[] = {c->p.session_id, exchange_header(x, "X-Session-ID"), c->p.user};
+    call_set_session(c, names, COUNT_OF(names));
+}
+
 static int prepare(struct call *c, struct exchange *x, enum api api, struct api_error *e)
 {
     struct json *body = body_read(x, e);
@@ -141,9 +145,10 @@ static int prepare(struct call *c, struct exchange *x, enum api api, struct api_
         set_id(c, x);
         set_sampling(c);
         set_priority(c, x);
+        set_session(c, x);
     }
     c->p.prompt = c->p.messages = c->p.bad_words = c->p.template_kwargs = c->p.documents = c->p.tools = NULL;
-    c->p.model = c->p.request_id = c->p.reasoning_effort = NULL;
+    c->p.model = c->p.request_id = c->p.reasoning_effort = c->p.session_id = c->p.user = NULL;
     json_drop(body);
     return rc;
 }

@@ -243,10 +243,9 @@ static void choose_request_id(struct exchange *x)
         strcpy(x->request_id, given);
         return;
     }
-    u8 bytes[16] = {0};
-    (void)random_bytes(bytes, sizeof(bytes), NULL);
-    for (size_t i = 0; i < 2 * sizeof(bytes); i++)
-        x->request_id[i] = "0123456789abcdef"[bytes[i / 2] >> (i % 2 ? 0 : 4) & 15];
+    for (size_t half = 0; half < 2; half++)
+        for (u64 i = 0, draw = random_u64(); i < 16; i++, draw >>= 4)
+            x->request_id[16 * half + i] = "0123456789abcdef"[draw & 15];
 }
 
 static const char *known_method(const char *method)

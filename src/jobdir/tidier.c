@@ -1,12 +1,8 @@
-/* What MPI's launcher has on this machine, and the tidier: a child of the machine's first rank that sleeps until that rank is gone, waits
- * for the other ranks and the launcher, and removes what nobody is left to remove. It is in a session of its own, so that what ends
- * the ranks does not end it. */
-#include "mpiserve/jobdir.h"
-
+/* The tidier: a child of the machine's first rank that sleeps until that rank is gone, waits for the other ranks and the launcher, and
+ * removes what nobody is left to remove. It is in a session of its own, so that what ends the ranks does not end it. */
 #include "jobdir/owner.h"
 
 #include <fcntl.h>
-#include <libgen.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -19,62 +15,6 @@
 
 enum { RANKS_MAX = 4096, LAUNCHER_MS = 10000, LOOK_MS = 20 };
 
-/* ---- the launcher's folder -------------------------------------------------------------------------------------*/
-struct session {
-    int launcher;
-    u64 start;
-    char path[PATH_LEN];
-};
-
-/* Open MPI's names, 4 and 5; any other folder is none of our business. */
-static bool is_session(const char *path)
-{
-    return path && path[0] == '/' && (strstr(path, "/ompi.") || strstr(path, "/prte"));
-}
-
-static bool session_read(const char *folder, struct session *s)
-{
-    char path[PATH_LEN + 16];
-    struct buf text = {0};
-    unsigned long long start;
-    snprintf(path, sizeof(path), "%s/session", folder);
-    bool ok = file_read(path, 4096, &text, NULL) == 0 &&
-              sscanf(text.data, "%d %llu %1000[^\n]", &s->launcher, &start, s->path) == 3 &&
-              is_session(s->path);
-    if (ok) s->start = start;
-    buf_release(&text);
-    return ok;
-}
-
-/* Where the launcher of this process keeps its files, for whoever finds the folder when both are dead. */
-static void session_write(const char *folder)
-{
-    const char *session = getenv("PMIX_SERVER_TMPDIR");
-    char path[PATH_LEN + 16], line[PATH_LEN + 64];
-    struct error err;
-    if (!is_session(session)) return;
-    snprintf(path, sizeof(path), "%s/session", folder);
-    int len = snprintf(line, sizeof(line), "%d %llu %s\n", getppid(),
-                       (unsigned long long)process_start(getppid(), NULL), session);
-    if (len > 0 && (size_t)len < sizeof(line) && file_write_whole(path, line, (size_t)len, 0600, &err) < 0)
-        log_warning("%s: %s", err.where, err.message);
-}
-
-static bool launcher_gone(const struct session *s)
-{
-    return process_start(s->launcher, NULL) != s->start;
-}
-
-void session_remove_dead(const char *folder)
-{
-    struct session s;
-    if (!session_read(folder, &s) || !launcher_gone(&s)) return;
-    remove_tree(s.path);
-    char *parent = dirname(s.path); /* Open MPI 4 has a folder for all sessions of a user */
-    if (strncmp(basename(parent), "ompi.", 5) == 0) rmdir(parent);
-}
-
-/* ---- the tidier ------------------------------------------------------------------------------------------------*/
 static void pause_ms(int ms)
 {
     nanosleep(&(struct timespec){.tv_nsec = ms * 1000000l}, NULL);
@@ -121,9 +61,8 @@ static _Noreturn void tidy(const struct jobdir *known, int told, struct session 
     if (d.path[0]) {
         wait_for_ranks(&d);
         session_read(d.path, &launcher);
+        jobdir_remove_dead_shm(&d); /* all ranks are dead; Slurm ends this process with the launcher */
     }
-    jobdir_remove_dead_shm(
-        &d); /* the ranks' own; where the launcher is Slurm's, its end is also this process's */
     /* A launcher that outlives its job for long serves others too: its folder stays. */
     wait_for((struct process){launcher.launcher, launcher.start}, LAUNCHER_MS);
     jobdir_remove_dead(&d);

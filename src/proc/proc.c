@@ -23,6 +23,7 @@ struct proc {
     u32 gen;
     /* the watch's clocks */
     u64 polled_ns, floor_ns; /* floor: ages never count from before it */
+    u64 looked_ns;           /* for the end of the process */
     u64 loaded, loaded_ns;
     /* of a kill by this agent */
     enum proc_cause cause;
@@ -33,6 +34,8 @@ struct proc {
 static const struct proc_limits default_limits = {30 * NS_PER_S, 120 * NS_PER_S, 10 * NS_PER_S,
                                                   30 * NS_PER_S};
 static const u64 stopped_ns = NS_PER_S; /* between two polls: this process did not run */
+static const u64 look_ns =
+    NS_PER_MS; /* between two looks whether a ready engine has ended: busy loops poll far more often */
 
 static u64 or_default(u64 value, u64 otherwise)
 {
@@ -198,7 +201,9 @@ enum proc_event proc_poll(struct proc *p, u64 now_ns, u64 oldest_step_ns, struct
     if (p->state == PROC_NONE) return PROC_EVENT_NONE;
     if (now_ns - p->polled_ns > stopped_ns) p->floor_ns = now_ns;
     p->polled_ns = now_ns;
-    if (reap(p, WNOHANG, died)) return PROC_EVENT_DIED;
+    bool due = p->state != PROC_READY || now_ns - p->looked_ns >= look_ns;
+    if (due) p->looked_ns = now_ns;
+    if (due && reap(p, WNOHANG, died)) return PROC_EVENT_DIED;
     if (p->state == PROC_DYING) return PROC_EVENT_NONE;
     if (p->state == PROC_STARTING && atomic_load(&channel_head(p->channel)->state) == ENGINE_READY) {
         p->state = PROC_READY;

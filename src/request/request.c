@@ -53,7 +53,7 @@ struct request *request_build(const struct request *head, const struct request_p
     *r = *head;
     r->magic = REQUEST_MAGIC;
     r->bytes = (u32)bytes;
-    r->pad = 0;
+    if (!r->has_session) r->session = 0;
     u64 end = align8(sizeof(*r));
     r->prompt = put(r, &end, p->prompt, p->n_prompt, sizeof(i32));
     r->bias = put(r, &end, p->bias, p->n_bias, sizeof(struct token_bias));
@@ -129,6 +129,8 @@ int request_check(const void *block, size_t len, u32 vocab, struct error *err)
                              spans[i].span.off, spans[i].span.len);
     if (r->n_samples < 1 || r->n_samples > REQUEST_MAX_SAMPLES)
         return error_set(err, ERR_INPUT, "n", "%u is not in 1..%u", r->n_samples, REQUEST_MAX_SAMPLES);
+    if (r->has_session > 1)
+        return error_set(err, ERR_INPUT, "session_id", "the mark of a session is %u", r->has_session);
     if (r->prompt.len < 1) return error_set(err, ERR_INPUT, "prompt", "has no tokens");
     const char *fault = sampling_fault(&r->sampling);
     if (fault) return error_set(err, ERR_INPUT, fault, "out of range");

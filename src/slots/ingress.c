@@ -220,6 +220,11 @@ u32 slots_outstanding(const struct slots *s, u32 leader)
     return leader < s->n_ranks ? s->far[leader].n_own : 0;
 }
 
+u32 slots_ongoing(const struct slots *s, u32 leader)
+{
+    return leader < s->n_ranks ? s->far[leader].n_own + s->far[leader].others : 0;
+}
+
 void slots_forget(struct slots *s, u32 leader)
 {
     struct slots_far *f = &s->far[leader];

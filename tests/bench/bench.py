@@ -14,6 +14,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import hosts  # noqa: E402
 import machine  # noqa: E402
 from figures import Figure, print_table  # noqa: E402
 from job import TOP, Bare, Failed, Job, environment, helper, load, run  # noqa: E402
@@ -194,7 +195,72 @@ def http(b):
         measure(job.port, "/v1/models", "/v1/models")
 
 
-SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward, "http": http}
+def plane(b):
+    """The control plane alone: the engine does no maths. Beside the HTTP library alone, in turn with it."""
+    seconds, n = b.repeat(2.0, 1.0), b.repeat(5, 3)
+    body, stream = completion(1, False), completion(100, True)
+    for ranks in sorted({2, b.o.ranks}):
+        group = f"Control plane: null engine, {ranks} ranks"
+        with Bare(2) as bare, b.job(ranks, "--engine", "null") as job:
+            for connections in (1, 64):
+                job.load("/v1/completions", body=body, connections=connections, seconds=0.5, tokens=1)
+                ours, alone = [], []
+                for _ in range(n):
+                    alone.append(load(bare.port, "/", connections=connections, seconds=seconds / 2))
+                    ours.append(job.load("/v1/completions", body=body, connections=connections, seconds=seconds, tokens=1))
+                rate = [r["requests"] / r["seconds"] for r in ours]
+                share = [r / (a["requests"] / a["seconds"]) for r, a in zip(rate, alone)]
+                shape = {"ranks": ranks, "connections": connections, "output_tokens": 1, "http_threads": 2}
+                name = f"1-token completion, {connections} connection{'s' * (connections > 1)}"
+                many = connections > 1
+                b.add(group, name, "requests/s", rate, limit=(">=", 40000 if many else 5000), setting=shape, better="more")
+                b.add(group, f"{name}: of libmicrohttpd alone", "x", share, limit=(">=", 0.3) if many else None,
+                      setting=shape, better="more")
+                for key, limit in (("p50", None if many else 0.2), ("p99", None if many else 0.6)):
+                    b.add(group, f"{name}, {key}", "ms", [r["latency_ms"][key] for r in ours],
+                          limit=("<=", limit) if limit else None, setting=shape)
+            events = []
+            for _ in range(n):
+                r = job.load("/v1/completions", body=stream, connections=32, requests=320, tokens=100)
+                events.append(r["tokens"] / r["seconds"])
+            b.add(group, "SSE events, 32 streams of 100", "events/s", events, better="more",
+                  setting={"ranks": ranks, "streams": 32, "output_tokens": 100})
+    with b.job(b.o.ranks, "--engine", "null") as job:
+        group = f"Control plane: null engine, {b.o.ranks} ranks"
+        b.add(group, "mpirun to /health 200", "ms", [job.ready_seconds * 1e3], limit=("<=", 1000), setting={"ranks": b.o.ranks})
+        time.sleep(1)
+        b.add(group, "PSS of all processes", "MB", [job.pss_mb()], limit=("<=", 80), setting={"ranks": b.o.ranks})
+
+
+def overload(b):
+    """Open-loop load below and far beyond what the job can do: what it serves must not fall, and who waits must not wait in vain."""
+    step_us, slots, tokens, waiting = 2000, 16, 10, 32
+    body = completion(tokens, False)
+    options = ("--engine", "null", "--null-step-us", str(step_us), "--max-num-seqs", str(slots),
+               "--max-queued-requests", str(waiting))
+    with b.job(2, *options) as job:
+        full = job.load("/v1/completions", body=body, connections=2 * slots, seconds=b.repeat(3.0, 1.5), tokens=tokens)
+        capacity = full["requests"] / full["seconds"]
+        shape = {"ranks": 2, "slots": 2 * slots, "queue": waiting, "null_step_us": step_us, "output_tokens": tokens}
+        group = f"Overload: null engine, 2 replicas of {slots} slots, {step_us} us a step"
+        b.add(group, "capacity (closed loop, all slots)", "requests/s", [capacity], better="more", setting=shape)
+        best = 0
+        for times in (0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0):
+            r = job.load("/v1/completions", body=body, connections=512, seconds=b.repeat(4.0, 2.0), tokens=tokens,
+                         rate=times * capacity)
+            done = r["requests"] - r["refused"]
+            goodput = done / r["seconds"]
+            best = max(best, goodput)
+            bar = "#" * round(40 * goodput / (1.1 * capacity))
+            b.add(group, f"goodput at {times:g} x capacity", "requests/s", [goodput], better="more",
+                  limit=(">=", 0.9 * best) if times > 1 else None, note=bar,
+                  setting=dict(shape, offered=times * capacity, refused=r["refused"], unsent=r["unsent"],
+                               p50_ms=r["latency_ms"]["p50"], p99_ms=r["latency_ms"]["p99"]))
+            b.add(group, f"latency of the served, p99, at {times:g} x", "ms", [r["latency_ms"]["p99"]], setting=shape)
+
+
+SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward, "http": http,
+            "plane": plane, "hosts": hosts.measure, "overload": overload}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------

@@ -2,10 +2,13 @@
  * object: how many, how long, tokens (as the answers' usage says), latencies.
  *   load --port P --path /health --connections 64 --seconds 2
  *   load --port P --path /v1/completions --body FILE --connections 32 --requests 32 --tokens 256
- * With --tokens an answer that reports another number of completion tokens has failed. Ends with 0 when no request failed. */
+ *   load --port P --path /v1/completions --body FILE --connections 512 --rate 300 --seconds 5
+ * --rate: an open loop: requests start at random times (Poisson), however many are still unanswered, on any idle connection; 429 and
+ * 503 count as refused; none idle: not sent. With --tokens an answer that reports another number of completion tokens has failed. Ends with 0 when no request failed. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
+#include <math.h>
 #include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -47,12 +50,14 @@ struct samples {
 static struct {
     int port, connections;
     const char *path, *body_file;
-    double seconds, timeout;
+    double seconds, timeout, rate;
     long requests, tokens;
     char *request;
     size_t request_len;
     struct connection *all;
     long started, finished, failed;
+    long refused, unsent, n_idle; /* --rate */
+    struct connection **idle;
     uint64_t total_tokens, bytes;
     struct samples latency, first;
     double begin, end;
@@ -205,6 +210,10 @@ static void finish(struct connection *c, const char *broken)
     bool wrong = load.tokens >= 0 && c->tokens != load.tokens;
     load.finished++;
     load.end = t;
+    if (load.rate > 0 && !broken && (c->status == 429 || c->status == 503)) {
+        load.refused++;
+        return;
+    }
     if (broken || c->status != 200 || wrong) {
         if (!load.failed++)
             snprintf(load.why, sizeof load.why, "%s, status %d, completion tokens %lld",
@@ -234,14 +243,58 @@ static bool on_readable(struct connection *c, int epoll)
         if (c->where != COMPLETE) return true;
     }
     finish(c, n > 0 ? NULL : "connection closed early");
-    bool again = more(now());
+    bool again = load.rate <= 0 && more(now());
     if (n <= 0 || c->last || !again) {
         close(c->fd);
         c->fd = -1;
-        if (again) connect_to_server(c, epoll);
+        if (again || load.rate > 0) connect_to_server(c, epoll);
     }
     if (again) send_request(c);
     return again;
+}
+
+/* Seconds to the next arrival: exponential, the same row in every run. */
+static double gap(void)
+{
+    static uint64_t state = 0x9E3779B97F4A7C15u;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return -log(((double)(state >> 11) + 1) * 0x1p-53) / load.rate;
+}
+
+static void arrive(void)
+{
+    if (load.n_idle)
+        send_request(load.idle[--load.n_idle]);
+    else
+        load.unsent++;
+}
+
+static void run_open(void)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event events[64];
+    for (int i = 0; i < load.connections; i++) {
+        connect_to_server(&load.all[i], epoll);
+        load.idle[load.n_idle++] = &load.all[i];
+    }
+    load.begin = now();
+    for (double next = load.begin + gap(), t = now(), last = load.begin + load.seconds;;) {
+        for (; next <= t && next < last; next += gap()) arrive();
+        if (next >= last && load.n_idle == load.connections) return;
+        if (t > load.begin + load.timeout) {
+            errno = ETIMEDOUT;
+            give_up("the load");
+        }
+        double until = next < last ? next - t : 0.1;
+        int n = epoll_wait(epoll, events, 64, until < 0 ? 0 : (int)(until * 1e3));
+        for (int i = 0; i < n; i++) {
+            struct connection *c = events[i].data.ptr;
+            long before = load.finished;
+            on_readable(c, epoll);
+            if (load.finished > before) load.idle[load.n_idle++] = c;
+        }
+        t = now();
+    }
 }
 
 static void run(void)
@@ -290,6 +343,7 @@ static void print_all(void)
     printf("{\"requests\": %ld, \"failed\": %ld, \"seconds\": %.6f, \"tokens\": %llu, \"bytes\": %llu",
            load.finished, load.failed, load.end - load.begin, (unsigned long long)load.total_tokens,
            (unsigned long long)load.bytes);
+    if (load.rate > 0) printf(", \"refused\": %ld, \"unsent\": %ld", load.refused, load.unsent);
     print_samples("latency_ms", &load.latency);
     print_samples("first_ms", &load.first);
     if (load.failed) printf(", \"error\": \"%s\"", load.why);
@@ -321,9 +375,11 @@ static void make_request(void)
 static void read_options(int argc, char **argv)
 {
     static const struct option names[] = {
-        {"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},     {"body", 1, 0, 'b'},
-        {"seconds", 1, 0, 's'}, {"requests", 1, 0, 'r'}, {"connections", 1, 0, 'c'},
-        {"timeout", 1, 0, 't'}, {"tokens", 1, 0, 'k'},   {0},
+        {"port", 1, 0, 'p'},     {"path", 1, 0, 'u'},
+        {"body", 1, 0, 'b'},     {"seconds", 1, 0, 's'},
+        {"requests", 1, 0, 'r'}, {"connections", 1, 0, 'c'},
+        {"timeout", 1, 0, 't'},  {"tokens", 1, 0, 'k'},
+        {"rate", 1, 0, 'R'},     {0},
     };
     for (int o; (o = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         if (o == 'p') load.port = atoi(optarg);
@@ -333,13 +389,14 @@ static void read_options(int argc, char **argv)
         if (o == 'r') load.requests = atol(optarg);
         if (o == 'c') load.connections = atoi(optarg);
         if (o == 't') load.timeout = atof(optarg);
+        if (o == 'R') load.rate = atof(optarg);
         if (o == 'k') load.tokens = atol(optarg);
         if (o == '?') exit(2);
     }
     if (!load.port || !load.path || (!load.seconds && !load.requests) || load.connections < 1 ||
         load.connections > MAX_CONNECTIONS) {
         fprintf(stderr, "load --port P --path PATH [--body FILE] --seconds S | --requests R "
-                        "[--connections N] [--timeout S] [--tokens N]\n");
+                        "[--connections N] [--timeout S] [--tokens N] [--rate R]\n");
         exit(2);
     }
 }
@@ -349,10 +406,14 @@ int main(int argc, char **argv)
     read_options(argc, argv);
     make_request();
     load.all = calloc((size_t)load.connections, sizeof *load.all);
+    load.idle = calloc((size_t)load.connections, sizeof *load.idle);
     load.latency.v = malloc(MAX_SAMPLES * sizeof(float));
     load.first.v = malloc(MAX_SAMPLES * sizeof(float));
-    if (!load.all || !load.latency.v || !load.first.v) give_up("memory");
-    run();
+    if (!load.all || !load.idle || !load.latency.v || !load.first.v) give_up("memory");
+    if (load.rate > 0)
+        run_open();
+    else
+        run();
     print_all();
     return load.failed ? 1 : 0;
 }

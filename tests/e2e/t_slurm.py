@@ -18,7 +18,7 @@ class Cluster(Lab):
         self.top = f"{self.home}/top"  # looks like the checkout, whichever build is tested
         os.mkdir(self.top)
         os.symlink(PROGRAM, f"{self.top}/mpiserve")
-        os.symlink(os.path.join(TOP, "slurm"), f"{self.top}/slurm")
+        shutil.copytree(os.path.join(TOP, "slurm"), f"{self.top}/slurm")
         kept = ("MPISERVE_", "OMPI_", "SLURM_", "SBATCH_")
         self.environment = {k: v for k, v in self.environment.items() if not k.startswith(kept)}
 

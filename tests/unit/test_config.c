@@ -1,5 +1,6 @@
 /* config/: every row of the option table by itself, then precedence, names, rules, fingerprint and help. */
 #include "config/options.h"
+#include "mpiserve/route.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -214,6 +215,10 @@ static const struct bad bad_lines[] = {
     {{"--nodes", "4"}, ERR_INPUT, "--nodes", "only for `mpiserve plan`"},
     {{"--json"}, ERR_INPUT, "--json", "only for `mpiserve plan`"},
     {{"--placement-group-strategy", "pack"}, ERR_INPUT, "--placement-group-strategy", "PACK|STRICT_PACK"},
+    {{"--router", "nearest"},
+     ERR_INPUT,
+     "--router",
+     "`nearest` is not in the range power_of_two|least_loaded|round_robin|session|random"},
     {{"--port", "--host"}, ERR_INPUT, "--port", "needs a value"},
     {{"--port="}, ERR_INPUT, "--port", "0..65535"},
     {{"--port", "65536"}, ERR_INPUT, "--port", "`65536` is not in the range 0..65535"},
@@ -244,6 +249,26 @@ static void bad_command_lines(void **state)
         assert_string_equal(err.where, b->where);
         assert_non_null(strstr(err.message, b->says));
     }
+}
+
+/* The policies that there are, and no others; and Ray's names. */
+static void routers(void **state)
+{
+    (void)state;
+    struct config c;
+    struct error err;
+    char names[128] = "";
+    for (u32 i = 0; route_policy_at(i); i++) {
+        const char *name = route_policy_name(route_policy_at(i));
+        assert_int_equal(load(&c, &err, "--router", name, NULL), 0);
+        assert_string_equal(c.router, name);
+        snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s%s", i ? " " : "", name);
+    }
+    assert_string_equal(option_find("router")->words, names);
+    assert_int_equal(load(&c, &err, NULL), 0);
+    assert_string_equal(c.router, "power_of_two");
+    assert_int_equal(load(&c, &err, "--request-router-class", "PowerOfTwoChoicesRequestRouter", NULL), 0);
+    assert_string_equal(c.router, "power_of_two");
 }
 
 static void bad_environment(void **state)
@@ -474,6 +499,7 @@ int main(void)
         cmocka_unit_test(fingerprint),
         cmocka_unit_test(shared_options_are_named),
         cmocka_unit_test(help_shows_every_row),
+        cmocka_unit_test(routers),
         cmocka_unit_test(served_name_of_folder),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);

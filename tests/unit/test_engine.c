@@ -475,6 +475,12 @@ static void planning(void **state)
     ask.compute = "bf16";
     assert_int_equal(engine_plan(&ask, &needs, &err), 0);
     assert_true(needs.numerics != numerics);
+    numerics = needs.numerics;
+    u64 bytes = needs.weights_bytes;
+    ask.compute = "null";
+    assert_int_equal(engine_plan(&ask, &needs, &err), 0);
+    assert_true(needs.numerics != numerics && needs.weights_bytes < bytes && needs.vocab == 384);
+    assert_string_equal(needs.compute, "null");
     ask.compute = "fp8";
     assert_int_equal(engine_plan(&ask, &needs, &err), ERR_INPUT);
     ask.compute = "auto";

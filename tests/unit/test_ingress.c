@@ -67,6 +67,7 @@ static struct call *start(const char *fields, i32 n_logprobs)
         prompts_read(in, &c->p, &c->mem, &c->prompts, &c->n_prompts, &e) < 0)
         fail_msg("%s", e.message);
     c->sampling = (struct sampling){.top_p = 1, .repetition_penalty = 1, .n_logprobs = n_logprobs};
+    call_set_session(c, (const char *[]){c->p.session_id, c->p.user}, 2);
     json_drop(body);
     if (call_start(c, &e) < 0) fail_msg("%s", e.message);
     return c;
@@ -129,6 +130,28 @@ static void test_whole_answer(void **state)
     call_close(c);
     assert_int_equal(agent.n_cancelled, 0);
     assert_true(ingress_idle(in));
+}
+
+/* The first that is there and not empty; it travels in the request. */
+static void test_session(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *fields, *session; /* NULL: none */
+    } cases[] = {{"\"prompt\":\"Hello\"", NULL},
+                 {"\"prompt\":\"Hello\",\"session_id\":\"\",\"user\":\"\"", NULL},
+                 {"\"prompt\":\"Hello\",\"user\":\"u\"", "u"},
+                 {"\"prompt\":\"Hello\",\"session_id\":\"\",\"user\":\"u\"", "u"},
+                 {"\"prompt\":\"Hello\",\"session_id\":\"s\",\"user\":\"u\"", "s"}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const char *name = cases[i].session;
+        struct call *c = start(cases[i].fields, -1);
+        assert_int_equal(agent.last->has_session, name != NULL);
+        assert_true(agent.last->session == (name ? hash_bytes(name, strlen(name), 0) : 0));
+        feed(agent.ids[0], 0, 0, "Hello", FINISH_LENGTH, true);
+        assert_false(call_advance(c));
+        call_close(c);
+    }
 }
 
 static void test_duplicates_and_gaps(void **state)
@@ -279,9 +302,13 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_whole_answer),        cmocka_unit_test(test_duplicates_and_gaps),
-        cmocka_unit_test(test_stop_strings_cancel), cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_sleep_and_wake),      cmocka_unit_test(test_waiting_for_room),
+        cmocka_unit_test(test_session),
+        cmocka_unit_test(test_whole_answer),
+        cmocka_unit_test(test_duplicates_and_gaps),
+        cmocka_unit_test(test_stop_strings_cancel),
+        cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_sleep_and_wake),
+        cmocka_unit_test(test_waiting_for_room),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("ingress", tests, setup, teardown);

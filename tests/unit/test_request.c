@@ -45,6 +45,28 @@ static void round_trip(void **state)
     free(r);
 }
 
+/* 0 is a session like any other; without one there is no number. */
+static void sessions(void **state)
+{
+    (void)state;
+    static const struct {
+        u32 has;
+        u64 given, kept;
+    } cases[] = {{1, 0, 0}, {1, UINT64_MAX, UINT64_MAX}, {0, 7, 0}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct request *from = make(), *r;
+        struct request_parts p = {.prompt = prompt, .n_prompt = 5};
+        from->has_session = cases[i].has;
+        from->session = cases[i].given;
+        r = request_build(from, &p);
+        assert_int_equal(request_check(r, r->bytes, VOCAB, NULL), 0);
+        assert_int_equal(r->has_session, cases[i].has);
+        assert_true(r->session == cases[i].kept);
+        free(from);
+        free(r);
+    }
+}
+
 static void values_out_of_range(void **state)
 {
     (void)state;
@@ -61,6 +83,7 @@ static void values_out_of_range(void **state)
         {"max_tokens", offsetof(struct request, sampling.max_tokens), 0},
         {"min_tokens", offsetof(struct request, sampling.min_tokens), 17},
         {"n_logprobs", offsetof(struct request, sampling.n_logprobs), (u32)-2},
+        {"session_id", offsetof(struct request, has_session), 2},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct request *r = make();
@@ -166,6 +189,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
+        cmocka_unit_test(sessions),
         cmocka_unit_test(values_out_of_range),
         cmocka_unit_test(spans_leaving_the_block),
         cmocka_unit_test(damage),

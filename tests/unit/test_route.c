@@ -1,4 +1,4 @@
-/* Routing: the choice and its fairness, the waiting queue against a plain model, the life of a selection. */
+/* Routing: the waiting queue against a plain model, the life of a selection. Choices: test_route_policies.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,117 +13,6 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-enum { KEY = 3 };
-
-static void make_view(struct route_view *v, u32 n)
-{
-    for (u32 i = 0; i < n; i++) v[i] = (struct route_view){.replica = (i32)i, .leader = i, .n_slots = 64};
-}
-
-/* ---- the choice ----------------------------------------------------------------------------------------------*/
-static void test_table(void **state)
-{
-    (void)state;
-    u32 n;
-    const struct route_policy *all = route_policies(&n);
-    assert_true(n >= 1);
-    for (u32 i = 0; i < n; i++) assert_ptr_equal(route_policy_find(all[i].name, NULL), &all[i]);
-    struct error err = {0};
-    assert_null(route_policy_find("nearest", &err));
-    assert_int_equal(err.code, ERR_NOT_FOUND);
-    assert_non_null(strstr(err.message, "power_of_two"));
-}
-
-static void test_few(void **state)
-{
-    (void)state;
-    struct route_view v[3];
-    struct route_excluded x = {0};
-    make_view(v, 3);
-    for (u64 i = 0; i < 100; i++) {
-        assert_int_equal(route_power_of_two(v, 0, &x, KEY, i), -1);
-        assert_int_equal(route_power_of_two(v, 1, NULL, KEY, i), 0);
-        v[0].ongoing = 5;
-        assert_int_equal(route_power_of_two(v, 2, NULL, KEY, i),
-                         1); /* both are always seen: the better one */
-        v[0].ongoing = 0;
-    }
-    v[0].state = ROUTE_DOWN;
-    v[2].state = ROUTE_DRAINING;
-    v[1].ongoing = 1000; /* full or not is for the slots to say */
-    for (u64 i = 0; i < 100; i++) assert_int_equal(route_power_of_two(v, 3, &x, KEY, i), 1);
-    route_exclude(&x, 1);
-    assert_int_equal(route_power_of_two(v, 3, &x, KEY, 1), -1);
-    route_exclude_clear(&x);
-    assert_int_equal(route_power_of_two(v, 3, &x, KEY, 1), 1);
-}
-
-static void test_excluded(void **state)
-{
-    (void)state;
-    struct route_excluded x = {0};
-    assert_false(route_is_excluded(&x, 0));
-    route_exclude(&x, 0);
-    route_exclude(&x, 0);
-    route_exclude(&x, ROUTE_MAX_REPLICAS - 1);
-    assert_int_equal(x.n, 2);
-    assert_true(route_is_excluded(&x, 0) && route_is_excluded(&x, ROUTE_MAX_REPLICAS - 1));
-    assert_false(route_is_excluded(&x, 1) || route_is_excluded(NULL, 0));
-    route_exclude_clear(&x);
-    assert_int_equal(x.n, 0);
-    assert_false(route_is_excluded(&x, 0));
-    /* excluding the refused ones visits every replica once */
-    enum { N = 200 };
-    static struct route_view v[N];
-    make_view(v, N);
-    bool seen[N] = {false};
-    for (u32 k = 0; k < N; k++) {
-        i32 i = route_power_of_two(v, N, &x, KEY, 1000 + k);
-        assert_in_range(i, 0, N - 1);
-        assert_false(seen[i]);
-        seen[i] = true;
-        route_exclude(&x, (u32)i);
-    }
-    assert_int_equal(route_power_of_two(v, N, &x, KEY, 1), -1);
-}
-
-/* Equal replicas get equal shares, also with some down; the least loaded of n is taken with 2/n, the most loaded never. */
-static void test_shares(void **state)
-{
-    (void)state;
-    enum { N = 8, DRAWS = 80000 };
-    struct route_view v[N];
-    make_view(v, N);
-    u32 count[N] = {0};
-    for (u64 i = 0; i < DRAWS; i++) count[route_power_of_two(v, N, NULL, KEY, i)]++;
-    for (u32 i = 0; i < N; i++) assert_in_range(count[i], DRAWS / N * 95 / 100, DRAWS / N * 105 / 100);
-    memset(count, 0, sizeof count);
-    for (u32 i = 0; i < N; i++) v[i].ongoing = i;
-    for (u64 i = 0; i < DRAWS; i++) count[route_power_of_two(v, N, NULL, KEY, i)]++;
-    assert_in_range(count[0], DRAWS * 2 / N * 95 / 100, DRAWS * 2 / N * 105 / 100);
-    assert_int_equal(count[N - 1], 0);
-    memset(count, 0, sizeof count);
-    make_view(v, N);
-    v[2].state = v[5].state = v[6].state = ROUTE_DOWN;
-    for (u64 i = 0; i < DRAWS; i++) count[route_power_of_two(v, N, NULL, KEY, i)]++;
-    assert_int_equal(count[2] + count[5] + count[6], 0);
-    for (u32 i = 0; i < N; i++)
-        if (v[i].state == ROUTE_UP) assert_in_range(count[i], DRAWS / 5 * 90 / 100, DRAWS / 5 * 110 / 100);
-}
-
-static void test_pure(void **state)
-{
-    (void)state;
-    struct route_view v[16];
-    make_view(v, 16);
-    u32 same = 0;
-    for (u64 i = 0; i < 1000; i++) {
-        assert_int_equal(route_power_of_two(v, 16, NULL, KEY, i), route_power_of_two(v, 16, NULL, KEY, i));
-        same += route_power_of_two(v, 16, NULL, KEY, i) == route_power_of_two(v, 16, NULL, KEY + 1, i);
-    }
-    assert_in_range(same, 20, 150); /* ingresses draw on their own */
-}
 
 /* ---- the queue -----------------------------------------------------------------------------------------------*/
 static void test_queue_order(void **state)
@@ -360,17 +249,9 @@ static void test_selection_misuse(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),
-        cmocka_unit_test(test_few),
-        cmocka_unit_test(test_excluded),
-        cmocka_unit_test(test_shares),
-        cmocka_unit_test(test_pure),
-        cmocka_unit_test(test_queue_order),
-        cmocka_unit_test(test_queue_keeps_turn),
-        cmocka_unit_test(test_queue_patience),
-        cmocka_unit_test(test_queue_bound),
-        cmocka_unit_test(test_queue_model),
-        cmocka_unit_test(test_selection),
+        cmocka_unit_test(test_queue_order),      cmocka_unit_test(test_queue_keeps_turn),
+        cmocka_unit_test(test_queue_patience),   cmocka_unit_test(test_queue_bound),
+        cmocka_unit_test(test_queue_model),      cmocka_unit_test(test_selection),
         cmocka_unit_test(test_selection_misuse),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

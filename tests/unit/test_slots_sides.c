@@ -365,6 +365,7 @@ static void test_reserve_until_full(void **state)
         assert_true(a.accepted);
         assert_int_equal(a.n_cas, 1); /* the words of a new job are guessed right */
         assert_int_equal(a.num_ongoing, i + 1 + 2);
+        assert_int_equal(slots_ongoing(w.ingress[1], LEADER), i + 1 + 2);
         tokens[i] = a.token;
     }
     assert_int_equal(slots_reserve(w.ingress[1], REPLICA, LEADER, SLOTS, SLOT_CLASS_SHORT, &a, NULL), 0);

@@ -1,0 +1,74 @@
+"""Figures over several hosts: the lab of tests/lab (network namespaces), started as the end-to-end tests start it."""
+import os
+import re
+import sys
+import time
+
+from job import Failed, cpu_seconds_of
+
+RANKS = 8
+BODY = {"prompt": "Hi", "max_tokens": 1, "ignore_eos": True, "temperature": 0}
+
+
+def harness(program):
+    """The tests' harness; it reads its settings when it is imported."""
+    os.environ["PROGRAM"] = program
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../e2e"))
+    import harness_hosts
+    return harness_hosts
+
+
+def median_us(job, engines):
+    """Of mpiserve_dispatch_to_first_chunk_seconds over these replicas, linear within a bucket."""
+    counts = {}
+    for line in job.get("/metrics", key=False).body.decode().splitlines():
+        m = re.match(r'mpiserve_dispatch_to_first_chunk_seconds_bucket\{(.*)\} (\S+)$', line)
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', m.group(1))) if m else {}
+        if labels and int(labels["engine"]) in engines:
+            counts[float(labels["le"])] = counts.get(float(labels["le"]), 0) + float(m.group(2))
+    half, low, below = counts[float("inf")] / 2, 0.0, 0.0
+    for bound in sorted(counts):
+        if counts[bound] >= half:
+            return 1e6 * (low + (bound - low) * (half - below) / (counts[bound] - below))
+        low, below = bound, counts[bound]
+    raise Failed("no request was answered")
+
+
+def way_between_hosts(b, h, group, name, *options, limit=None):
+    """One request at a time; replicas of the other host beside those of this one."""
+    here, there = [], []
+    for _ in range(b.repeat(3, 1)):
+        with h.Lab(2) as lab, h.HostsJob(lab, *options, ranks=RANKS) as job:
+            for _ in range(b.repeat(800, 300)):
+                job.post("/v1/completions", BODY)
+            nodes = {r["replica"]: r["node_rank"] for r in job.ranks()}
+            here.append(median_us(job, {r for r, n in nodes.items() if n == 0}))
+            there.append(median_us(job, {r for r, n in nodes.items() if n == 1}))
+    shape = {"hosts": 2, "ranks": RANKS, "output_tokens": 1, "connections": 1}
+    b.add(group, f"dispatch to first answer, p50, other host, {name}", "us", there, limit=limit, setting=shape)
+    b.add(group, f"dispatch to first answer, p50, same host, {name}", "us", here, setting=shape)
+
+
+def measure(b):
+    h = harness(b.o.program)
+    group, seconds = f"2 hosts, {RANKS} ranks", b.repeat(20, 8)
+    starts, idle = [], []
+    try:
+        for i in range(b.repeat(5, 3)):
+            with h.Lab(2) as lab, h.HostsJob(lab, ranks=RANKS, wait=False) as job:
+                h.until(lambda: (job.read_endpoint() or {}).get("url"), h.START_LIMIT, "the endpoint file")
+                h.until(job.healthy, h.START_LIMIT, "/health is 200")
+                starts.append(1e3 * (time.monotonic() - job.started))
+                if i == 0:
+                    job.wait_ready()
+                    time.sleep(2)
+                    pids = [p.pid for p in job.everything()]
+                    before, began = sum(map(cpu_seconds_of, pids)), time.monotonic()
+                    time.sleep(seconds)
+                    idle.append(100 * (sum(map(cpu_seconds_of, pids)) - before) / (time.monotonic() - began))
+    except h.Skip as skip:
+        raise Failed(str(skip)) from None
+    b.add(group, "mpiserve up to /health 200", "ms", starts, limit=("<=", 3000), setting={"hosts": 2, "ranks": RANKS})
+    b.add(group, "CPU of all processes, idle", "% of a core", idle, limit=("<=", 2), setting={"hosts": 2, "ranks": RANKS})
+    way_between_hosts(b, h, group, "demo model", limit=("<=", 400))
+    way_between_hosts(b, h, group, "null engine", "--engine", "null")
