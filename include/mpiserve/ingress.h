@@ -23,7 +23,7 @@
 #include "mpiserve/config.h"
 #include "mpiserve/model.h"
 #include "mpiserve/request.h"
-#include "mpiserve/route.h" /* enum reservation_state */
+#include "mpiserve/route.h" /* struct route_ask, enum reservation_state */
 
 /* A slot that a client holds, for an external scheduler: POST /v1/reservations takes one and never waits for it, a request with its
  * id in the header X-Reservation is dispatched to that very slot, once; DELETE /v1/reservations/ID gives it back as often as one
@@ -50,9 +50,9 @@ struct ingress_agent {
     int (*submit)(void *agent, struct request *r, const struct reservation_id *reservation,
                   u32 *retry_after_s);
     void (*cancel)(void *agent, u64 request);
-    /* Asks for a reservation; ingress_reserved will be called once with the same number, from the main thread. ERR_STATE (draining, no
+    /* Asks for a reservation; ingress_reserved will be called once with the same number, from the main thread. about: what the router may know. ERR_STATE (draining, no
      * replica) or ERR_IO (no random numbers): it will not. */
-    int (*reserve)(void *agent, u64 ask);
+    int (*reserve)(void *agent, u64 ask, const struct route_ask *about);
     /* What became of one; release: gives it back if it is held. 0 or ERR_NOT_FOUND. */
     int (*reservation)(void *agent, const struct reservation_id *id, bool release,
                        struct ingress_reservation *out);

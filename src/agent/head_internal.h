@@ -16,6 +16,7 @@ struct command { /* from an HTTP thread */
     struct request *request;           /* SUBMIT */
     u64 id;                            /* of the request; RESERVE: the ingress's number */
     struct reservation_id reservation; /* RESERVE: its name */
+    struct route_ask about;            /* RESERVE */
     struct selection selection; /* SUBMIT of a reservation, RELEASE: whose slot now is the main thread's */
     u64 granted_ns;
 };

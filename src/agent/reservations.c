@@ -21,10 +21,10 @@ static struct selection end(struct head *h, struct reservation *r, enum reservat
 }
 
 /* ---- HTTP threads --------------------------------------------------------------------------------------------*/
-int reservations_ask(void *arg, u64 ask)
+int reservations_ask(void *arg, u64 ask, const struct route_ask *about)
 {
     struct head *h = arg;
-    struct command c = {.what = COMMAND_RESERVE, .id = ask};
+    struct command c = {.what = COMMAND_RESERVE, .id = ask, .about = *about};
     bool none_left = atomic_load(&h->none_left);
     if (none_left || atomic_load(&h->refuse)) {
         series_add(h->measures.refused[none_left ? REFUSED_NO_REPLICA : REFUSED_DRAINING], 1);
@@ -133,7 +133,7 @@ void reservations_grant(struct head *h, const struct command *c)
         refuse(h, c->id, h->draining ? REFUSED_DRAINING : REFUSED_QUEUE);
         return;
     }
-    i32 replica = flight_select(h, NULL, SLOT_CLASS_LONG, &answer);
+    i32 replica = flight_select(h, &c->about, SLOT_CLASS_LONG, &answer);
     if (replica < 0) {
         refuse(h, c->id, refusal_of(answer.reason));
         return;

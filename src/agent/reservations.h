@@ -13,7 +13,7 @@
 struct head;
 struct command;
 /* HTTP threads; as in struct ingress_agent. */
-int reservations_ask(void *head, u64 ask);
+int reservations_ask(void *head, u64 ask, const struct route_ask *about);
 int reservations_look(void *head, const struct reservation_id *id, bool release,
                       struct ingress_reservation *out);
 /* HELD -> USED: 0, and c has its selection; else as submit says. */

@@ -160,7 +160,8 @@ struct ingress {
 
 /* ---- calls.c ---- */
 struct call *call_new(struct ingress *in);
-/* The first of the names that is neither NULL nor empty is the call's session. */
+/* The first of the names that is neither NULL nor empty is the session. */
+struct route_ask session_of(const char *const *names, size_t n);
 void call_set_session(struct call *c, const char *const *names, size_t n);
 void call_unref(struct call *c);
 /* p, sampling, prompts are set: makes the parts and hands them to the agent; -1 with *e: nothing runs. */

@@ -42,13 +42,19 @@ void call_unref(struct call *c)
     free(c);
 }
 
+struct route_ask session_of(const char *const *names, size_t n)
+{
+    size_t i = 0;
+    while (i < n && (!names[i] || !names[i][0])) i++;
+    if (i == n) return (struct route_ask){0};
+    return (struct route_ask){true, hash_bytes(names[i], strlen(names[i]), 0)};
+}
+
 void call_set_session(struct call *c, const char *const *names, size_t n)
 {
-    for (size_t i = 0; i < n && !c->has_session; i++) {
-        if (!names[i] || !names[i][0]) continue;
-        c->has_session = true;
-        c->session = hash_bytes(names[i], strlen(names[i]), 0);
-    }
+    struct route_ask ask = session_of(names, n);
+    c->has_session = ask.has_session;
+    c->session = ask.session;
 }
 
 static void live_add(struct call *c)

@@ -151,32 +151,45 @@ static void write_reservation(const struct ingress *in, const struct ingress_res
     json_out_end_object(&o);
 }
 
-static int check_fields(const struct ingress *in, const struct json *body, struct api_error *e)
+/* An optional text of the body; -1 when it is something else. */
+static int text_field(const struct json *body, const char *name, const char **to, struct api_error *e)
+{
+    const struct json *v = json_get(body, name);
+    *to = json_text(v);
+    if (json_kind(v) <= JK_NULL || (*to && strlen(*to) == json_len(v))) return 0;
+    return api_fail(e, API_BAD_VALUE, name, "`%s` must be a string without NUL characters.", name);
+}
+
+static int read_fields(const struct exchange *x, const struct json *body, struct route_ask *about,
+                       struct api_error *e)
 {
     if (json_kind(body) != JK_OBJECT)
         return api_fail(e, API_BAD_VALUE, NULL, "The body must be a JSON object, but is %s.",
                         json_kind_name(json_kind(body)));
-    const struct json *model = json_get(body, "model"), *count = json_get(body, "count");
-    if (json_kind(model) > JK_NULL && !json_text(model))
-        return api_fail(e, API_BAD_VALUE, "model", "`model` must be a string, but is %s.",
-                        json_kind_name(json_kind(model)));
+    const struct json *count = json_get(body, "count");
+    const char *model, *session, *user;
+    if (text_field(body, "model", &model, e) < 0 || text_field(body, "session_id", &session, e) < 0 ||
+        text_field(body, "user", &user, e) < 0)
+        return -1;
     if (json_kind(count) > JK_NULL && json_int(count, 0) != 1)
         return api_fail(e, API_UNSUPPORTED, "count",
                         "A call makes one reservation: `count` must be 1 or absent.");
-    return model_check(in, json_text(model), e);
+    *about = session_of((const char *const[]){session, exchange_header(x, "X-Session-ID"), user}, 3);
+    return model_check(x->in, model, e);
 }
 
 int answer_reserve(struct exchange *x)
 {
     struct api_error e;
+    struct route_ask about = session_of((const char *const[]){exchange_header(x, "X-Session-ID")}, 1);
     if (x->body.len) {
         struct json *body = body_read(x, &e);
-        int rc = body ? check_fields(x->in, body, &e) : -1;
+        int rc = body ? read_fields(x, body, &about, &e) : -1;
         json_drop(body);
         if (rc < 0) return reply_error(x, &e);
     }
     ask_open(x);
-    int rc = x->in->spec.agent.reserve(x->in->spec.agent.agent, x->ask->id);
+    int rc = x->in->spec.agent.reserve(x->in->spec.agent.agent, x->ask->id, &about);
     if (rc == 0) return reserve_go_on(x);
     bool draining = atomic_load(&x->in->state) == IN_DRAINING;
     if (rc == ERR_STATE)

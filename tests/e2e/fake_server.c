@@ -84,9 +84,9 @@ static void cancel(void *agent, u64 request)
     pthread_mutex_unlock(&a->lock);
 }
 
-static int reserve(void *agent, u64 ask)
+static int reserve(void *agent, u64 ask, const struct route_ask *about)
 {
-    (void)agent, (void)ask;
+    (void)agent, (void)ask, (void)about;
     return ERR_STATE;
 }
 

@@ -303,6 +303,28 @@ def a_mix_of_everything_leaves_all_slots_free():
         equal(sorted(r["replica"] for r in held), sorted([0, 1, 2, 3] * 8))
 
 
+def follows_its_session():
+    """With --router session it is where the session's requests go."""
+    with Job("--router", "session", ranks=4) as job:
+        def where(body, headers=None):
+            answer = job.post("/v1/reservations", body, headers=headers)
+            equal(answer.status, 201, f"{answer}")
+            release(job, answer.json)
+            return answer.json["replica"]
+        homes = {}
+        for s in (f"session {i}" for i in range(12)):
+            homes[s] = where({"session_id": s})
+            equal([where({"session_id": s, "user": "u"}), where({"user": s}), where(None, {"X-Session-ID": s}),
+                   where({"user": "u"}, {"X-Session-ID": s})], [homes[s]] * 4, s)
+        home = str(homes["session 0"])
+        equal(job.post("/v1/completions", dict(SHORT, session_id="session 0")).status, 200)
+        until(lambda: job.metric("mpiserve_slot_dispatches_total", engine=home) == 1, 6 * SLOW, "its request ran there")
+        check(len(set(homes.values())) > 1, f"all are in one place: {homes}")
+        for field in ("session_id", "user", "model"):
+            equal(job.post("/v1/reservations", {field: 7}).json["error"]["param"], field)
+        no_slot_is_left(job)
+
+
 def metrics_are_told():
     with Job(*ONE_SLOT, ranks=2) as job:
         use(job, reserve(job))
@@ -325,4 +347,5 @@ def metrics_are_told():
 run(is_good_for_one_request, many_use_it_at_once, is_released_as_often_as_one_likes, expires, is_served_while_others_wait,
     a_bad_request_does_not_use_it, a_drain_honours_it, a_drain_does_not_wait_longer_than_the_lease, an_engine_may_die_meanwhile,
     a_replica_may_be_given_up_meanwhile, hostile_ids, clients_that_leave_hold_nothing,
-    a_mix_of_everything_leaves_all_slots_free, metrics_are_told)
+    a_mix_of_everything_leaves_all_slots_free, follows_its_session,
+    metrics_are_told)
