@@ -79,6 +79,8 @@ static int check_length(const char *path, struct error *err)
                      strlen(path), JOBDIR_PATH_MAX);
 }
 
+enum { TRIES = 100 };
+
 /* Filled under another name first, so that nobody ever sees a folder without an owner. */
 static int make_new(struct jobdir *d, const char *name, struct error *err)
 {
@@ -86,10 +88,14 @@ static int make_new(struct jobdir *d, const char *name, struct error *err)
     int rc = path_join(parent, sizeof(parent), err, "%s/mpiserve-%u", temporary_folder(), geteuid());
     if (rc == 0) rc = path_join(d->path, sizeof(d->path), err, "%s/%s", parent, name);
     if (rc == 0) rc = check_length(d->path, err);
-    if (rc == 0) rc = private_folder(parent, err);
     if (rc < 0) return rc;
     snprintf(fresh, sizeof(fresh), "%s.new", d->path);
-    rc = private_folder(fresh, err);
+    for (int tries = 0; tries < TRIES;
+         tries++) { /* whoever ends meanwhile removes the parent while it is empty */
+        rc = private_folder(parent, err);
+        if (rc == 0) rc = private_folder(fresh, err);
+        if (rc == 0 || file_exists(parent)) break;
+    }
     if (rc == 0) rc = owner_write(fresh, d->job, err);
     if (rc == 0 && rename(fresh, d->path) < 0)
         rc = error_errno(err, d->path, "cannot rename %s to it", fresh);

@@ -176,6 +176,28 @@ static void endpoint_there_and_back(void **state)
     jobdir_remove(&d);
 }
 
+/* The end of another job removes the folder of all jobs whenever it is empty. */
+static void a_start_while_others_end(void **state)
+{
+    (void)state;
+    struct jobdir d;
+    struct error err;
+    char parent[PATH_LEN];
+    snprintf(parent, sizeof(parent), "%s/mpiserve-%u", place, geteuid());
+    pid_t child = fork();
+    if (child == 0)
+        for (;; usleep(10)) rmdir(parent);
+    int rc = 0;
+    for (int i = 0; i < 3000 && rc == 0; i++) {
+        rc = jobdir_make(&d, "", &err);
+        if (rc == 0) jobdir_remove(&d);
+    }
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    if (rc) print_message("# %s: %s\n", err.where, err.message);
+    assert_int_equal(rc, 0);
+}
+
 static void pids_there_and_back(void **state)
 {
     (void)state;
@@ -374,6 +396,7 @@ int main(void)
         cmocka_unit_test(another_machine_of_the_job),
         cmocka_unit_test(the_tidier_removes_what_the_dead_leave),
         cmocka_unit_test(endpoint_there_and_back),
+        cmocka_unit_test(a_start_while_others_end),
         cmocka_unit_test(pids_there_and_back),
         cmocka_unit_test(keys),
         cmocka_unit_test(what_a_dead_owner_leaves_is_swept),
