@@ -90,11 +90,10 @@ static int make_new(struct jobdir *d, const char *name, struct error *err)
     if (rc == 0) rc = check_length(d->path, err);
     if (rc < 0) return rc;
     snprintf(fresh, sizeof(fresh), "%s.new", d->path);
-    for (int tries = 0; tries < TRIES;
-         tries++) { /* whoever ends meanwhile removes the parent while it is empty */
+    rc = -1; /* more than once: whoever ends meanwhile removes the parent while it is empty */
+    for (int tries = 0; tries < TRIES && rc < 0; tries++) {
         rc = private_folder(parent, err);
         if (rc == 0) rc = private_folder(fresh, err);
-        if (rc == 0 || file_exists(parent)) break;
     }
     if (rc == 0) rc = owner_write(fresh, d->job, err);
     if (rc == 0 && rename(fresh, d->path) < 0)
