@@ -9,24 +9,25 @@
  *   (names, in words.c)              NAMES                 -
  *   slot_reserve   slots_reserve     SLOT_RESERVE          Flight: look at a word, later compare-and-swap
  *   slot_release   slots_release     SLOT_RELEASE          Flight: also a second time
- *   slots_ended                      END_ATTEMPT           Flight
+ *   slots_ended                      end_attempt           Flight
  *   slot_run       slots_run         SLOT_RUN              Leader, on DISPATCH
  *   slot_finish    slots_finish      SLOT_FINISH           Leader, on a result or CANCEL
  *   slot_reap      slots_reap        SLOT_REAP             Leader: look at a word, later compare-and-swap
  *   slot_close     slots_close_free  SLOT_CLOSE            Leader: look at a word, later compare-and-swap
  *   slot_open      slots_open        SLOT_OPEN             Leader
- *   slots_new in a later epoch       rebuild               Leader: words are written before anybody reaches the window
+ *   slots_new in a later epoch       rebuild               Leader: words are written before anybody reaches the window; today's
+ *                                                          agents end the job instead, so this is ahead of its C
  *
  * A transition answers the new word, or NEVER where slots.h has another verdict than SLOT_OK. slots_run and slots_finish repeat
  * their compare-and-swap until it hits or a word just read refuses; both are one moment in which the pure function is applied
  * to the word that is there, hence one step here. RESERVED_SHORT and RESERVED_LONG are one state: a lease ends at any time.
  *
- * A flight is a request's way at an ingress (agent/flights.c, route/selection.c); FLIGHTS of them, each REQS requests one after
- * the other, each tried again RETRIES times. The faults FAULTS is the number of are: the death of an ingress (all that it knew
- * is lost, its messages still arrive; it goes on with its next request as one newly started), of the leader (a successor opens a
- * new window), of the engine, a window rebuilt in a new epoch, a replica given up and opened in a new epoch, a DISPATCH
- * delivered twice. Besides them one drain at any time (unless NO_DRAIN), one CANCEL a request at any time (ONE_LEAVES: only of the
- * last flight's).
+ * A flight is a request's way at an ingress (agent/flights.c, route/selection.c); FLIGHTS of them, each REQS requests (the last
+ * flight REQS_OF_LAST) one after the other, each tried again RETRIES times. FAULTS is the number of faults; they are: the death
+ * of an ingress (all that it knew is lost, its messages still arrive; it goes on with its next request as one newly started), of
+ * the leader (a successor opens a new window), of the engine, a window rebuilt in a new epoch, a replica given up and opened in
+ * a new epoch, a DISPATCH delivered twice. Besides them one drain at any time (unless NO_DRAIN), one CANCEL a request at any time
+ * (ONE_LEAVES: only of the last flight's). Messages of one flight arrive in order, as wire.h promises.
  *
  * Properties, as assertions where they could break, and at the end (nothing more can happen: the graph of states has no cycle,
  * which t_slots.py lets SPIN check, so every run ends): 1 a slot never has two owners. 2 No request runs twice in one epoch.
@@ -49,11 +50,15 @@
 #ifndef FAULTS
 #define FAULTS 2
 #endif
-/* The last flight is of ingress 1, the others of ingress 0. */
+/* The last flight is of ingress 1, the others (ONE_INGRESS: all) of ingress 0. */
+#ifdef ONE_INGRESS
+#define OWNER_OF(f) 0
+#else
 #define OWNER_OF(f) (f == FLIGHTS - 1)
+#endif
 #define SLOTS 2
 
-/* ---- words: epoch:2 state:2 owner:1 seq:3; all ranges begin at their end, so that they wrap ------------------------------------*/
+/* ---- words: epoch:2 state:2 owner:1 seq:3; all ranges begin at their end, so that they wrap -----------------*/
 #define CLOSED   0
 #define FREE     1
 #define RESERVED 2
@@ -91,6 +96,8 @@
 #define SLOT_RESERVE(w, owner) (STATE(w) == FREE -> WORD(EPOCH(w), RESERVED, owner, SEQ(w)) : NEVER)
 #ifdef NO_RELEASE_CHECK
 #define SLOT_RELEASE(w, owner, e, q) FREED(w)
+#elif defined(RELEASES_BY_OWNER)
+#define SLOT_RELEASE(w, owner, e, q) (OWNER(w) == (owner) && STATE(w) == RESERVED -> FREED(w) : w)
 #else
 #define SLOT_RELEASE(w, owner, e, q)                                                                                              \
     (NAMES(w, e, q) && OWNER(w) == (owner) && STATE(w) == RESERVED -> FREED(w) : NEVER)
@@ -109,7 +116,7 @@
 #define SLOT_CLOSE(w)   (STATE(w) == FREE -> WORD(EPOCH(w), CLOSED, 0, SEQ(w)) : NEVER)
 #define SLOT_OPEN(w, e) (STATE(w) == CLOSED -> WORD(e, FREE, 0, SEQ(w)) : NEVER)
 
-/* ---- the world -----------------------------------------------------------------------------------------------------------------*/
+/* ---- the world ----------------------------------------------------------------------------------------------*/
 mtype = { DISPATCH, CANCEL, END, REFUSED }
 
 byte window[SLOTS] = WORD(EPOCH_MAX, FREE, 0, SEQ_MAX);
@@ -152,7 +159,7 @@ hidden mtype kind;
 #define MAY_FAIL       (faults < FAULTS)
 #define ALL_CLOSED     (STATE(window[0]) == CLOSED && STATE(window[1]) == CLOSED)
 
-/* ---- ingress -------------------------------------------------------------------------------------------------------------------*/
+/* ---- ingress ------------------------------------------------------------------------------------------------*/
 /* slots_ended, selection_end: nothing of the attempt is left. */
 inline end_attempt(f)
 {
@@ -194,7 +201,7 @@ inline reserve(f)
 /* A compare-and-swap of the word that was reserved. The book is asked when the word changes. */
 inline release(f)
 {
-#ifdef NO_RELEASE_CHECK
+#if defined(NO_RELEASE_CHECK) || defined(RELEASES_BY_OWNER)
     old = window[slot[f]];
 #else
     old = word[f];
@@ -202,7 +209,7 @@ inline release(f)
     new = SLOT_RELEASE(old, OWNER_OF(f), EPOCH(word[f]), SEQ(word[f]));
     assert(window[slot[f]] != WORD(EPOCH(word[f]), RUNNING, OWNER_OF(f), SEQ(word[f]))); /* 6: the verdict STARTED */
     if
-    :: window[slot[f]] == old ->
+    :: window[slot[f]] == old && new != old ->
         assert(owner[slot[f]] == REQUEST(f) + 1); /* 6, and 1 */
         owner[slot[f]] = 0;
         window[slot[f]] = new
@@ -229,7 +236,8 @@ inline receive(f)
 /* Slots are alike: the first of all to be looked at is slot 0. */
 inline see_free(f, n)
 {
-    at[f] == WAITS && (n == 0 || asked) && OPEN(f) && STATE(window[n]) == FREE -> word[f] = window[n]; slot[f] = n; at[f] = TRIES; asked = true
+    at[f] == WAITS && (n == 0 || asked) && OPEN(f) && STATE(window[n]) == FREE ->
+    word[f] = window[n]; slot[f] = n; at[f] = TRIES; asked = true
 }
 
 inline dispatch(f, leaves)
@@ -272,7 +280,7 @@ end:
 
 #undef f
 
-/* ---- leader --------------------------------------------------------------------------------------------------------------------*/
+/* ---- leader -------------------------------------------------------------------------------------------------*/
 inline finish(n)
 {
     new = SLOT_FINISH(window[n], EPOCH(token[n]), SEQ(token[n]));
@@ -289,9 +297,9 @@ inline dispatched(f)
     new = SLOT_RUN(window[at_slot], EPOCH(w), SEQ(w));
     if
     :: new != NEVER ->
-        assert(owner[at_slot] == r + 1);           /* 1 */
-        assert(!(ran[r] >> EPOCH(new) & 1)); /* 2 */
         assert(EPOCH(w) == epoch);           /* 3 */
+        assert(owner[at_slot] == r + 1);     /* 1 */
+        assert(!(ran[r] >> EPOCH(new) & 1)); /* 2 */
         assert(!drained);                    /* 5 */
         ran[r] = ran[r] | 1 << EPOCH(new);
         window[at_slot] = new;
@@ -443,7 +451,7 @@ end:
     od
 }
 
-/* ---- faults, the drain, the end ------------------------------------------------------------------------------------------------*/
+/* ---- faults, the drain, the end -----------------------------------------------------------------------------*/
 inline ingress_dies(who)
 {
     faults++; s = 0;
