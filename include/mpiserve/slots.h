@@ -15,7 +15,8 @@
  * acquire <-> exactly one release (grants == releases + finishes + reaped when all is quiet); reserve never
  * waits for a slot; slot 0, replica 0, owner 0 are ordinary. Epoch is never 0 and changes only when a leader
  * gives up its replica or the window is rebuilt; seq wraps. A CAS can only be ended by a blocking flush: do
- * not reserve on a leader that leaves messages unanswered.
+ * not reserve on a leader that leaves messages unanswered. tests/model/slots.pml is the same as a SPIN model, with what breaks
+ * when a guard is missing.
  *
  * Life cycle: slots_new (collective, after wire_init) -> leaders: slots_open -> ... -> slots_free
  * (collective, before wire_end). In a job that lost an agent the window is not touched again: slots_abandon
@@ -129,7 +130,7 @@ void slots_forget(struct slots *s, u32 leader);
 /* CLOSED -> FREE for words [0, n_slots). */
 int slots_open(struct slots *s, i32 replica, u32 n_slots, struct error *err);
 /* SLOT_OK: the request may run. SLOT_STALE: refuse it as STALE. SLOT_STARTED: this token was dispatched
- * before. Negative: error. */
+ * before: if it was for the same request, do not refuse it, or it is run once more. Negative: error. */
 int slots_run(struct slots *s, const struct slot_token *token, struct error *err);
 /* SLOT_OK, or the verdict why nothing was done. */
 int slots_finish(struct slots *s, const struct slot_token *token, struct error *err);

@@ -147,6 +147,12 @@ void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len)
         refuse(l, from, r->id, &m->token, REFUSED_STALE);
         return;
     }
+    const struct held *here = &l->held[m->token.slot];
+    if (here->used && here->request == r->id) {
+        /* Delivered twice: what runs will answer. A refusal would have the head run it once more. */
+        log_debug("request %llx: dispatched again, and it runs", (unsigned long long)r->id);
+        return;
+    }
     int verdict = slots_run(l->agent->slots, &m->token, &err);
     if (verdict < 0) agent_die(l->agent, "slot window", &err);
     if (verdict != SLOT_OK) {
