@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 const char *jobdir_file(const struct jobdir *d, const char *name, char *out, size_t size)
@@ -94,6 +95,7 @@ static int make_new(struct jobdir *d, const char *name, struct error *err)
     for (int tries = 0; tries < TRIES && rc < 0; tries++) {
         rc = private_folder(parent, err);
         if (rc == 0) rc = private_folder(fresh, err);
+        if (rc < 0) nanosleep(&(struct timespec){.tv_nsec = tries * 1000l}, NULL);
     }
     if (rc == 0) rc = owner_write(fresh, d->job, err);
     if (rc == 0 && rename(fresh, d->path) < 0)

@@ -186,7 +186,7 @@ static void a_start_while_others_end(void **state)
     snprintf(parent, sizeof(parent), "%s/mpiserve-%u", place, geteuid());
     pid_t child = fork();
     if (child == 0)
-        for (;; usleep(10)) rmdir(parent);
+        for (;; usleep(100)) rmdir(parent);
     int rc = 0;
     for (int i = 0; i < 3000 && rc == 0; i++) {
         rc = jobdir_make(&d, "", &err);
