@@ -676,6 +676,28 @@ def stopping_with_calls_open(_):
 
 
 @test
+def stopping_while_reservations_are_asked_for(_):
+    for end in ("abort", "quit"):
+        s = Server()
+        asking = b"POST /v1/reservations HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+        socks = [socket.create_connection(("127.0.0.1", s.port), timeout=10) for _ in range(20)]
+        for sock in socks:
+            sock.sendall(asking)
+        for sock in socks[:5]:
+            sock.close()  # nobody is told
+        assert s.ask("GET", "/v1/reservations/" + 32 * "0")[0] == 404  # the others go on
+        assert s.until(lambda: "busy" in s.tell("ready"))
+        if end == "abort":
+            s.tell("abort")
+            for sock in socks[5:]:
+                answer = sock.recv(65536)
+                assert answer.startswith(b"HTTP/1.1 503 ") and b"The fake job is ending." in answer, answer
+        assert s.close() == 0
+        for sock in socks:
+            sock.close()
+
+
+@test
 def pings_and_deadlines(_):
     s = Server("--sse-keep-alive-interval", "0.2", "--request-timeout", "1.5")
     try:
