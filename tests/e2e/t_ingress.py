@@ -509,6 +509,15 @@ def clients_that_leave(s):
     assert s.until(lambda: s.tell("well") == "done well, idle", 2)
 
 
+def without_frames(body):
+    """A chunked body's bytes; frames end anywhere, also within a word."""
+    out = b""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        out, body = out + rest[:int(size, 16)], rest[int(size, 16) + 2:]
+    return out
+
+
 @test
 def slow_reader(s):
     body = json.dumps({"prompt": [40] * 500, "max_tokens": 500, "n": 16, "stream": True, "ignore_eos": True})
@@ -525,7 +534,9 @@ def slow_reader(s):
             break
         data += part
     sock.close()
-    assert data.count(b'"finish_reason":"length"') == 16 and data.rstrip().endswith(b"0"), data[-300:]
+    assert data.endswith(b"\r\n0\r\n\r\n"), data[-300:]
+    events = without_frames(data.partition(b"\r\n\r\n")[2])
+    assert events.count(b'"finish_reason":"length"') == 16 and events.endswith(b"data: [DONE]\n\n"), data[-300:]
 
 
 @test
