@@ -79,8 +79,8 @@ struct slots_spec {
     u32 epoch;                         /* the job's: 1..SLOT_EPOCH_MAX */
     const u32 *node_of;                /* [ranks of the job] node of each; copied */
     u64 lease_short_ns, lease_long_ns; /* reservations older than that are reaped */
-    /* Called before waiting for an RMA on a rank of another node, so that it wakes up and serves it. NULL:
-     * none. */
+    /* Called before waiting for an RMA in a job of several nodes, so that the rank wakes up and serves it, on
+     * the own node too. NULL: none. */
     void (*ring)(void *ctx, u32 rank);
     void *ctx;
 };

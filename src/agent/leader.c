@@ -88,6 +88,7 @@ static void send_load(struct leader *l, u64 now)
                          .generated_tokens = n.generated_tokens,
                          .preemptions = n.preemptions,
                          .steps = n.steps,
+                         .step_usec = l->step_usec,
                          .deaths = n.kills,
                          .slot_runs = s->runs,
                          .slot_finishes = s->finishes,

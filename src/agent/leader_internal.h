@@ -34,7 +34,7 @@ struct leader {
     u64 progress_ns;             /* last results frame, or ready */
     u64 sent_ns[STEP_IN_FLIGHT]; /* of steps and canaries without an answer, oldest first */
     u32 n_sent;
-    u32 last_usec;
+    u64 step_usec; /* what forward passes took, by the engine's clock */
 };
 
 /* supervise.c */

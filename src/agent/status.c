@@ -183,6 +183,7 @@ LOAD_FIELD(load_finishes, m->slot_finishes)
 LOAD_FIELD(load_reaped, m->slot_reaped)
 LOAD_FIELD(load_stale, m->slot_stale)
 LOAD_FIELD(load_steps, m->steps)
+LOAD_FIELD(load_step_seconds, 1e-6 * (double)m->step_usec)
 
 static const struct metric_spec own[] = {
     {.name = "mpiserve_replica_healthy",
@@ -221,6 +222,10 @@ static const struct metric_spec own[] = {
      .help = "forward passes planned",
      .kind = METRIC_COUNTER,
      .labels = {"model_name", "engine"}},
+    {.name = "mpiserve_engine_step_seconds",
+     .help = "time that forward passes took in the engine, sampling included",
+     .kind = METRIC_COUNTER,
+     .labels = {"model_name", "engine"}},
 };
 static const struct {
     i32 vllm; /* enum vllm_metric, or -1 - index in own[] */
@@ -239,6 +244,7 @@ static const struct {
     {-1 - 6, load_reaped},
     {-1 - 7, load_stale},
     {-1 - 8, load_steps},
+    {-1 - 9, load_step_seconds},
     {VLLM_PROMPT_TOKENS, load_prompt},
     {VLLM_GENERATION_TOKENS, load_generated},
 };

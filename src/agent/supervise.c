@@ -217,7 +217,7 @@ static int take_results(struct leader *l, u64 now)
             if (l->n_sent == 0 && error_set(&err, ERR_PEER, "", "results that nobody asked for")) break;
             memmove(l->sent_ns, l->sent_ns + 1, --l->n_sent * sizeof *l->sent_ns);
             l->progress_ns = now;
-            l->last_usec = v.head->usec;
+            if (v.head->kind == STEP_FORWARD) l->step_usec += v.head->usec;
             if (batch_commit(l->batch, &v, now, &err)) break;
         }
         channel_result_consume(l->channel);
@@ -234,6 +234,7 @@ int supervise_turn(struct leader *l, u64 now_ns)
     if (proc_state(l->proc) != PROC_READY) return n;
     n += take_results(l, now_ns);
     if (proc_state(l->proc) != PROC_READY) return n;
+    if (batch_idle(l->batch)) leader_flush(l); /* the step to come only frees: the answers go first */
     n += send_steps(l, now_ns);
     if (l->n_sent == 0 && now_ns - l->progress_ns > CANARY_MS * NS_PER_MS) send_canary(l, now_ns);
     return n;

@@ -265,7 +265,7 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
     }
     b->n_to_free = 0;
     b->next_step++;
-    b->counts.steps++;
+    b->counts.steps += b->n_plan > 0;
     return frame;
 }
 

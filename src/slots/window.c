@@ -10,7 +10,8 @@ struct slot_window {
     MPI_Win win;
     u32 rank, n_ranks;
     u32 *node_of, *first_of; /* of a rank: its node, and the lowest rank there */
-    bool served;             /* every operation needs ranks that are awake, on the own node too */
+    bool spans;  /* several nodes: an operation is a message, which its target serves, on the own node too */
+    bool served; /* and so do others before the flush */
     u64 operations;
     u64 *words; /* own */
     void (*ring)(void *ctx, u32 rank);
@@ -56,20 +57,19 @@ static int allocate(struct slot_window *w, u32 epoch, struct error *err)
     return rc ? mpi_error(err, rc, "MPI_Win_lock_all") : 0;
 }
 
-/* Open MPI 5 (osc/rdma) has no processor atomics in a window that spans nodes: locks lie at the first rank of the target's node, and
- * the target applies the operation, even if it is on our own node. Open MPI 4 (osc/pt2pt) asks the target only. */
+/* In a window that spans nodes there are no processor atomics: the target applies every operation, even if it is on our own node. Open
+ * MPI 4 (osc/pt2pt) asks the target only; with Open MPI 5 (osc/rdma) locks lie at the first rank of the target's node. */
 static void find_servers(struct slot_window *w)
 {
     char library[MPI_MAX_LIBRARY_VERSION_STRING] = "";
     int len;
-    bool spans = false;
     w->first_of = mem_zero(w->n_ranks, sizeof *w->first_of);
     for (u32 r = 0; r < w->n_ranks; r++) {
         while (w->node_of[w->first_of[r]] != w->node_of[r]) w->first_of[r]++;
-        spans |= w->node_of[r] != w->node_of[0];
+        w->spans |= w->node_of[r] != w->node_of[0];
     }
     MPI_Get_library_version(library, &len);
-    w->served = spans && strncmp(library, "Open MPI v4", 11) != 0;
+    w->served = w->spans && strncmp(library, "Open MPI v4", 11) != 0;
 }
 
 struct slot_window *slot_window_new(const struct slots_spec *spec, struct error *err)
@@ -135,8 +135,8 @@ u64 slot_window_operations(const struct slot_window *w)
 /* Who must call MPI for an operation to end is woken before we wait for it. */
 static void wake(struct slot_window *w, u32 rank)
 {
-    if (!w->ring) return;
-    if (w->served || w->node_of[rank] != w->node_of[w->rank]) w->ring(w->ctx, rank);
+    if (!w->ring || !w->spans) return;
+    w->ring(w->ctx, rank);
     if (w->served && w->first_of[rank] != rank) w->ring(w->ctx, w->first_of[rank]);
 }
 

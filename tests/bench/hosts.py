@@ -34,18 +34,31 @@ def median_us(job, engines):
     raise Failed("no request was answered")
 
 
+def step_us(job, engines):
+    """What a forward pass of these replicas took on average, by the engine's own clock."""
+    sums = {"mpiserve_engine_step_seconds_total": 0.0, "mpiserve_engine_steps_total": 0.0}
+    for line in job.get("/metrics", key=False).body.decode().splitlines():
+        m = re.match(r'(\w+)\{.*engine="(\d+)".*\} (\S+)$', line)
+        if m and m.group(1) in sums and int(m.group(2)) in engines:
+            sums[m.group(1)] += float(m.group(3))
+    return 1e6 * sums["mpiserve_engine_step_seconds_total"] / sums["mpiserve_engine_steps_total"]
+
+
 def way_between_hosts(b, h, group, name, *options, limit=None):
     """One request at a time; replicas of the other host beside those of this one."""
-    here, there = [], []
+    here, there, steps = [], [], []
     for _ in range(b.repeat(3, 1)):
         with h.Lab(2) as lab, h.HostsJob(lab, *options, ranks=RANKS) as job:
             for _ in range(b.repeat(800, 300)):
                 job.post("/v1/completions", BODY)
             nodes = {r["replica"]: r["node_rank"] for r in job.ranks()}
             here.append(median_us(job, {r for r, n in nodes.items() if n == 0}))
-            there.append(median_us(job, {r for r, n in nodes.items() if n == 1}))
+            far = {r for r, n in nodes.items() if n == 1}
+            there.append(median_us(job, far))
+            steps.append(step_us(job, far))
     shape = {"hosts": 2, "ranks": RANKS, "output_tokens": 1, "connections": 1}
     b.add(group, f"dispatch to first answer, p50, other host, {name}", "us", there, limit=limit, setting=shape)
+    b.add(group, f"of it the engine's own step, mean, other host, {name}", "us", steps, setting=shape)
     b.add(group, f"dispatch to first answer, p50, same host, {name}", "us", here, setting=shape)
 
 
