@@ -36,7 +36,9 @@
  *                  all. Such a replica always exists. When a replica leaves, its sessions alone move (but for what the bound
  *                  moves). Without a session: power_of_two. The ring is the same for every key: all ingresses agree.
  *   random         one eligible replica at random, for comparison. */
-enum route_state { ROUTE_UP, ROUTE_DRAINING, ROUTE_DOWN }; /* only UP is chosen */
+/* Only UP is chosen. FULL: up, and known to have no slot left for this ingress, because it holds all of them itself: asking would be
+ * in vain. */
+enum route_state { ROUTE_UP, ROUTE_DRAINING, ROUTE_DOWN, ROUTE_FULL };
 struct route_view {
     i32 replica;
     u32 leader; /* world rank */

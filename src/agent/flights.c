@@ -66,7 +66,7 @@ i32 flight_select(struct head *h, const struct route_ask *ask, enum slot_class l
                   struct slots_answer *answer)
 {
     struct agent *a = h->agent;
-    *answer = (struct slots_answer){0};
+    *answer = (struct slots_answer){.reason = h->n_full ? SLOTS_FULL : SLOTS_GRANTED};
     router_round(h->router);
     for (;;) {
         i32 r = router_choose(h->router, ask);
@@ -74,8 +74,7 @@ i32 flight_select(struct head *h, const struct route_ask *ask, enum slot_class l
         struct error err;
         if (slots_reserve(a->slots, r, h->views[r].leader, h->views[r].n_slots, lease, answer, &err))
             agent_die(a, "slot window", &err);
-        h->views[r].ongoing = answer->num_ongoing;
-        router_update(h->router, (u32)r);
+        head_note_asked(h, (u32)r, answer);
         if (answer->accepted) return r;
         router_exclude(h->router, (u32)r);
     }

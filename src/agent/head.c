@@ -52,11 +52,16 @@ static void drain(void *arg)
 }
 
 /* ---- life ----------------------------------------------------------------------------------------------------*/
+static bool is_up(const struct route_view *v)
+{
+    return v->state == ROUTE_UP || v->state == ROUTE_FULL;
+}
+
 static void recount_capacity(struct head *h)
 {
     u32 slots = 0, broken = 0;
     for (u32 i = 0; i < h->n_replicas; i++) {
-        if (h->views[i].state == ROUTE_UP) slots += h->views[i].n_slots;
+        if (is_up(&h->views[i])) slots += h->views[i].n_slots;
         broken += h->replicas[i].load.state == REPLICA_BROKEN;
     }
     h->slots_up = slots;
@@ -224,11 +229,26 @@ static void deliver(struct head *h, struct flight *f, const struct chunk *c)
     ingress_deliver(h->ingress, chunk_next(h->scratch.data, h->scratch.len, &pos, NULL));
 }
 
+static void set_view(struct head *h, u32 replica, u32 ongoing, bool up)
+{
+    struct route_view *v = &h->views[replica];
+    bool full = up && slots_outstanding(h->agent->slots, v->leader) >= v->n_slots;
+    h->n_full += full - (v->state == ROUTE_FULL);
+    v->state = full ? ROUTE_FULL : up ? ROUTE_UP : ROUTE_DOWN;
+    v->ongoing = ongoing;
+    router_update(h->router, replica);
+}
+
+void head_note_asked(struct head *h, u32 replica, const struct slots_answer *answer)
+{
+    set_view(h, replica, answer->num_ongoing, is_up(&h->views[replica]));
+}
+
 /* Its load, as well as it is known: own slots are exact, those of other ingresses as the leader said last. */
 void head_note_ongoing(struct head *h, u32 replica)
 {
-    h->views[replica].ongoing = slots_ongoing(h->agent->slots, h->views[replica].leader);
-    router_update(h->router, replica);
+    struct route_view *v = &h->views[replica];
+    set_view(h, replica, slots_ongoing(h->agent->slots, v->leader), is_up(v));
 }
 
 static void slot_is_free(struct head *h, struct flight *f)
@@ -302,7 +322,7 @@ static void check_start(struct head *h, u32 rank, const struct msg_load *m)
 static void note_ready(struct head *h)
 {
     u32 up = 0;
-    for (u32 i = 0; i < h->n_replicas; i++) up += h->views[i].state == ROUTE_UP;
+    for (u32 i = 0; i < h->n_replicas; i++) up += is_up(&h->views[i]);
     if (up > 0 && !h->ready) {
         h->ready = true;
         ingress_ready(h->ingress);
@@ -324,10 +344,9 @@ void head_load(struct head *h, u32 from, const struct msg_load *m)
     h->replicas[r].load = *m;
     h->replicas[r].heard_ns = clock_ns();
     pthread_mutex_unlock(&h->lock);
-    h->views[r].state = m->state == REPLICA_UP ? ROUTE_UP : ROUTE_DOWN;
     check_start(h, from, m);
     slots_published(h->agent->slots, from, m->others);
-    head_note_ongoing(h, (u32)r);
+    set_view(h, (u32)r, slots_ongoing(h->agent->slots, from), m->state == REPLICA_UP);
     recount_capacity(h);
     note_ready(h);
     flights_retry_queue(h, clock_ns());

@@ -48,8 +48,8 @@ struct head {
     u32 n_flights;
     struct route_queue waiting;
     struct route_view *views; /* [n_replicas] */
-    u32 n_replicas;
-    struct router *router; /* told of every change of views */
+    u32 n_replicas, n_full;   /* full: ROUTE_FULL */
+    struct router *router;    /* told of every change of views */
     u64 retry_queue_ns, drain_started_ns, hurry_ns;
     bool ready, all_up, draining, closing, hurried; /* closing: no slot can be had any more */
     double seconds_per_request;                     /* smoothed, for Retry-After */
@@ -78,8 +78,8 @@ struct flight *flight_find(struct head *h, u64 id);
 /* held NULL: it is routed; else a reservation's CHOSEN selection, which is its own from now on. */
 void flight_new(struct head *h, struct request *r, const struct selection *held, u64 now_ns);
 void flight_cancel(struct head *h, u64 id);
-/* Reserves a slot at the replica that the policy says, or else at the next: its index, or -1: answer has the last refusal, reason
- * SLOTS_GRANTED when nobody could be asked. */
+/* Reserves a slot at the replica that the policy says, or else at the next: its index, or -1: answer has the last refusal; when nobody
+ * could be asked, SLOTS_FULL if a replica is up, else SLOTS_GRANTED. */
 i32 flight_select(struct head *h, const struct route_ask *ask, enum slot_class lease,
                   struct slots_answer *answer);
 bool flight_try(struct head *h, struct flight *f); /* reserve and dispatch; false: it must wait */
@@ -87,7 +87,8 @@ void flight_fail(struct head *h, struct flight *f, enum finish how, const char *
 void flight_put_back(struct head *h, struct flight *f, u64 now_ns);
 void flight_drop(struct head *h, struct flight *f);
 void flights_retry_queue(struct head *h, u64 now_ns);
-void head_note_ongoing(struct head *h, u32 replica);     /* after a slot of it came or went */
+void head_note_ongoing(struct head *h, u32 replica); /* after a slot of it came or went */
+void head_note_asked(struct head *h, u32 replica, const struct slots_answer *answer);
 void head_push(struct head *h, const struct command *c); /* from any thread */
 /* latency.c: from a dispatch to the first chunk, by replica */
 void latency_init(struct head *h);
