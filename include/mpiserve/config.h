@@ -64,6 +64,7 @@ struct config {
     char scheduling_policy[16]; /* fcfs, priority */
     i64 max_logprobs;           /* 20 */
     /* routing and limits */
+    char ingress[8];                    /* head, node */
     char router[16];                    /* a policy of route.h: power_of_two ... */
     i64 max_ongoing_requests;           /* slots of a replica; default: max_num_seqs, at most 1024 */
     i64 max_queued_requests;            /* at the ingress; 256; 0: none wait */

@@ -106,6 +106,15 @@ u64 route_queue_deadline(const struct route_queue *q); /* earliest, UINT64_MAX: 
 struct route_waiter *route_queue_expired(struct route_queue *q,
                                          u64 now_ns); /* removes one whose deadline is <= now; NULL: none */
 
+/* ---- shares of several ingresses ------------------------------------------------------------------------------
+ * Max-min fairness: the level L at which the sum of min(demand, L) over all who wait, and self, reaches the slots; who wants less than
+ * L gets that, the others L. Rounded up, so that no slot is nobody's. Others that do not wait are left out: what they have is not
+ * known exactly, and they ask for nothing. O(n log slots). L = slots when there is enough for all. */
+struct route_demand {
+    u32 waiting, in_use;
+};
+u32 route_fair_share(u32 slots, const struct route_demand *d, u32 n, u32 self);
+
 /* ---- a selection
  * ---------------------------------------------------------------------------------------------*/
 enum selection_state { SELECTION_NONE, SELECTION_CHOSEN, SELECTION_DISPATCHED };

@@ -57,6 +57,7 @@ struct wire_peer {
 u32 wire_rank(const struct wire *w);
 u32 wire_size(const struct wire *w);
 u32 wire_n_nodes(const struct wire *w);
+u32 wire_first_rank(const struct wire *w, u32 node_rank); /* the lowest rank of a node: its local_rank is 0 */
 const struct wire_peer *wire_peers(const struct wire *w); /* [wire_size] */
 u32 wire_node_size(const struct wire *w);                 /* ranks on this node */
 const u32 *wire_node_ranks(const struct wire *w);         /* [wire_node_size] world ranks, by local_rank */

@@ -32,10 +32,12 @@ struct agent {
     u32 cores, node_cores;
     bool cores_shared;
     struct jobdir dir;
-    char key[CONFIG_KEY_MAX + 1]; /* "": none is asked for; rank 0 only */
+    u32 n_ingresses;              /* 1, or one on the first rank of every node; the first is rank 0's */
+    i32 ingress_index;            /* of this rank: node_rank, also the owner in slot words; -1: it has none */
+    char key[CONFIG_KEY_MAX + 1]; /* "": none is asked for; ranks with an ingress */
     bool owns_dir;                /* this rank made it */
     int tidier;                   /* see jobdir.h; -1: this rank has none */
-    struct head *head;            /* the ingress side: rank 0 */
+    struct head *head;            /* the ingress side: ranks with an ingress */
     struct leader *leader;        /* the replica side: ranks with an engine */
     struct watchdog watchdog;
     int signals;    /* signalfd */
@@ -50,6 +52,8 @@ static inline u32 agent_rank(const struct agent *a)
 {
     return wire_rank(a->wire);
 }
+/* Rank of the ingress with this index. */
+u32 agent_ingress_rank(const struct agent *a, u32 index);
 /* The local rank whose engine loads the node's weights: the lowest with an engine. */
 u32 agent_loader_rank(const struct agent *a);
 /* Sends; a message that cannot be sent breaks the job's bookkeeping, so the rank (and with it the job) ends. */
@@ -74,11 +78,12 @@ void agent_print(const struct error *err);
 /* loop.c */
 int agent_loop(struct agent *a);
 
-/* ---- head: the ingress side (rank 0) -------------------------------------------------------------------------*/
+/* ---- head: the ingress side ----------------------------------------------------------------------------------*/
 int head_new(struct agent *a, struct error *err);
 void head_free(struct head *h);
-int head_fd(const struct head *h);         /* commands of the HTTP threads */
-int head_turn(struct head *h, u64 now_ns); /* returns how much it did */
+int heads_meet(struct agent *a, struct error *err); /* collective, where there are several: their URLs */
+int head_fd(const struct head *h);                  /* commands of the HTTP threads */
+int head_turn(struct head *h, u64 now_ns);          /* returns how much it did */
 bool head_prepare_sleep(struct head *h);
 void head_woke(struct head *h);
 bool head_busy(const struct head *h); /* requests are on their way */
@@ -87,6 +92,11 @@ void head_chunks(struct head *h, u32 from, const void *body, size_t len);
 void head_refused(struct head *h, u32 from, const struct msg_refused *m);
 void head_load(struct head *h, u32 from, const struct msg_load *m);
 void head_drain(struct head *h);
+void head_close(struct head *h); /* slots close: who still waits gets none */
+void head_hurry(struct head *h); /* the drain's time is over */
+void head_drained(struct head *h, u32 from, u32 stage);
+void head_demand(struct head *h, u32 from, const struct msg_demand *m);
+void head_yielded(struct head *h, i32 replica);
 void head_abort(struct head *h, const char *why); /* SIGTERM: final error chunks, at most 300 ms */
 
 /* ---- leader: the replica side --------------------------------------------------------------------------------*/

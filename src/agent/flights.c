@@ -56,28 +56,47 @@ static void dispatch(struct head *h, struct flight *f)
     struct agent *a = h->agent;
     f->replica = f->selection.token.replica;
     selection_dispatch(&f->selection);
-    struct msg_dispatch m = {.token = f->selection.token, .origin = agent_rank(a)};
+    struct msg_dispatch m = {.token = f->selection.token, .origin = (u32)a->ingress_index};
     latency_dispatched(h, f);
     agent_send(a, f->selection.leader, MSG_DISPATCH, &m, sizeof m, f->request, f->request->bytes);
     atomic_fetch_add(&h->routed, 1);
 }
 
+static bool ask_for_slot(struct head *h, u32 replica, enum slot_class lease, struct slots_answer *answer)
+{
+    const struct route_view *v = &h->views[replica];
+    struct error err;
+    if (slots_reserve(h->agent->slots, v->replica, v->leader, v->n_slots, lease, answer, &err))
+        agent_die(h->agent, "slot window", &err);
+    head_note_asked(h, replica, answer);
+    return answer->accepted;
+}
+
 i32 flight_select(struct head *h, const struct route_ask *ask, enum slot_class lease,
                   struct slots_answer *answer)
 {
-    struct agent *a = h->agent;
     *answer = (struct slots_answer){.reason = h->n_full ? SLOTS_FULL : SLOTS_GRANTED};
     router_round(h->router);
     for (;;) {
         i32 r = router_choose(h->router, ask);
         if (r < 0) return -1;
-        struct error err;
-        if (slots_reserve(a->slots, r, h->views[r].leader, h->views[r].n_slots, lease, answer, &err))
-            agent_die(a, "slot window", &err);
-        head_note_asked(h, (u32)r, answer);
-        if (answer->accepted) return r;
+        if (ask_for_slot(h, (u32)r, lease, answer)) return r;
         router_exclude(h->router, (u32)r);
     }
+}
+
+static bool take(struct head *h, struct flight *f, u32 replica, const struct slots_answer *answer)
+{
+    selection_choose(&f->selection, h->views[replica].leader, &answer->token);
+    dispatch(h, f);
+    return true;
+}
+
+bool flight_try_at(struct head *h, struct flight *f, u32 replica)
+{
+    struct slots_answer answer;
+    return h->views[replica].state == ROUTE_UP && ask_for_slot(h, replica, SLOT_CLASS_SHORT, &answer) &&
+           take(h, f, replica, &answer);
 }
 
 bool flight_try(struct head *h, struct flight *f)
@@ -85,10 +104,7 @@ bool flight_try(struct head *h, struct flight *f)
     const struct route_ask ask = {f->request->has_session, f->request->session};
     struct slots_answer answer;
     i32 r = flight_select(h, &ask, SLOT_CLASS_SHORT, &answer);
-    if (r < 0) return false;
-    selection_choose(&f->selection, h->views[r].leader, &answer.token);
-    dispatch(h, f);
-    return true;
+    return r >= 0 && take(h, f, (u32)r, &answer);
 }
 
 /* Why nobody who waits will get a slot any more; NULL: they may. */
@@ -132,7 +148,7 @@ void flight_new(struct head *h, struct request *r, const struct selection *held,
         return;
     }
     if (held) reservations_give_back(h, held);
-    if (h->waiting.n > 0 || !flight_try(h, f)) enqueue(h, f);
+    if (h->waiting.n > 0 || !heads_may_take(h) || !flight_try(h, f)) enqueue(h, f);
 }
 
 /* The replica does not run it (stale, unavailable, given up): it waits in its old place for another. */
@@ -170,7 +186,7 @@ void flights_retry_queue(struct head *h, u64 now_ns)
     const char *why = hopeless(h);
     while (why && (w = route_queue_first(&h->waiting, now_ns)))
         flight_fail(h, (struct flight *)w, FINISH_RETRY, why);
-    while ((w = route_queue_first(&h->waiting, now_ns))) {
+    while ((w = route_queue_first(&h->waiting, now_ns)) && heads_may_take(h)) {
         struct flight *f = (struct flight *)w;
         if (!flight_try(h, f)) break;
         route_queue_serve(&h->waiting, w);

@@ -1,4 +1,4 @@
-/* The ingress side of rank 0: commands of the HTTP threads in, chunks of the leaders back, readiness, drain. */
+/* The ingress side: commands of the HTTP threads in, chunks of the leaders back, readiness, drain. */
 #include "agent/address.h"
 #include "agent/head_internal.h"
 #include <math.h>
@@ -80,6 +80,7 @@ static void estimate_wait(struct head *h, double took_s)
 static void write_endpoint(struct head *h, enum endpoint_state state)
 {
     const struct agent *a = h->agent;
+    if (a->ingress_index != 0) return; /* the job's file is rank 0's */
     struct endpoint e = {
         .state = state, .port = ingress_port(h->ingress), .pid = getpid(), .ranks = wire_size(a->wire)};
     snprintf(e.url, sizeof e.url, "%s", h->url);
@@ -99,7 +100,7 @@ static void make_url(struct head *h)
     const char *host = h->agent->config.host, *named = h->agent->config.data_parallel_address;
     char own[256];
     bool any = strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
-    if (any && named[0] && !address_is_loopback(named)) {
+    if (any && named[0] && !address_is_loopback(named) && h->agent->ingress_index == 0) {
         host = named;
     } else if (any) {
         if (gethostname(own, sizeof own)) snprintf(own, sizeof own, "localhost");
@@ -128,6 +129,7 @@ int head_new(struct agent *a, struct error *err)
     }
     pthread_mutex_init(&h->lock, NULL);
     pthread_mutex_init(&h->book_lock, NULL);
+    heads_init(h);
     latency_init(h);
     measures_init(h);
     route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
@@ -136,7 +138,7 @@ int head_new(struct agent *a, struct error *err)
     atomic_store(&h->retry_after_s, 1);
     const struct route_policy *policy = route_policy_find(a->config.router, err);
     if (!policy) return err->code;
-    h->router = router_new(policy, h->views, h->n_replicas, agent_rank(a));
+    h->router = router_new(policy, h->views, h->n_replicas, (u64)a->ingress_index);
     h->commands = queue_new(err);
     if (!h->commands) return -1;
     snprintf(h->fingerprint, sizeof h->fingerprint, "mpiserve-%s-%08x", MPISERVE_VERSION,
@@ -144,7 +146,7 @@ int head_new(struct agent *a, struct error *err)
     struct ingress_spec spec = {.config = &a->config,
                                 .model = &a->model,
                                 .max_model_len = a->max_model_len,
-                                .ingress_index = 0,
+                                .ingress_index = (u32)a->ingress_index,
                                 .key = a->key[0] ? a->key : NULL,
                                 .agent = {h, submit, cancel, reservations_ask, reservations_look,
                                           status_health, status_topology, status_metrics, drain,
@@ -186,6 +188,7 @@ void head_free(struct head *h)
     pthread_mutex_destroy(&h->lock);
     buf_release(&h->scratch);
     latency_release(h);
+    heads_release(h);
     router_free(h->router);
     free(h->views);
     free(h->replicas);
@@ -271,6 +274,7 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
         if (was_open && f->n_open == 0) flight_cancel(h, f->id); /* what is left only repeats */
         return;
     }
+    u32 replica = (u32)f->replica;
     slot_is_free(h, f);
     if (f->n_open > 0) {
         flight_put_back(h, f, now);
@@ -278,6 +282,7 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
     }
     estimate_wait(h, (double)(now - f->submitted_ns) * 1e-9);
     flight_drop(h, f);
+    heads_slot_free(h, replica);
 }
 
 void head_chunks(struct head *h, u32 from, const void *body, size_t len)
@@ -399,39 +404,6 @@ static int take_commands(struct head *h, u64 now)
     return n;
 }
 
-static void send_all(struct head *h, enum message_type type)
-{
-    for (u32 r = 0; r < wire_size(h->agent->wire); r++) agent_send(h->agent, r, type, NULL, 0, NULL, 0);
-}
-
-static void close_slots(struct head *h)
-{
-    if (h->closing) return;
-    h->closing = true;
-    send_all(h, MSG_CLOSE);
-}
-
-/* Who was let in to wait gets a slot, and who holds one may use it; only then the slots close. */
-static void turn_drain(struct head *h, u64 now)
-{
-    bool held = atomic_load(&h->n_held) > 0; /* first: see there */
-    if (!held && h->waiting.n == 0 && h->n_flights == atomic_load(&h->outstanding)) close_slots(h);
-    u64 limit = (u64)(h->agent->config.graceful_shutdown_timeout_s * (double)NS_PER_S);
-    if (!held && h->n_flights == 0 && atomic_load(&h->outstanding) == 0 &&
-        (ingress_idle(h->ingress) || (h->hurried && now > h->hurry_ns + 2 * NS_PER_S))) {
-        send_all(h, MSG_END);
-        h->agent->ended = true;
-    } else if (!h->hurried && now > h->drain_started_ns + limit) {
-        log_warning("drain: %u requests have not finished within %g s and are ended", h->n_flights,
-                    h->agent->config.graceful_shutdown_timeout_s);
-        h->hurried = true;
-        h->hurry_ns = now;
-        reservations_end_all(h);
-        close_slots(h);
-        send_all(h, MSG_HURRY);
-    }
-}
-
 int head_turn(struct head *h, u64 now_ns)
 {
     int n = take_commands(h, now_ns);
@@ -440,7 +412,8 @@ int head_turn(struct head *h, u64 now_ns)
         flights_retry_queue(h, now_ns);
         h->retry_queue_ns = now_ns + QUEUE_RETRY_MS * NS_PER_MS;
     }
-    if (h->draining && !h->agent->ended) turn_drain(h, now_ns);
+    heads_turn(h, now_ns);
+    if (h->draining && !h->agent->ended) heads_turn_drain(h, now_ns);
     return n;
 }
 

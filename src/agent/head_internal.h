@@ -52,7 +52,15 @@ struct head {
     struct router *router;    /* told of every change of views */
     u64 retry_queue_ns, drain_started_ns, hurry_ns;
     bool ready, all_up, draining, closing, hurried; /* closing: no slot can be had any more */
-    double seconds_per_request;                     /* smoothed, for Retry-After */
+    /* several ingresses: heads.c. Arrays by ingress index */
+    bool close_sent;
+    u32 *stages;                  /* how far each is in the drain, as far as it was told */
+    struct route_demand *demands; /* as each said last */
+    u32 n_others_wait;
+    bool told_waiting;
+    u64 demand_ns, yielded_ns;
+    char (*urls)[320];          /* NULL: there is one ingress */
+    double seconds_per_request; /* smoothed, for Retry-After */
     u32 slots_up;
     char url[320], key_file[PATH_LEN], fingerprint[64];
     struct buf scratch;
@@ -71,7 +79,7 @@ struct head {
     _Atomic u32 retry_after_s; /* when a slot is likely to be free */
     _Atomic bool refuse;       /* draining */
     _Atomic bool none_left;    /* every replica is out of service for good */
-    _Atomic u64 routed, refused_full, requeued;
+    _Atomic u64 routed, refused_full, requeued, yielded;
 };
 /* flights.c */
 struct flight *flight_find(struct head *h, u64 id);
@@ -83,6 +91,7 @@ void flight_cancel(struct head *h, u64 id);
 i32 flight_select(struct head *h, const struct route_ask *ask, enum slot_class lease,
                   struct slots_answer *answer);
 bool flight_try(struct head *h, struct flight *f); /* reserve and dispatch; false: it must wait */
+bool flight_try_at(struct head *h, struct flight *f, u32 replica);
 void flight_fail(struct head *h, struct flight *f, enum finish how, const char *why);
 void flight_put_back(struct head *h, struct flight *f, u64 now_ns);
 void flight_drop(struct head *h, struct flight *f);
@@ -90,6 +99,13 @@ void flights_retry_queue(struct head *h, u64 now_ns);
 void head_note_ongoing(struct head *h, u32 replica); /* after a slot of it came or went */
 void head_note_asked(struct head *h, u32 replica, const struct slots_answer *answer);
 void head_push(struct head *h, const struct command *c); /* from any thread */
+/* heads.c */
+void heads_init(struct head *h);
+void heads_release(struct head *h);
+void heads_turn(struct head *h, u64 now_ns);
+void heads_turn_drain(struct head *h, u64 now_ns);
+bool heads_may_take(struct head *h);               /* a slot more would not be another's share */
+void heads_slot_free(struct head *h, u32 replica); /* one of ours has come free there */
 /* latency.c: from a dispatch to the first chunk, by replica */
 void latency_init(struct head *h);
 void latency_release(struct head *h);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOAD_BUSY_MS = 200, LOAD_IDLE_MS = 4000 };
+enum { LOAD_BUSY_MS = 200, LOAD_IDLE_MS = 4000, LOAD_GAP_MS = 12 }; /* GAP: for each ingress, all get one */
 
 int leader_new(struct agent *a, struct error *err)
 {
@@ -61,7 +61,7 @@ static void send_chunks(void *arg, u32 origin, const void *msg, size_t len)
     struct leader *l = arg;
     free_slots_of_ended(l);
     struct msg_chunk head = {.others = slots_in_use_by_others(l->agent->slots, (u16)origin)};
-    agent_send(l->agent, origin, MSG_CHUNK, &head, sizeof head, msg, len);
+    agent_send(l->agent, agent_ingress_rank(l->agent, origin), MSG_CHUNK, &head, sizeof head, msg, len);
 }
 
 void leader_flush(struct leader *l)
@@ -76,7 +76,6 @@ static void send_load(struct leader *l, u64 now)
     const struct slots_counts *s = slots_counts(l->agent->slots);
     struct msg_load m = {.replica = l->replica,
                          .state = l->state,
-                         .others = slots_in_use_by_others(l->agent->slots, 0),
                          .engine_gen = l->boot.gen,
                          .engine_pid = (u32)proc_pid(l->proc),
                          .running = n.running,
@@ -95,7 +94,10 @@ static void send_load(struct leader *l, u64 now)
                          .slot_reaped = s->reaped,
                          .slot_stale = s->stale};
     snprintf(m.trouble, sizeof m.trouble, "%s", l->trouble);
-    agent_send(l->agent, 0, MSG_LOAD, &m, sizeof m, NULL, 0);
+    for (u32 i = 0; i < l->agent->n_ingresses; i++) {
+        m.others = slots_in_use_by_others(l->agent->slots, (u16)i);
+        agent_send(l->agent, agent_ingress_rank(l->agent, i), MSG_LOAD, &m, sizeof m, NULL, 0);
+    }
     l->load_sent_ns = now;
     l->load_due = false;
 }
@@ -130,8 +132,9 @@ static void fail_at_once(struct leader *l, const struct msg_dispatch *m, const s
     }
     struct error err;
     if (slots_finish(l->agent->slots, &m->token, &err) < 0) agent_die(l->agent, "slot window", &err);
-    struct msg_chunk head = {.others = 0};
-    agent_send(l->agent, m->origin, MSG_CHUNK, &head, sizeof head, out.data, out.len);
+    struct msg_chunk head = {.others = slots_in_use_by_others(l->agent->slots, (u16)m->origin)};
+    agent_send(l->agent, agent_ingress_rank(l->agent, m->origin), MSG_CHUNK, &head, sizeof head, out.data,
+               out.len);
     buf_release(&out);
 }
 
@@ -144,6 +147,10 @@ void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len)
         agent_die(l->agent, "message DISPATCH", &err);
     }
     const struct request *r = (const struct request *)(m + 1);
+    if (m->origin >= l->agent->n_ingresses) {
+        error_set(&err, ERR_PEER, "", "of ingress %u, there are %u", m->origin, l->agent->n_ingresses);
+        agent_die(l->agent, "message DISPATCH", &err);
+    }
     if (m->token.replica != l->replica || m->token.slot >= l->agent->max_ongoing) {
         refuse(l, from, r->id, &m->token, REFUSED_STALE);
         return;
@@ -162,7 +169,7 @@ void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len)
         refuse(l, from, r->id, &m->token, REFUSED_STALE);
         return;
     }
-    if (l->state == REPLICA_BROKEN) {
+    if (l->state == REPLICA_BROKEN || l->hurried) {
         if (slots_finish(l->agent->slots, &m->token, &err) < 0) agent_die(l->agent, "slot window", &err);
         refuse(l, from, r->id, &m->token, REFUSED_UNAVAILABLE);
         return;
@@ -187,6 +194,7 @@ void leader_close(struct leader *l)
 
 void leader_hurry(struct leader *l)
 {
+    l->hurried = true; /* an ingress may have reserved a slot before it closed, and not know yet */
     batch_end_all(l->batch, FINISH_RETRY);
 }
 
@@ -202,7 +210,8 @@ int leader_turn(struct leader *l, u64 now_ns)
     bool busy = leader_busy(l);
     if (l->was_busy && !busy) l->load_due = true; /* so that idle looks idle at once */
     l->was_busy = busy;
-    u64 period = (busy ? LOAD_BUSY_MS : LOAD_IDLE_MS) * NS_PER_MS;
+    u64 every = MAX_OF((u64)LOAD_BUSY_MS, (u64)LOAD_GAP_MS * l->agent->n_ingresses);
+    u64 period = (busy ? MIN_OF(every, (u64)LOAD_IDLE_MS) : LOAD_IDLE_MS) * NS_PER_MS;
     if (l->load_due || now_ns - l->load_sent_ns >= period) send_load(l, now_ns);
     return n;
 }

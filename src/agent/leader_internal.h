@@ -19,7 +19,7 @@ struct leader {
     struct batch *batch;
     struct held *held; /* [max_ongoing], by slot */
     u32 n_held;
-    bool closing, was_busy;
+    bool closing, hurried, was_busy;
     u64 load_sent_ns;
     bool load_due;
     /* the engine */

@@ -48,18 +48,44 @@ static void on_cancel(struct agent *a, u32 from, const void *body, size_t len)
 }
 static void on_drain(struct agent *a, u32 from, const void *body, size_t len)
 {
-    (void)from, (void)body, (void)len;
-    agent_drain(a);
+    (void)body, (void)len;
+    if (agent_rank(a) == 0) {
+        agent_drain(a);
+    } else if (from == 0) {
+        a->draining = true;
+        if (a->head) head_drain(a->head);
+    }
+}
+static void on_drained(struct agent *a, u32 from, const void *body, size_t len)
+{
+    u32 stage;
+    if (!a->head || len != sizeof stage) return;
+    memcpy(&stage, body, sizeof stage);
+    head_drained(a->head, from, stage);
 }
 static void on_close(struct agent *a, u32 from, const void *body, size_t len)
 {
     (void)from, (void)body, (void)len;
+    if (a->head) head_close(a->head);
     if (a->leader) leader_close(a->leader);
 }
 static void on_hurry(struct agent *a, u32 from, const void *body, size_t len)
 {
     (void)from, (void)body, (void)len;
+    if (a->head) head_hurry(a->head);
     if (a->leader) leader_hurry(a->leader);
+}
+static void on_demand(struct agent *a, u32 from, const void *body, size_t len)
+{
+    if (a->head && len == sizeof(struct msg_demand)) head_demand(a->head, from, body);
+}
+static void on_yield(struct agent *a, u32 from, const void *body, size_t len)
+{
+    (void)from;
+    i32 replica;
+    if (!a->head || len != sizeof replica) return;
+    memcpy(&replica, body, sizeof replica);
+    head_yielded(a->head, replica);
 }
 static void on_end(struct agent *a, u32 from, const void *body, size_t len)
 {
@@ -73,6 +99,7 @@ static void on_message(void *arg, u32 from, u16 type, const void *body, size_t l
         [MSG_DISPATCH] = on_dispatch, [MSG_CANCEL] = on_cancel, [MSG_CHUNK] = on_chunk,
         [MSG_REFUSED] = on_refused,   [MSG_LOAD] = on_load,     [MSG_DRAIN] = on_drain,
         [MSG_CLOSE] = on_close,       [MSG_HURRY] = on_hurry,   [MSG_END] = on_end,
+        [MSG_DRAINED] = on_drained,   [MSG_DEMAND] = on_demand, [MSG_YIELD] = on_yield,
     };
     if (type < COUNT_OF(handlers) && handlers[type]) handlers[type](arg, from, body, len);
 }
@@ -90,10 +117,13 @@ void agent_drain(struct agent *a)
 {
     if (a->draining) return;
     a->draining = true;
-    if (a->head)
-        head_drain(a->head);
-    else
+    if (agent_rank(a) != 0) {
         agent_send(a, 0, MSG_DRAIN, NULL, 0, NULL, 0); /* rank 0 may not have had the signal */
+        return;
+    }
+    for (u32 i = 1; i < a->n_ingresses; i++)
+        agent_send(a, agent_ingress_rank(a, i), MSG_DRAIN, NULL, 0, NULL, 0);
+    head_drain(a->head);
 }
 
 /* INT or TERM: the launcher gives us 0.9 s. */

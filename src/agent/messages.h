@@ -10,14 +10,22 @@ enum message_type {
     MSG_CHUNK,        /* leader -> ingress: struct msg_chunk, then chunk blocks */
     MSG_REFUSED,      /* leader -> ingress: struct msg_refused */
     MSG_LOAD, /* leader -> ingress: struct msg_load, at changes, while busy, and every few seconds when idle */
-    MSG_DRAIN, /* any -> rank 0: a signal to drain came here */
-    MSG_CLOSE, /* rank 0 -> all: nothing waits for a slot any more, close those that are free */
-    MSG_HURRY, /* rank 0 -> all: the drain's time is over, end what runs */
-    MSG_END,   /* rank 0 -> all: leave the loop and finalize */
+    MSG_DRAIN,   /* any -> rank 0: a signal to drain came here; rank 0 -> other ingresses: drain */
+    MSG_DRAINED, /* ingress -> rank 0: u32, enum drain_stage that it has reached */
+    MSG_CLOSE,   /* rank 0 -> all: nothing waits for a slot any more, close those that are free */
+    MSG_HURRY,   /* rank 0 -> all: the drain's time is over, end what runs */
+    MSG_END,     /* rank 0 -> all: leave the loop and finalize */
+    MSG_DEMAND, /* ingress -> other ingresses: struct msg_demand, while requests wait there, and when none does any more */
+    MSG_YIELD, /* ingress -> ingress: i32, a replica with a slot that the receiver may have first */
+};
+/* Of an ingress. QUIET: nobody waits for a slot or holds one without a request. DONE: nobody is served any more. */
+enum drain_stage { DRAIN_SERVING, DRAIN_QUIET, DRAIN_DONE };
+struct msg_demand {
+    u32 waiting, in_use; /* requests that wait for a slot; slots that this ingress has */
 };
 struct msg_dispatch {
     struct slot_token token;
-    u32 origin; /* rank of the ingress */
+    u32 origin; /* index of the ingress */
     u8 pad[16 - (sizeof(struct slot_token) + 4) % 16];
 };
 _Static_assert(sizeof(struct msg_dispatch) % 8 == 0, "the request block behind it is 8-byte aligned");

@@ -129,7 +129,7 @@ void reservations_grant(struct head *h, const struct command *c)
     struct slots_answer answer;
     struct ingress_reservation out;
     /* Who waits comes first: else those who only hold slots could keep them from all others. */
-    if (h->draining || h->waiting.n > 0) {
+    if (h->draining || h->waiting.n > 0 || !heads_may_take(h)) {
         refuse(h, c->id, h->draining ? REFUSED_DRAINING : REFUSED_QUEUE);
         return;
     }
@@ -159,6 +159,7 @@ void reservations_give_back(struct head *h, const struct selection *s)
     if (slots_release(h->agent->slots, held.leader, &held.token, &err) < 0)
         agent_die(h->agent, "slot window", &err);
     head_note_ongoing(h, (u32)held.token.replica);
+    heads_slot_free(h, (u32)held.token.replica);
     flights_retry_queue(h, clock_ns());
 }
 

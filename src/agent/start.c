@@ -233,6 +233,20 @@ static int check_head_address(const struct agent *a, struct error *err)
     return address_check_own(a->config.data_parallel_address, "--data-parallel-address", err);
 }
 
+/* One on rank 0, or on the first rank of each node: its index is its node's. */
+static void place_ingresses(struct agent *a)
+{
+    const struct wire_peer *me = &wire_peers(a->wire)[agent_rank(a)];
+    bool every_node = strcmp(a->config.ingress, "node") == 0;
+    a->n_ingresses = every_node ? wire_n_nodes(a->wire) : 1;
+    a->ingress_index = me->local_rank == 0 && me->node_rank < a->n_ingresses ? (i32)me->node_rank : -1;
+}
+
+u32 agent_ingress_rank(const struct agent *a, u32 index)
+{
+    return wire_first_rank(a->wire, index);
+}
+
 u32 agent_loader_rank(const struct agent *a)
 {
     for (u32 i = 0; i < wire_node_size(a->wire); i++)
@@ -347,7 +361,7 @@ static int open_slots(struct agent *a, struct error *err)
     int rc = wire_bcast(a->wire, 0, &epoch, sizeof epoch, err);
     for (u32 r = 0; r < n; r++) node_of[r] = wire_peers(a->wire)[r].node_rank;
     const struct config *c = &a->config;
-    struct slots_spec spec = {.owner = 0,
+    struct slots_spec spec = {.owner = a->ingress_index < 0 ? UINT16_MAX : (u16)a->ingress_index,
                               .epoch = epoch,
                               .node_of = node_of,
                               .lease_short_ns = (u64)(c->slot_lease_s * (double)NS_PER_S),
@@ -387,12 +401,15 @@ static int start_rooms(struct agent *a, struct error *err)
     int rc = 0;
     if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
     if (agent_together(a, rc, err)) return 1;
-    if (agent_rank(a) == 0) {
+    if (agent_rank(a) == 0) rc = take_key(a, err);
+    if (agent_together(a, rc, err)) return 1;
+    if (a->n_ingresses > 1) rc = wire_bcast(a->wire, 0, a->key, sizeof a->key, err);
+    if (!rc && a->ingress_index >= 0) {
         fit_connections(&a->config);
-        rc = take_key(a, err);
-        if (!rc) rc = head_new(a, err);
+        rc = head_new(a, err);
     }
     if (agent_together(a, rc, err)) return 1;
+    if (a->n_ingresses > 1 && agent_together(a, heads_meet(a, err), err)) return 1;
     a->epoll = epoll_create1(EPOLL_CLOEXEC);
     int fds[] = {a->signals, wire_fd(a->wire), a->head ? head_fd(a->head) : -1};
     for (size_t i = 0; i < COUNT_OF(fds); i++) {
@@ -451,6 +468,7 @@ int agent_start(struct agent *a, int argc, char **argv)
     if (agree_on_model(a, &err)) return end_differing(a, &err);
     if (agent_together(a, place(a, &err), &err)) return 1;
     if (agent_together(a, check_head_address(a, &err), &err)) return 1;
+    place_ingresses(a);
     if (agent_together(a, share_cores(a, &err), &err)) return 1;
     describe(a);
     if (make_run_dir(a, &err)) return 1;

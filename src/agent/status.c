@@ -121,6 +121,22 @@ static void write_rank(struct json_out *o, const struct agent *a, u32 r)
     json_out_end_object(o);
 }
 
+static void write_ingress(struct json_out *o, const struct head *h, u32 i)
+{
+    const struct agent *a = h->agent;
+    u32 rank = agent_ingress_rank(a, i);
+    json_out_object(o);
+    json_out_key(o, "ingress");
+    json_out_int(o, i);
+    json_out_key(o, "rank");
+    json_out_int(o, rank);
+    json_out_key(o, "host");
+    json_out_str(o, wire_peers(a->wire)[rank].host);
+    json_out_key(o, "url");
+    json_out_str(o, h->urls ? h->urls[i] : h->url);
+    json_out_end_object(o);
+}
+
 void status_topology(void *arg, struct buf *json)
 {
     struct head *h = arg;
@@ -151,6 +167,10 @@ void status_topology(void *arg, struct buf *json)
     json_out_key(&o, "replicas");
     json_out_array(&o);
     for (u32 i = 0; i < h->n_replicas; i++) write_replica(&o, h, i);
+    json_out_end_array(&o);
+    json_out_key(&o, "ingresses");
+    json_out_array(&o);
+    for (u32 i = 0; i < a->n_ingresses; i++) write_ingress(&o, h, i);
     json_out_end_array(&o);
     json_out_key(&o, "ranks");
     json_out_array(&o);
@@ -269,6 +289,10 @@ static void head_metrics(struct head *h, struct metrics *m)
           .help = "dispatches that came back for another replica",
           .kind = METRIC_COUNTER},
          (double)atomic_load(&h->requeued)},
+        {{.name = "mpiserve_slots_yielded",
+          .help = "slots left to another ingress whose requests wait, for its share",
+          .kind = METRIC_COUNTER},
+         (double)atomic_load(&h->yielded)},
         {{.name = "mpiserve_requests_refused_full",
           .help = "requests refused because slots and queue were full",
           .kind = METRIC_COUNTER},

@@ -61,7 +61,8 @@ static void node_box(const struct plan *p, u32 node, struct buf *to)
     size_t width = BOX_LEAST;
     u32 first = node * p->ground.ranks_per_node, end = first + p->ground.ranks_per_node, engines = 0;
     char title[64], last[64];
-    snprintf(title, sizeof title, node ? "node %u" : "node %u: HTTP on rank 0", node);
+    bool http = node == 0 || strcmp(p->config.ingress, "node") == 0;
+    snprintf(title, sizeof title, http ? "node %u: HTTP on rank %u" : "node %u", node, first);
     for (u32 r = first; r < end && r - first < ROWS_SHOWN; r++) {
         size_t start = rows.len;
         rank_row(p, r, engines, &rows);

@@ -127,6 +127,10 @@ const struct option option_table[] = {
      GROUP_LIMITS, 0, AT(graceful_shutdown_timeout_s), 0, 86400000, "20",
      .help = "Seconds that running requests have to finish when the job is asked to stop."},
 
+    {"ingress", "", OPTION_CHOICE, GROUP_HTTP, 0, AT(ingress), .words = "head node", .standard = "head",
+     .help =
+         "Where HTTP is answered. head: on rank 0; node: on the first rank of every node, at the same port; "
+         "each serves all replicas."},
     {"host", "", OPTION_TEXT, GROUP_HTTP, 0, AT(host), .standard = "127.0.0.1",
      .help = "Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for all interfaces."},
     {"port", "", OPTION_INT, GROUP_HTTP, 0, AT(port), 0, 65535, "8000",

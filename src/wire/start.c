@@ -85,11 +85,13 @@ static int learn_peers(struct wire *w, const struct card *mine, struct error *er
     struct card *cards = mem_zero(w->size, sizeof *cards);
     int rc = wire_allgather(w, mine, sizeof *mine, cards, err);
     w->peers = mem_zero(w->size, sizeof *w->peers);
+    w->first_ranks = mem_zero(w->size, sizeof *w->first_ranks);
     for (u32 r = 0; !rc && r < w->size; r++) {
         struct wire_peer *p = &w->peers[r];
         /* the lowest rank of a node comes before all others of it */
         p->node_rank = cards[r].node_lowest == r ? w->n_nodes++ : w->peers[cards[r].node_lowest].node_rank;
         p->local_rank = cards[r].local_rank;
+        if (cards[r].node_lowest == r) w->first_ranks[p->node_rank] = r;
         p->pid = cards[r].pid;
         memcpy(p->host, cards[r].host, sizeof p->host);
         p->host[sizeof p->host - 1] = 0;
@@ -126,6 +128,7 @@ static void release(struct wire *w)
     bell_release(w);
     packets_release(w);
     free(w->peers);
+    free(w->first_ranks);
     free(w->node_ranks);
     free(w);
 }
@@ -199,6 +202,11 @@ u32 wire_size(const struct wire *w)
 u32 wire_n_nodes(const struct wire *w)
 {
     return w->n_nodes;
+}
+u32 wire_first_rank(const struct wire *w, u32 node)
+{
+    BUG_ON(node >= w->n_nodes);
+    return w->first_ranks[node];
 }
 const struct wire_peer *wire_peers(const struct wire *w)
 {

@@ -57,6 +57,7 @@ struct bell;
 struct wire {
     MPI_Comm comm, node_comm;
     u32 rank, size, n_nodes, node_size;
+    u32 *first_ranks;        /* [n_nodes] lowest of each node */
     struct wire_peer *peers; /* [size] */
     u32 *node_ranks;         /* [node_size] */
     char library[128];

@@ -246,13 +246,57 @@ static void test_selection_misuse(void **state)
     }
 }
 
+/* ---- shares --------------------------------------------------------------------------------------------------*/
+/* Slots given out one by one, each to who has least of those that still want one. */
+static u32 share_by_hand(u32 slots, const struct route_demand *d, u32 n, u32 self)
+{
+    u32 *got = mem_zero(n, sizeof *got), most = 0;
+    for (u32 given = 0; given < slots; given++) {
+        u32 to = UINT32_MAX;
+        for (u32 i = 0; i < n; i++)
+            if ((d[i].waiting || i == self) && got[i] < d[i].waiting + d[i].in_use &&
+                (to == UINT32_MAX || got[i] < got[to]))
+                to = i;
+        if (to == UINT32_MAX) { /* enough for all */
+            most = slots;
+            break;
+        }
+        got[to]++;
+        most = MAX_OF(most, got[to]);
+    }
+    free(got);
+    return most;
+}
+
+static void test_fair_share(void **state)
+{
+    (void)state;
+    const struct route_demand two[] = {{20, 4}, {6, 0}}, one[] = {{20, 4}, {1, 0}},
+                              none[] = {{0, 3}, {0, 60}};
+    assert_int_equal(route_fair_share(4, two, 2, 0), 2);
+    assert_int_equal(route_fair_share(4, two, 2, 1), 2);
+    assert_int_equal(route_fair_share(4, one, 2, 0), 3);
+    assert_int_equal(route_fair_share(64, none, 2, 0), 64);
+    assert_int_equal(route_fair_share(0, two, 2, 0), 0);
+    for (u32 run = 0; run < 3000; run++) {
+        struct route_demand d[9];
+        u32 draw[4], n = 1 + run % 9;
+        for (u32 i = 0; i < n; i++) {
+            rng_block(run, i, 0, draw);
+            d[i] = (struct route_demand){draw[0] % 3 ? draw[1] % 12 : 0, draw[2] % 12};
+        }
+        u32 slots = draw[3] % 40;
+        assert_int_equal(route_fair_share(slots, d, n, run % n), share_by_hand(slots, d, n, run % n));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_queue_order),      cmocka_unit_test(test_queue_keeps_turn),
-        cmocka_unit_test(test_queue_patience),   cmocka_unit_test(test_queue_bound),
-        cmocka_unit_test(test_queue_model),      cmocka_unit_test(test_selection),
-        cmocka_unit_test(test_selection_misuse),
+        cmocka_unit_test(test_fair_share),       cmocka_unit_test(test_queue_order),
+        cmocka_unit_test(test_queue_keeps_turn), cmocka_unit_test(test_queue_patience),
+        cmocka_unit_test(test_queue_bound),      cmocka_unit_test(test_queue_model),
+        cmocka_unit_test(test_selection),        cmocka_unit_test(test_selection_misuse),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("route", tests, NULL, NULL);
