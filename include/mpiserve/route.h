@@ -26,7 +26,8 @@
  * O(change of ongoing); session O(1) expected. router_update and router_exclude O(1), for round_robin and session O(log64 n);
  * router_round O(number excluded). Nothing is allocated after router_new.
  *
- *   power_of_two   two distinct eligible replicas at random, the one with fewer ongoing; a tie is drawn.
+ *   power_of_two   home when it is eligible and idle: the shortest way, and caches that are still warm. Else two distinct eligible
+ *                  replicas at random, the one with fewer ongoing; a tie is drawn.
  *   least_loaded   of all with the fewest ongoing one at random. More ongoing than the largest n_slots count as that many.
  *   round_robin    one after the other, by index; ingresses start at different ones (key).
  *   session        equal sessions to the same replica, as long as it is eligible and not overloaded: consistent hashing with
@@ -45,6 +46,8 @@ struct route_view {
     u32 n_slots;
     u32 ongoing; /* estimate, own and others' */
     u8 state;    /* enum route_state */
+    bool
+        home; /* its leader is the ingress's own rank: no message between processes. At most one; does not change */
 };
 enum { ROUTE_MAX_REPLICAS = 65536, ROUTE_RING_POINTS = 64 };
 struct route_ask { /* what a policy may know of a request */

@@ -124,6 +124,7 @@ int head_new(struct agent *a, struct error *err)
         h->views[i] = (struct route_view){.replica = (i32)i,
                                           .leader = a->plan.replicas[i].leader,
                                           .n_slots = a->max_ongoing,
+                                          .home = a->plan.replicas[i].leader == agent_rank(a),
                                           .state = ROUTE_DOWN};
         snprintf(h->replicas[i].load.trouble, sizeof h->replicas[i].load.trouble, "its engine is starting");
     }

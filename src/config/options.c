@@ -100,7 +100,9 @@ const struct option option_table[] = {
      .words = "power_of_two least_loaded round_robin session random", .standard = "power_of_two",
      .same = "PowerOfTwoChoicesRequestRouter=power_of_two",
      .help =
-         "Which replica gets a request. power_of_two: of two random ones the less loaded; least_loaded: "
+         "Which replica gets a request. power_of_two: the one of the ingress's own rank when it is idle, "
+         "else of "
+         "two random ones the less loaded; least_loaded: "
          "of all; round_robin: one after the other; session: requests of a session (`session_id` in the "
          "body, header X-Session-ID, else `user`) go to the same replica unless it is overloaded, others by "
          "power_of_two; random: for comparison."},

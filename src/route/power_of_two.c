@@ -4,6 +4,8 @@
 i32 route_power_of_two(struct router *r)
 {
     u32 x[4];
+    if (r->home >= 0 && r->seats[r->home].at != ROUTE_NOWHERE && r->seats[r->home].ongoing == 0)
+        return r->home;
     router_draw(r, x);
     u32 a = route_below(x[0], r->n_eligible), i = r->eligible[a];
     if (r->n_eligible == 1) return (i32)i;
@@ -21,6 +23,6 @@ static i32 choose(struct router *r, const struct route_ask *ask)
 
 const struct route_policy policy_power_of_two = {
     .name = "power_of_two",
-    .help = "two random replicas, the one with fewer ongoing requests",
+    .help = "two random replicas, the one with fewer ongoing requests; the own rank's when it is idle",
     .choose = choose,
 };

@@ -35,11 +35,14 @@ struct router *router_new(const struct route_policy *policy, const struct route_
 {
     BUG_ON(n > ROUTE_MAX_REPLICAS);
     struct router *r = mem_zero(1, sizeof *r);
-    *r = (struct router){.policy = policy, .views = views, .n = n, .key = key};
+    *r = (struct router){.policy = policy, .views = views, .n = n, .home = -1, .key = key};
     r->seats = mem_zero(n + 1, sizeof *r->seats);
     r->eligible = mem_zero(n + 1, sizeof *r->eligible);
     r->excluded = mem_zero(n + 1, sizeof *r->excluded);
-    for (u32 i = 0; i < n; i++) r->seats[i].at = ROUTE_NOWHERE;
+    for (u32 i = 0; i < n; i++) {
+        r->seats[i].at = ROUTE_NOWHERE;
+        if (views[i].home) r->home = (i32)i;
+    }
     if (policy->new) r->state = policy->new (r);
     for (u32 i = 0; i < n; i++) router_update(r, i);
     return r;

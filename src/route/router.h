@@ -19,6 +19,7 @@ struct router {
     u32 *eligible, n_eligible; /* in no order that means anything */
     u32 *excluded, n_excluded; /* in this round */
     u64 total;                 /* ongoing on the eligible */
+    i32 home; /* index of the view that is home; -1: none */
     u64 key, choices;
     void *state; /* the policy's own */
 };
@@ -47,7 +48,7 @@ static inline u32 route_below(u32 random, u32 n)
 {
     return (u32)((u64)random * n >> 32);
 }
-/* Two draws, the less loaded one. */
+/* Home when it is idle; else of two draws the less loaded one. */
 i32 route_power_of_two(struct router *r);
 
 #endif

@@ -48,7 +48,7 @@ def way_between_hosts(b, h, group, name, *options, limit=None):
     """One request at a time; replicas of the other host beside those of this one."""
     here, there, steps = [], [], []
     for _ in range(b.repeat(3, 1)):
-        with h.Lab(2) as lab, h.HostsJob(lab, *options, ranks=RANKS) as job:
+        with h.Lab(2) as lab, h.HostsJob(lab, "--router", "round_robin", *options, ranks=RANKS) as job:
             for _ in range(b.repeat(800, 300)):
                 job.post("/v1/completions", BODY)
             nodes = {r["replica"]: r["node_rank"] for r in job.ranks()}

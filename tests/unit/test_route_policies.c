@@ -241,6 +241,35 @@ static void test_power_of_two_shares(void **state)
     free(v);
 }
 
+/* Home takes what comes while it is idle and eligible, and is a replica like others when it is not. */
+static void test_power_of_two_home(void **state)
+{
+    (void)state;
+    struct route_view *v = make_views(FEW);
+    v[3].home = true;
+    struct router *r = make("power_of_two", v, FEW, KEY);
+    u32 count[FEW];
+    count_draws(r, count);
+    assert_int_equal(count[3], DRAWS);
+    set_ongoing(r, v, 3, 1);
+    count_draws(r, count);
+    assert_int_equal(count[3], 0);
+    for (u32 i = 0; i < FEW; i++) set_ongoing(r, v, i, 1);
+    count_draws(r, count);
+    for (u32 i = 0; i < FEW; i++) assert_in_range(count[i], DRAWS / FEW * 95 / 100, DRAWS / FEW * 105 / 100);
+    set_ongoing(r, v, 3, 0);
+    set_state(r, v, 3, ROUTE_FULL);
+    count_draws(r, count);
+    assert_int_equal(count[3], 0);
+    set_state(r, v, 3, ROUTE_UP);
+    router_exclude(r, 3);
+    assert_int_not_equal(router_choose(r, NULL), 3);
+    router_round(r);
+    assert_int_equal(router_choose(r, NULL), 3);
+    router_free(r);
+    free(v);
+}
+
 static void test_random_shares(void **state)
 {
     (void)state;
@@ -488,6 +517,7 @@ int main(void)
         cmocka_unit_test(test_history),
         cmocka_unit_test(test_many),
         cmocka_unit_test(test_power_of_two_shares),
+        cmocka_unit_test(test_power_of_two_home),
         cmocka_unit_test(test_random_shares),
         cmocka_unit_test(test_keys_differ),
         cmocka_unit_test(test_round_robin),
