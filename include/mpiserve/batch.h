@@ -38,10 +38,11 @@ struct batch_spec {
     bool prefix_cache;
 };
 struct batch_counts {
-    u32 running, waiting; /* sequences */
+    u32 running, waiting;          /* sequences */
     u32 free_blocks, total_blocks; /* free: takeable, cached ones without users too */
     u64 prompt_tokens, generated_tokens, preemptions, steps, kills;
-    u64 prefix_queries, prefix_hits; /* tokens: of sequences when they first got a row, and those found in the cache then */
+    u64 prefix_queries,
+        prefix_hits; /* tokens: of sequences when they first got a row, and those found in the cache then */
 };
 struct batch;
 struct batch *batch_new(const struct batch_spec *spec, struct error *err);

@@ -30,12 +30,14 @@ struct kv_spec {
 struct kv_blocks;
 struct kv_blocks *kv_blocks_new(const struct kv_spec *spec, struct error *err);
 void kv_blocks_free(struct kv_blocks *p);
-u32 kv_free_blocks(const struct kv_blocks *p);   /* takeable now; cached blocks without users are */
-u32 kv_given_blocks(const struct kv_blocks *p);  /* without users, takeable once the steps in flight have ended */
+u32 kv_free_blocks(const struct kv_blocks *p); /* takeable now; cached blocks without users are */
+u32 kv_given_blocks(
+    const struct kv_blocks *p); /* without users, takeable once the steps in flight have ended */
 u32 kv_total_blocks(const struct kv_blocks *p);  /* without block 0 */
 u32 kv_cached_blocks(const struct kv_blocks *p); /* with users or without */
 u32 kv_users(const struct kv_blocks *p, u32 block);
-bool kv_take(struct kv_blocks *p, u32 *block); /* it has one user now, and is not cached; false: none is takeable */
+bool kv_take(struct kv_blocks *p,
+             u32 *block); /* it has one user now, and is not cached; false: none is takeable */
 void kv_give(struct kv_blocks *p, u32 block, u64 after_step); /* one user less; after_step never falls */
 void kv_committed(struct kv_blocks *p, u64 step);             /* this step and all before are done */
 void kv_settle(struct kv_blocks *p); /* no step is in flight any more: everything given can be taken */

@@ -28,9 +28,9 @@ struct seq {
     u32 n_blocks, n_blocks_sent, cap_blocks;
     struct kv_link link; /* the cached block of the last of the n_linked blocks */
     u32 n_linked;
-    bool unlinked; /* no block of it can be cached any more */
-    bool was_looked_up; /* in any residence */
-    u32 n_cached;       /* tokens found then */
+    bool unlinked;       /* no block of it can be cached any more */
+    bool was_looked_up;  /* in any residence */
+    u32 n_cached;        /* tokens found then */
     struct buf logprobs; /* struct token_logprob[] of tokens not flushed */
 };
 struct job {

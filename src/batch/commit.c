@@ -57,7 +57,8 @@ static int commit_row(struct batch *b, const struct results_view *v, const struc
     struct seq *s = b->rows[r->row].seq;
     if (!s || b->rows[r->row].gen != r->row_gen) return 0; /* it has ended or was preempted meanwhile */
     if (r->flags) {
-        if (r->flags & RESULT_NONFINITE) kv_forget(b->kv); /* whatever it came from, it may be in its blocks */
+        if (r->flags & RESULT_NONFINITE)
+            kv_forget(b->kv); /* whatever it came from, it may be in its blocks */
         job_fail(b, s->job,
                  r->flags & RESULT_NONFINITE ? "the model gave numbers that are not finite for this request"
                                              : "the request's constraints leave no token to choose");

@@ -126,8 +126,7 @@ static bool waits_for_sibling(const struct batch *b, const struct seq *s)
 static void use_prefix(struct batch *b, struct seq *s)
 {
     u32 block, size = b->spec.block_size, most = (s->n_tokens - 1) / size;
-    while (s->n_blocks < most &&
-           kv_find(b->kv, &s->link, s->tokens + (size_t)s->n_blocks * size, &block)) {
+    while (s->n_blocks < most && kv_find(b->kv, &s->link, s->tokens + (size_t)s->n_blocks * size, &block)) {
         kv_hold(b->kv, block);
         add_block(s, block);
     }

@@ -5,10 +5,10 @@
 #include "mpiserve/kv.h"
 
 enum kv_place {
-    KV_USED,  /* has users */
-    KV_FREE,  /* neither users nor tokens worth keeping */
+    KV_USED, /* has users */
+    KV_FREE, /* neither users nor tokens worth keeping */
     KV_GIVEN, /* steps in flight may use it. Found again meanwhile it has users, and stays in this list until they end */
-    KV_IDLE,  /* cached, without users: longest without first */
+    KV_IDLE, /* cached, without users: longest without first */
     KV_PLACES
 };
 struct kv_block {
@@ -19,8 +19,9 @@ struct kv_block {
     /* cached */
     u64 serial; /* 0: it is not */
     u64 hash;
-    u32 before;                                         /* the cached block before it; 0: none */
-    u32 first_behind, next_behind, previous_behind;     /* those cached behind it; its neighbours behind `before` */
+    u32 before; /* the cached block before it; 0: none */
+    u32 first_behind, next_behind,
+        previous_behind; /* those cached behind it; its neighbours behind `before` */
     u32 next_in_bucket, previous_in_bucket;
 };
 struct kv_list {
@@ -40,7 +41,7 @@ struct kv_blocks {
     struct kv_changed {
         u64 hash;
         bool removed;
-    } *changes; /* a ring */
+    } * changes; /* a ring */
     u32 first_change, n_changes;
     bool all_changed;
 };

@@ -120,7 +120,8 @@ static void ends_of_sequences_go_first_and_the_oldest_of_them(void **state)
     assert_int_equal(kv_free_blocks(p), 6);
     struct kv_link at = {0};
     u32 held;
-    assert_true(kv_find(p, &at, (i32[]){100, 100}, &held)); /* its first block is in use: it was without users least long */
+    assert_true(kv_find(p, &at, (i32[]){100, 100},
+                        &held)); /* its first block is in use: it was without users least long */
     kv_hold(p, held);
     const u32 left[][2] = {{2, 3}, {1, 3}, {1, 2}, {1, 1}, {1, 0}};
     for (size_t i = 0; i < COUNT_OF(left); i++) {
@@ -485,11 +486,8 @@ static u64 bad_hash(u64 before, const i32 *tokens, u32 n)
 
 static void run_model(u64 seed, u64 (*hash)(u64, const i32 *, u32), u32 n_changes)
 {
-    struct kv_spec spec = {.n_blocks = N + 1,
-                           .block_size = SIZE,
-                           .prefix_cache = true,
-                           .n_changes = n_changes,
-                           .hash = hash};
+    struct kv_spec spec = {
+        .n_blocks = N + 1, .block_size = SIZE, .prefix_cache = true, .n_changes = n_changes, .hash = hash};
     struct model m = {.p = kv_blocks_new(&spec, NULL)};
     for (u32 i = 1; i <= N; i++) m.copy[i].resting = true;
     for (u32 i = 0; i < 30000; i++) {
