@@ -646,6 +646,46 @@ static void numbers_that_are_not_finite_are_not_kept(void **state)
     batch_free(w.b);
 }
 
+/* Memory is short: what goes first is the end of the sequence that ended, not what others may have in common with it. */
+static void beginnings_stay_longer_than_ends(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init_as(&w, LEN / BLOCK + 2, 2, 64, true);
+    add_equal(&w, 0);
+    finish_all(&w);
+    add_client(&w, 1, (const u32[]){EQUAL_PROMPT + EQUAL_PROMPT - 1, 0, 0, 4}); /* of another family */
+    finish_all(&w);
+    assert_int_equal(w.c[1].n_cached, 0);
+    add_equal(&w, 2);
+    finish_all(&w);
+    assert_in_range(w.c[2].n_cached, BLOCK, EQUAL_SHARED - BLOCK);
+    for (u32 i = 0; i < 3; i++) check_client(&w.c[i]);
+    batch_free(w.b);
+}
+
+/* One that waits for memory finds its beginning anew at every step. That does not keep these blocks from others. */
+static void who_waits_holds_nothing(void **state)
+{
+    (void)state;
+    struct world w;
+    struct step_view v;
+    world_init_as(&w, LEN / BLOCK + 2, 2, 64, true);
+    add_client(&w, 0, (const u32[]){EQUAL_PROMPT - 1, 0, 0, 2}); /* leaves 10 blocks of 17 */
+    finish_all(&w);
+    add_client(&w, 1, (const u32[]){EQUAL_PROMPT + 28, 19, 0, 4}); /* runs in 8 */
+    plan_one(&w);
+    add_equal(&w, 2);                                            /* finds 9, and needs 10 */
+    add_client(&w, 3, (const u32[]){2 * EQUAL_PROMPT, 0, 0, 8}); /* needs one */
+    plan_one(&w);
+    assert_int_equal(step_view(&v, w.m.queue[1], w.m.queue_len[1], NULL), 0);
+    assert_int_equal(v.head->n_new, 1);
+    assert_int_equal(v.new->request, w.c[3].id);
+    finish_all(&w);
+    for (u32 i = 0; i < 4; i++) check_client(&w.c[i]);
+    batch_free(w.b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -664,6 +704,8 @@ int main(void)
         cmocka_unit_test(a_cancelled_sequence_leaves_its_blocks),
         cmocka_unit_test(two_at_the_same_time),
         cmocka_unit_test(numbers_that_are_not_finite_are_not_kept),
+        cmocka_unit_test(beginnings_stay_longer_than_ends),
+        cmocka_unit_test(who_waits_holds_nothing),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
