@@ -109,11 +109,15 @@ def many_in_a_small_cache():
     bodies = [dict(SEEDED if i % 2 else GREEDY, prompt=PROMPT[:len(PROMPT) - 40 * (i % 4)] + f" {i // 4}", seed=i)
               for i in range(12)]
     wanted = without(*bodies)
-    with Job(*OPTIONS, "--kv-cache-memory-bytes", "6M", ranks=1) as job:
-        for _ in range(2):
+    small = ("--max-model-len", "256", "--kv-cache-memory-bytes", str(18 * 16 * 5120))  # one whole sequence, not two
+    with Job(*OPTIONS, *small, ranks=1, env={"MPISERVE_FAULT": "slow-step:1"}) as job:
+        for n in range(1, 11):
             equal(together(len(bodies), lambda i: ask(job, bodies[i])[0]), wanted, "all at once")
-        until(lambda: job.metric("vllm:num_preemptions_total") > 0, 10 * SLOW, "some were preempted")
-        check(job.metric("vllm:prefix_cache_hits_total") > 0, "and some tokens were found")
+            tokens = n * len(bodies) * GREEDY["max_tokens"]
+            until(lambda: job.metric("vllm:generation_tokens_total") == tokens, 10 * SLOW, f"{tokens} tokens are reported")
+            if job.metric("vllm:num_preemptions_total") > 0 and job.metric("vllm:prefix_cache_hits_total") > 0:
+                return
+        raise AssertionError("ten times nobody was preempted")
 
 
 run(equal_prompts_hit_and_answer_the_same, samples_share_their_prompt, a_crash_changes_nothing,
