@@ -162,8 +162,10 @@ static size_t seq_new_data(const struct seq *s)
            pad8(4ull * r->bad_words.len) + pad8(4ull * r->eos_ids.len) + pad8(4ull * r->stop_ids.len);
 }
 
+/* Waiting sequences that found no room in a plan: after so many the others are not looked up any more, for the time it takes. */
+enum { MAX_REFUSED = 8 };
 struct plan_room {
-    u32 tokens;
+    u32 tokens, n_refused;
     size_t bytes;
 };
 
@@ -190,12 +192,14 @@ static void plan_seq(struct batch *b, struct seq *s, struct plan_room *room)
         plan_chunk(b, s, room);
         return;
     }
-    if (waits_for_sibling(b, s) || !take_row(b, s)) return;
+    if (room->n_refused == MAX_REFUSED || waits_for_sibling(b, s) || !take_row(b, s)) return;
     use_prefix(b, s);
-    if (plan_chunk(b, s, room))
+    if (plan_chunk(b, s, room)) {
         count_prefix(b, s);
-    else
-        leave_prefix(b, s);
+        return;
+    }
+    leave_prefix(b, s);
+    room->n_refused++;
 }
 
 /* Two passes in scheduling order: first every sequence that decodes (one token each), then prompt chunks. */
@@ -321,8 +325,8 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
     if (!batch_wants_step(b)) return NULL;
     b->n_plan = 0;
     size_t fixed = sizeof(struct step) + 64 + pad8(b->n_to_free * sizeof(struct seq_free));
-    struct plan_room room = {b->spec.max_step_tokens,
-                             b->spec.max_frame > fixed ? b->spec.max_frame - fixed : 0};
+    struct plan_room room = {.tokens = b->spec.max_step_tokens,
+                             .bytes = b->spec.max_frame > fixed ? b->spec.max_frame - fixed : 0};
     if (b->n_suspects) choose_suspect(b, &room);
     if (b->n_plan == 0) choose(b, &room); /* also when the suspects wait for what others hold */
     if (b->n_plan == 0 && b->n_to_free == 0) return NULL;
