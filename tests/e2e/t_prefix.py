@@ -65,6 +65,14 @@ def samples_share_their_prompt():
         counted(job, 3 * usage["prompt_tokens"], 2 * shared_tokens(usage))
 
 
+def wait_new_engine(job, old):
+    def there():
+        now = job.engines().get(0)
+        return now and now.pid != old.pid
+    until(there, 10 * SLOW, "a new engine")
+    until(job.healthy, 10 * SLOW, "/health is 200 again")
+
+
 def kill_in_stream(job, body, after):
     """The text of a stream; the engine dies behind so many events."""
     text, old = "", job.engines()[0]
@@ -75,7 +83,7 @@ def kill_in_stream(job, body, after):
         if n == after:
             old.kill()
     check(stream.done, "the stream has an end")
-    until(lambda: job.engines().get(0) and job.engines()[0].pid != old.pid, 10 * SLOW, "a new engine")
+    wait_new_engine(job, old)
     return text
 
 
@@ -86,8 +94,7 @@ def a_crash_changes_nothing():
         _, _, usage = ask(job, SEEDED)
         old = job.engines()[0]
         old.kill()
-        until(lambda: job.engines().get(0) and job.engines()[0].pid != old.pid, 10 * SLOW, "a new engine")
-        until(job.healthy, 10 * SLOW, "/health is 200 again")
+        wait_new_engine(job, old)
         equal(ask(job, SEEDED), ([wanted], 0, usage), "after the crash nothing is cached")
         again, cached, _ = ask(job, SEEDED)
         equal((again, cached), ([wanted], shared_tokens(usage)), "and then it is")
