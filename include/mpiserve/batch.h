@@ -13,6 +13,12 @@
  * blocks freed, it waits and is rebuilt later), never the oldest, so that the replica always progresses. A
  * freed block is reused only after every step planned before the free has been committed.
  *
+ * Prefix cache (kv.h): a block full of committed tokens stays findable when its sequence ends or is preempted, until somebody needs
+ * the memory; a sequence that gets a row starts behind the blocks that are cached of its tokens (prompt, and
+ * what it has emitted), but always computes its last token, whose logits are needed. Samples of one request: those behind the first
+ * wait until its prompt is committed, and share it. Only full blocks are shared, and nobody writes into those. With the
+ * engine's memory (batch_engine_lost), or when a sequence gave numbers that are not finite, the cache goes as a whole.
+ *
  * A request that was in the steps when the engine died `max_kills` times (2) fails alone: crash blame goes to
  * the requests of the steps in flight at each death. */
 #ifndef MPISERVE_BATCH_H
@@ -29,11 +35,14 @@ struct batch_spec {
     u32 max_kills;
     u32 numerics;
     size_t max_frame; /* largest step frame the channel takes */
+    bool prefix_cache;
 };
 struct batch_counts {
-    u32 running, waiting; /* sequences */
-    u32 free_blocks, total_blocks;
+    u32 running, waiting;          /* sequences */
+    u32 free_blocks, total_blocks; /* free: takeable, cached ones without users too */
     u64 prompt_tokens, generated_tokens, preemptions, steps, kills;
+    u64 prefix_queries,
+        prefix_hits; /* tokens: of sequences when they first got a row, and those found in the cache then */
 };
 struct batch;
 struct batch *batch_new(const struct batch_spec *spec, struct error *err);

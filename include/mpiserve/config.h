@@ -5,7 +5,7 @@
  * command line > environment > job file > default. A row: name, other names, kind,
  * group, range, default, where the value lives in struct config, help text. Unknown names, in the environment
  * and in job files too, are errors with the nearest known name. Dashes and underscores are the same in names;
- * `--name value` and `--name=value` too. All values are checked for range before anything starts; an error names
+ * `--name value` and `--name=value` too; `--no-name` turns a flag off. All values are checked for range before anything starts; an error names
  * the option, variable or FILE:LINE:COLUMN, the value, and the range. "Absent" is never the same as 0: such
  * options have ABSENT (-1) as default. An empty variable counts as not set. Options of other servers that change
  * nothing here are accepted with a note (struct config: notes), those that are not offered are refused with the
@@ -59,6 +59,7 @@ struct config {
     i64 max_num_seqs;           /* 64: rows of an engine */
     i64 max_num_batched_tokens; /* 512: tokens of a step */
     i64 block_size;             /* 16 */
+    bool enable_prefix_caching;
     i64 kv_cache_memory_bytes;  /* 0: enough for max_num_seqs sequences of max_model_len, at most a share of
                                    memory */
     char scheduling_policy[16]; /* fcfs, priority */

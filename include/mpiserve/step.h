@@ -9,6 +9,9 @@
  * A row's tokens live in the engine's history of that row: seq_new puts prompt + emitted tokens there,
  * sampling appends. So a step names positions, not tokens, and the next step can be planned before the last
  * one's tokens are known; a prompt travels once. (SRC_RING: tokens that travel with the step, for drafts.)
+ * Rows of a sequence follow each other without gap. The first one may begin behind full blocks (pos > 0, a multiple of block_size)
+ * that already hold what another sequence computed of the same tokens: blocks before pos are only read, so that many rows
+ * can name them.
  * Only committed results count. Results of an old generation or row_gen are dropped by the scheduler; steps
  * of another generation are refused by the engine. Block ops run before KV writes, so that running a step
  * again gives the same state.

@@ -86,6 +86,8 @@ static void send_load(struct leader *l, u64 now)
                          .prompt_tokens = n.prompt_tokens,
                          .generated_tokens = n.generated_tokens,
                          .preemptions = n.preemptions,
+                         .prefix_queries = n.prefix_queries,
+                         .prefix_hits = n.prefix_hits,
                          .steps = n.steps,
                          .step_usec = l->step_usec,
                          .deaths = n.kills,

@@ -49,6 +49,7 @@ struct msg_load {
     u32 free_blocks, total_blocks;
     u32 slots_in_use;
     u64 prompt_tokens, generated_tokens, preemptions, steps, step_usec, deaths;
+    u64 prefix_queries, prefix_hits; /* tokens */
     u64 slot_runs, slot_finishes, slot_reaped, slot_stale;
     char trouble[160]; /* why the state is not UP */
 };

@@ -194,6 +194,8 @@ LOAD_FIELD(load_waiting, m->waiting)
 LOAD_FIELD(load_prompt, m->prompt_tokens)
 LOAD_FIELD(load_generated, m->generated_tokens)
 LOAD_FIELD(load_preemptions, m->preemptions)
+LOAD_FIELD(load_prefix_queries, m->prefix_queries)
+LOAD_FIELD(load_prefix_hits, m->prefix_hits)
 LOAD_FIELD(load_up, m->state == REPLICA_UP)
 LOAD_FIELD(load_starts, m->engine_gen)
 LOAD_FIELD(load_deaths, m->deaths)
@@ -255,6 +257,8 @@ static const struct {
     {VLLM_REQUESTS_WAITING, load_waiting},
     {VLLM_KV_CACHE_USAGE, kv_usage},
     {VLLM_PREEMPTIONS, load_preemptions},
+    {VLLM_PREFIX_CACHE_QUERIES, load_prefix_queries},
+    {VLLM_PREFIX_CACHE_HITS, load_prefix_hits},
     {-1 - 0, load_up},
     {-1 - 1, load_starts},
     {-1 - 2, load_deaths},

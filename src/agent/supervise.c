@@ -91,6 +91,7 @@ int supervise_init(struct leader *l, struct error *err)
                            .in_flight = STEP_IN_FLIGHT,
                            .max_kills = 2,
                            .numerics = a->numerics,
+                           .prefix_cache = a->config.enable_prefix_caching,
                            .max_frame = channel_max_frame(l->channel) / 2};
     if (!(l->batch = batch_new(&b, err))) return err->code;
     restart_init(&l->restart, NULL);

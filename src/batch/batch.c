@@ -19,7 +19,9 @@ struct batch *batch_new(const struct batch_spec *spec, struct error *err)
                   spec->n_blocks, spec->block_size, spec->max_model_len);
         return NULL;
     }
-    struct kv_blocks *kv = kv_blocks_new(spec->n_blocks, err);
+    struct kv_spec kv_spec = {
+        .n_blocks = spec->n_blocks, .block_size = spec->block_size, .prefix_cache = spec->prefix_cache};
+    struct kv_blocks *kv = kv_blocks_new(&kv_spec, err);
     if (!kv) return NULL;
     struct batch *b = mem_zero(1, sizeof *b);
     b->spec = *spec;
@@ -29,6 +31,8 @@ struct batch *batch_new(const struct batch_spec *spec, struct error *err)
     for (u32 i = 0; i < spec->max_rows; i++) b->free_rows[i] = spec->max_rows - 1 - i;
     b->n_free_rows = spec->max_rows;
     b->plan = mem_zero(spec->max_rows, sizeof *b->plan);
+    for (u32 i = 0; i < STEP_IN_FLIGHT; i++) b->notes[i] = mem_zero(spec->max_rows, sizeof *b->notes[i]);
+    b->seen = mem_zero(spec->n_blocks, sizeof *b->seen);
     b->counts.total_blocks = kv_total_blocks(kv);
     return b;
 }
@@ -45,6 +49,8 @@ void batch_free(struct batch *b)
     free(b->free_rows);
     free(b->to_free);
     free(b->plan);
+    for (u32 i = 0; i < STEP_IN_FLIGHT; i++) free(b->notes[i]);
+    free(b->seen);
     free(b->ended);
     free(b);
 }
@@ -155,9 +161,19 @@ void seq_dirty(struct batch *b, struct seq *s)
 
 static void seq_give_blocks(struct batch *b, struct seq *s)
 {
-    for (u32 i = 0; i < s->n_blocks; i++) kv_give(b->kv, s->blocks[i], b->next_step - 1);
+    while (s->n_blocks > 0) kv_give(b->kv, s->blocks[--s->n_blocks], b->next_step - 1);
     kv_committed(b->kv, b->committed_step);
-    s->n_blocks = s->n_blocks_sent = 0;
+    s->n_blocks_sent = s->n_linked = 0;
+    s->link = (struct kv_link){0};
+    s->unlinked = false;
+}
+
+void seq_committed(struct batch *b, struct seq *s, u32 upto)
+{
+    s->committed = upto;
+    for (u32 size = b->spec.block_size; !s->unlinked && (s->n_linked + 1) * size <= upto; s->n_linked++)
+        s->unlinked =
+            !kv_cache(b->kv, &s->link, s->tokens + (size_t)s->n_linked * size, s->blocks[s->n_linked]);
 }
 
 void seq_evict(struct batch *b, struct seq *s)
@@ -176,7 +192,7 @@ void seq_evict(struct batch *b, struct seq *s)
     b->free_rows[b->n_free_rows++] = s->row;
     s->row = NO_ROW;
     s->sent = false;
-    s->planned = s->pending = 0;
+    s->planned = s->pending = s->committed = 0;
     seq_give_blocks(b, s);
     b->counts.running--;
     b->counts.waiting++;
@@ -205,9 +221,11 @@ static void forget_rows(struct batch *b)
         }
     }
     b->n_to_free = 0;
+    memset(b->n_notes, 0, sizeof b->n_notes);
     b->next_step = 1;
     b->committed_step = 0;
     kv_settle(b->kv);
+    kv_forget(b->kv);
 }
 
 void batch_engine_ready(struct batch *b, u32 gen)

@@ -22,9 +22,15 @@ struct seq {
     bool sent;     /* seq_new was planned */
     u32 planned;   /* positions whose computation was planned */
     u32 pending;   /* samples planned and not committed */
+    u32 committed; /* positions that are computed */
     u64 last_step; /* id of the last step it is part of */
     u32 *blocks;
     u32 n_blocks, n_blocks_sent, cap_blocks;
+    struct kv_link link; /* the cached block of the last of the n_linked blocks */
+    u32 n_linked;
+    bool unlinked;       /* no block of it can be cached any more */
+    bool was_looked_up;  /* in any residence */
+    u32 n_cached;        /* tokens found then */
     struct buf logprobs; /* struct token_logprob[] of tokens not flushed */
 };
 struct job {
@@ -41,6 +47,10 @@ struct job {
 struct row_slot {
     struct seq *seq;
     u32 gen; /* rises whenever the row changes hands */
+};
+/* A prompt chunk in a step: its end is committed with the step, and no result says so. */
+struct chunk_note {
+    u32 row, row_gen, end;
 };
 struct batch {
     struct batch_spec spec;
@@ -60,6 +70,13 @@ struct batch {
         bool want;
     } * plan;
     u32 n_plan;
+    struct chunk_note *notes[STEP_IN_FLIGHT]; /* [max_rows], of step id % STEP_IN_FLIGHT */
+    u32 n_notes[STEP_IN_FLIGHT];
+    struct block_seen { /* [n_blocks]: scratch of a count, see blocks_behind */
+        u64 round;
+        u32 times;
+    } * seen;
+    u64 round;
     u64 *ended; /* request ids */
     u32 n_ended, cap_ended;
     struct buf *out; /* per origin */
@@ -77,6 +94,8 @@ static inline u32 seq_limit(const struct batch *b, const struct seq *s) /* histo
     u64 n = (u64)s->job->request->prompt.len + s->job->request->sampling.max_tokens;
     return n < b->spec.max_model_len ? (u32)n : b->spec.max_model_len;
 }
+/* Positions [0, upto) are computed: full blocks of them can be cached. */
+void seq_committed(struct batch *b, struct seq *s, u32 upto);
 /* Gives blocks and row back; the sequence waits again. */
 void seq_evict(struct batch *b, struct seq *s);
 void seq_end(struct batch *b, struct seq *s, enum finish how, i32 stop_id);

@@ -57,6 +57,8 @@ static int commit_row(struct batch *b, const struct results_view *v, const struc
     struct seq *s = b->rows[r->row].seq;
     if (!s || b->rows[r->row].gen != r->row_gen) return 0; /* it has ended or was preempted meanwhile */
     if (r->flags) {
+        if (r->flags & RESULT_NONFINITE)
+            kv_forget(b->kv); /* whatever it came from, it may be in its blocks */
         job_fail(b, s->job,
                  r->flags & RESULT_NONFINITE ? "the model gave numbers that are not finite for this request"
                                              : "the request's constraints leave no token to choose");
@@ -70,8 +72,18 @@ static int commit_row(struct batch *b, const struct results_view *v, const struc
                          r->row, r->n_out, r->pos0, s->n_tokens);
     const i32 *ids = (const i32 *)(v->data + r->tokens.off);
     if (entries) keep_logprobs(s, (const struct token_logprob *)(v->data + r->logprobs.off), r->logprobs.len);
+    seq_committed(b, s, s->n_tokens);
     commit_token(b, s, ids[0]);
     return 0;
+}
+
+static void commit_chunks(struct batch *b, u64 step)
+{
+    const struct chunk_note *notes = b->notes[step % STEP_IN_FLIGHT];
+    for (u32 i = 0; i < b->n_notes[step % STEP_IN_FLIGHT]; i++) {
+        struct row_slot *slot = &b->rows[notes[i].row];
+        if (slot->seq && slot->gen == notes[i].row_gen) seq_committed(b, slot->seq, notes[i].end);
+    }
 }
 
 int batch_commit(struct batch *b, const struct results_view *v, u64 now_ns, struct error *err)
@@ -84,6 +96,7 @@ int batch_commit(struct batch *b, const struct results_view *v, u64 now_ns, stru
                          (unsigned long long)h->step, (unsigned long long)b->committed_step + 1);
     if (h->failed)
         return error_set(err, ERR_PEER, "", "the engine refused step %llu", (unsigned long long)h->step);
+    commit_chunks(b, h->step);
     for (u32 i = 0; i < h->n; i++) {
         int rc = commit_row(b, v, &v->rows[i], err);
         if (rc) return rc;
@@ -121,6 +134,7 @@ static void flush_seq(struct batch *b, struct seq *s)
                          .first = s->flushed,
                          .n_tokens = seq_n_out(s) - s->flushed,
                          .n_top = n_top < 0 ? 0xffffffffu : (u32)n_top,
+                         .n_cached = s->flushed == 0 && s->sample == 0 ? s->n_cached : 0,
                          .stop_id = s->stop_id,
                          .finish = s->ended ? s->finish : FINISH_NONE,
                          .last = j->n_live == 0 && n_dirty_live == 1};

@@ -56,28 +56,39 @@ static void unplan(struct batch *b, const struct seq *s)
     }
 }
 
-/* Blocks of the running sequences behind `than`. */
-static u32 blocks_behind(const struct batch *b, const struct seq *than)
+/* Blocks that nobody would use without the running sequences behind `than`. */
+static u32 blocks_behind(struct batch *b, const struct seq *than)
 {
     u32 n = 0;
+    b->round++;
     for (const struct job *j = b->last; j; j = j->prev) {
         for (u32 i = j->request->n_samples; i-- > 0;) {
             const struct seq *s = &j->seqs[i];
             if (s == than) return n;
-            n += s->n_blocks;
+            for (u32 k = 0; k < s->n_blocks; k++) {
+                struct block_seen *seen = &b->seen[s->blocks[k]];
+                if (seen->round != b->round) *seen = (struct block_seen){b->round, 0};
+                n += ++seen->times == kv_users(b->kv, s->blocks[k]);
+            }
         }
     }
     return n;
 }
 
-static void one_block(struct batch *b, struct seq *s)
+static void add_block(struct seq *s, u32 block)
 {
     if (s->n_blocks == s->cap_blocks) {
         s->cap_blocks = s->cap_blocks ? 2 * s->cap_blocks : 16;
         s->blocks = mem_resize(s->blocks, s->cap_blocks * sizeof *s->blocks);
     }
-    BUG_ON(!kv_take(b->kv, &s->blocks[s->n_blocks]));
-    s->n_blocks++;
+    s->blocks[s->n_blocks++] = block;
+}
+
+static void one_block(struct batch *b, struct seq *s)
+{
+    u32 block;
+    BUG_ON(!kv_take(b->kv, &block));
+    add_block(s, block);
 }
 
 /* Blocks for positions [0, upto), all or none. Younger sequences make room, where that is enough; what they lose is computed again
@@ -90,6 +101,7 @@ static bool take_blocks(struct batch *b, struct seq *s, u32 upto)
     if (more > had && more > had + blocks_behind(b, s)) return false;
     while (more > kv_free_blocks(b->kv) + kv_given_blocks(b->kv)) {
         struct seq *victim = youngest_behind(b, s);
+        BUG_ON(!victim);
         unplan(b, victim);
         seq_evict(b, victim);
         b->counts.preemptions++;
@@ -97,6 +109,45 @@ static bool take_blocks(struct batch *b, struct seq *s, u32 upto)
     if (more > kv_free_blocks(b->kv)) return false;
     while (s->n_blocks < needed) one_block(b, s);
     return true;
+}
+
+/* ---- the prefix cache -----------------------------------------------------------------------------------------*/
+/* Samples behind the first running one use what it computes of their prompt. They wait for those before them only: never in a
+ * circle. */
+static bool waits_for_sibling(const struct batch *b, const struct seq *s)
+{
+    u32 shared = (s->job->request->prompt.len - 1) / b->spec.block_size * b->spec.block_size;
+    for (u32 i = 0; i < s->sample && b->spec.prefix_cache; i++)
+        if (s->job->seqs[i].row != NO_ROW) return s->job->seqs[i].committed < shared;
+    return false;
+}
+
+/* A sequence that gets a row starts behind what is cached of its tokens; its last one is always computed. */
+static void use_prefix(struct batch *b, struct seq *s)
+{
+    u32 block, size = b->spec.block_size, most = (s->n_tokens - 1) / size;
+    while (s->n_blocks < most && kv_find(b->kv, &s->link, s->tokens + (size_t)s->n_blocks * size, &block)) {
+        kv_hold(b->kv, block);
+        add_block(s, block);
+    }
+    s->n_linked = s->n_blocks;
+    s->planned = s->committed = s->n_blocks * size;
+}
+
+/* It does not start now: the row goes back, too. */
+static void leave_prefix(struct batch *b, struct seq *s)
+{
+    while (s->n_blocks > 0) kv_unhold(b->kv, s->blocks[--s->n_blocks]);
+    seq_evict(b, s);
+}
+
+static void count_prefix(struct batch *b, struct seq *s)
+{
+    if (s->was_looked_up || !b->spec.prefix_cache) return;
+    s->was_looked_up = true;
+    s->n_cached = s->committed;
+    b->counts.prefix_queries += s->n_tokens;
+    b->counts.prefix_hits += s->n_cached;
 }
 
 /* Bytes of the data area for a new row, rounded up part by part. */
@@ -111,30 +162,44 @@ static size_t seq_new_data(const struct seq *s)
            pad8(4ull * r->bad_words.len) + pad8(4ull * r->eos_ids.len) + pad8(4ull * r->stop_ids.len);
 }
 
+/* Waiting sequences that found no room in a plan: after so many the others are not looked up any more, for the time it takes. */
+enum { MAX_REFUSED = 8 };
 struct plan_room {
-    u32 tokens;
+    u32 tokens, n_refused;
     size_t bytes;
 };
 
-static bool plan_seq(struct batch *b, struct seq *s, struct plan_room *room)
+/* Of a sequence with a row. */
+static bool plan_chunk(struct batch *b, struct seq *s, struct plan_room *room)
 {
-    if (s->ended || !seq_has_work(b, s) || room->tokens == 0) return false;
     u32 n = MIN_OF(history_after(s) - s->planned, room->tokens);
     n = MIN_OF(n, 0xffffu);
-    size_t bytes = sizeof(struct row) + pad8(4ull * (n / b->spec.block_size + 2));
+    u32 upto = s->planned + n;
+    size_t bytes = sizeof(struct row) + pad8(4ull * (upto / b->spec.block_size + 1 - s->n_blocks_sent));
     if (!s->sent) bytes += sizeof(struct seq_new) + seq_new_data(s);
-    if (bytes > room->bytes) return false;
-    bool had_row = s->row != NO_ROW;
-    if (!take_row(b, s)) return false;
-    if (!take_blocks(b, s, s->planned + n)) {
-        /* a waiting sequence starts only when its whole chunk fits; a running one waits where it is */
-        if (!had_row) seq_evict(b, s);
-        return false;
-    }
+    if (bytes > room->bytes || !take_blocks(b, s, upto)) return false;
     room->tokens -= n;
     room->bytes -= bytes;
-    b->plan[b->n_plan++] = (struct planned_row){s, n, s->n_blocks_sent, s->planned + n == history_after(s)};
+    b->plan[b->n_plan++] = (struct planned_row){s, n, s->n_blocks_sent, upto == history_after(s)};
     return true;
+}
+
+/* A waiting sequence starts only when its whole chunk fits; a running one waits where it is. */
+static void plan_seq(struct batch *b, struct seq *s, struct plan_room *room)
+{
+    if (s->ended || !seq_has_work(b, s) || room->tokens == 0) return;
+    if (s->row != NO_ROW) {
+        plan_chunk(b, s, room);
+        return;
+    }
+    if (room->n_refused == MAX_REFUSED || waits_for_sibling(b, s) || !take_row(b, s)) return;
+    use_prefix(b, s);
+    if (plan_chunk(b, s, room)) {
+        count_prefix(b, s);
+        return;
+    }
+    leave_prefix(b, s);
+    room->n_refused++;
 }
 
 /* Two passes in scheduling order: first every sequence that decodes (one token each), then prompt chunks. */
@@ -243,14 +308,25 @@ static const void *build_frame(struct batch *b, size_t *len)
     return b->frame.data;
 }
 
+static void note_chunks(struct batch *b)
+{
+    u32 which = b->next_step % STEP_IN_FLIGHT;
+    b->n_notes[which] = 0;
+    for (u32 i = 0; i < b->n_plan; i++) {
+        const struct seq *s = b->plan[i].seq;
+        if (b->plan[i].want) continue;
+        b->notes[which][b->n_notes[which]++] = (struct chunk_note){s->row, b->rows[s->row].gen, s->planned};
+    }
+}
+
 const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
 {
     (void)now_ns;
     if (!batch_wants_step(b)) return NULL;
     b->n_plan = 0;
     size_t fixed = sizeof(struct step) + 64 + pad8(b->n_to_free * sizeof(struct seq_free));
-    struct plan_room room = {b->spec.max_step_tokens,
-                             b->spec.max_frame > fixed ? b->spec.max_frame - fixed : 0};
+    struct plan_room room = {.tokens = b->spec.max_step_tokens,
+                             .bytes = b->spec.max_frame > fixed ? b->spec.max_frame - fixed : 0};
     if (b->n_suspects) choose_suspect(b, &room);
     if (b->n_plan == 0) choose(b, &room); /* also when the suspects wait for what others hold */
     if (b->n_plan == 0 && b->n_to_free == 0) return NULL;
@@ -263,6 +339,7 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
         s->n_blocks_sent = s->n_blocks;
         s->last_step = b->next_step;
     }
+    note_chunks(b);
     b->n_to_free = 0;
     b->next_step++;
     b->counts.steps += b->n_plan > 0;
@@ -272,6 +349,7 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
 const void *batch_canary(struct batch *b, size_t *len)
 {
     if (!b->engine_up || batch_steps_in_flight(b) > 0) return NULL;
+    b->n_notes[b->next_step % STEP_IN_FLIGHT] = 0;
     struct step head = {
         .id = b->next_step++, .gen = b->gen, .numerics = b->spec.numerics, .kind = STEP_CANARY};
     *len = step_frame_bytes(&head);

@@ -87,9 +87,7 @@ const struct foreign foreign_table[] = {
     NOTE("async-scheduling", "", false, "the next step is planned as soon as it can be"),
     NOTE("enable-chunked-prefill", "", false, "always on"),
     REFUSED("no-enable-chunked-prefill", "", false, "prompts are always read in chunks"),
-    REFUSED("enable-prefix-caching", "", false,
-            "there is no prefix cache yet; leave it out, answers are the same without"),
-    NOTE("prefix-caching-hash-algo", "", true, "there is no prefix cache yet"),
+    NOTE("prefix-caching-hash-algo", "", true, "cached tokens are compared themselves"),
     REFUSED("gpu-memory-utilization", "", true, NO_GPU),
     REFUSED("num-gpu-blocks-override", "", true, NO_GPU),
 

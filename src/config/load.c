@@ -81,7 +81,8 @@ static int take_value(struct argument *a, const char *equals, int argc, char **a
                       struct error *err)
 {
     if (a->option && a->option->kind == OPTION_FLAG) {
-        a->value = equals ? equals + 1 : "true";
+        if (a->negated && equals) return error_set(err, ERR_INPUT, a->name, "takes no value");
+        a->value = equals ? equals + 1 : a->negated ? "false" : "true";
         return 0;
     }
     a->value = equals ? equals + 1 : *i < argc ? argv[(*i)++] : NULL;
@@ -89,16 +90,19 @@ static int take_value(struct argument *a, const char *equals, int argc, char **a
     return error_set(err, ERR_INPUT, a->name, "needs a value");
 }
 
-/* --no-FLAG turns a flag of another server off. */
-static const struct foreign *negated(const char *typed, size_t len)
+/* --no-FLAG turns a flag off, be it one of another server. */
+static void find_negated(struct argument *a, const char *typed, size_t len)
 {
     static const char prefix[] = "--no-";
     char flag[96];
-    if (len < sizeof(prefix) || !name_equal(typed, sizeof(prefix) - 1, prefix)) return NULL;
+    if (len < sizeof(prefix) || !name_equal(typed, sizeof(prefix) - 1, prefix)) return;
     snprintf(flag, sizeof(flag), "%.*s", (int)MIN_OF(len - (sizeof(prefix) - 1), sizeof(flag) - 1),
              typed + sizeof(prefix) - 1);
+    const struct option *o = option_find(flag);
     const struct foreign *f = foreign_find(flag);
-    return f && !f->takes_value ? f : NULL;
+    a->option = o && o->kind == OPTION_FLAG ? o : NULL;
+    a->foreign = f && !f->takes_value ? f : NULL;
+    a->negated = a->option || a->foreign;
 }
 
 int argument_next(struct argument *a, int argc, char **argv, int *i, struct error *err)
@@ -117,7 +121,7 @@ int argument_next(struct argument *a, int argc, char **argv, int *i, struct erro
     for (size_t k = 0; k < foreign_count; k++)
         if (name_matches(typed, len, foreign_table[k].name, foreign_table[k].also))
             a->foreign = &foreign_table[k];
-    if (!a->option && !a->foreign) a->negated = (a->foreign = negated(typed, len)) != NULL;
+    if (!a->option && !a->foreign) find_negated(a, typed, len);
 
     if (a->help)
         ;

@@ -83,6 +83,10 @@ const struct option option_table[] = {
          "Tokens of a step; at least --max-num-seqs. Prompts longer than this are read in several steps."},
     {"block-size", "", OPTION_INT, GROUP_SCHEDULER, OPTION_POWER2, AT(block_size), 16, 256, "16",
      .help = "Tokens of a KV block; a power of two."},
+    {"enable-prefix-caching", "", OPTION_FLAG, GROUP_SCHEDULER, 0, AT(enable_prefix_caching),
+     .words = "false true", .standard = "true",
+     .help = "Keep full KV blocks of ended sequences while there is room, so that what begins with the same "
+             "tokens is not computed again. Answers are the same without (--no-enable-prefix-caching)."},
     {"kv-cache-memory-bytes", "", OPTION_SIZE, GROUP_SCHEDULER, 0, AT(kv_cache_memory_bytes), 64 * KIB,
      KIB *KIB *KIB *KIB, "auto", "auto", 0,
      .help = "Memory for the KV cache of a replica, in bytes (512M, 4G). auto: enough for --max-num-seqs "

@@ -72,7 +72,7 @@ struct argument {
     const struct option *option;   /* or */
     const struct foreign *foreign; /* or both NULL: a positional argument (its text is values[0]), or help */
     bool help;
-    bool negated;      /* --no-NAME of a foreign flag */
+    bool negated;      /* --no-NAME of a flag */
     char name[96];     /* as typed, without the value */
     const char *value; /* the part behind '=', or the next argument; NULL: none */
     char **values;     /* NAMES, and positional: n_values arguments */

@@ -7,7 +7,7 @@
 struct row_shadow {
     u64 stamp;
     bool used, dead, named; /* named: a row of this step */
-    u32 gen, n_tok, max_len, n_blocks;
+    u32 gen, n_tok, max_len, n_blocks, next_pos;
 };
 
 int rows_init(struct rows *t, const struct rows_limits *limits, struct error *err)
@@ -59,7 +59,8 @@ static struct row_shadow *shadow_of(struct rows *t, u32 row)
                                  .gen = r->gen,
                                  .n_tok = r->n_tok,
                                  .max_len = r->max_len,
-                                 .n_blocks = r->n_blocks};
+                                 .n_blocks = r->n_blocks,
+                                 .next_pos = r->next_pos};
     return s;
 }
 
@@ -140,6 +141,10 @@ static int check_row(struct rows *t, const struct step_view *v, const struct row
     if (!s->dead && end > s->n_tok) return refuse(err, r->row, "positions beyond the history", end);
     if (!s->dead && r->want == WANT_SAMPLE && end != s->n_tok)
         return refuse(err, r->row, "a token is wanted in the middle of the history", end);
+    /* what lies before may be shared: nobody writes there */
+    if (s->next_pos ? r->pos != s->next_pos : r->pos % t->limits.block_size)
+        return refuse(err, r->row, s->next_pos ? "does not follow its last row" : "begins inside a block",
+                      r->pos);
     return check_blocks(t, v, r, s->n_blocks, err);
 }
 
@@ -187,7 +192,7 @@ static int start_row(struct rows *t, const struct step_view *v, const struct seq
     r->gen = n->row_gen;
     r->max_len = n->max_len;
     r->n_tok = n->n_tok;
-    r->n_blocks = 0;
+    r->n_blocks = r->next_pos = 0;
     const struct sampler_spec spec = {.sampling = &n->sampling,
                                       .history = r->history,
                                       .prompt_len = n->prompt_len,
@@ -222,6 +227,7 @@ int rows_apply(struct rows *t, const struct step_view *v, struct error *err)
         struct span delta = v->rows[i].block_delta[0];
         memcpy(r->blocks + r->n_blocks, step_at(v, delta), delta.len * sizeof(u32));
         r->n_blocks += delta.len;
+        r->next_pos = v->rows[i].pos + v->rows[i].n_tok;
     }
     return 0;
 }

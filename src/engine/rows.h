@@ -18,6 +18,7 @@ struct seq_row {
     u32 n_tok, room;
     u32 *blocks; /* [n_blocks], part of the table's one allocation */
     u32 n_blocks;
+    u32 next_pos; /* where its next row begins; 0: it had none */
     struct sampler_row sampler;
 };
 struct rows {

@@ -55,9 +55,9 @@ def decode(body):
 
 
 def prefill(body):
-    """Slow steps, so that there is time to hit each part of the prompt."""
+    """Slow steps, and a prompt that is computed each time, so that there is time to hit each part of it."""
     body = dict(body, max_tokens=20)
-    with Job(*OPTIONS, ranks=1, env={"MPISERVE_FAULT": "slow-step:20"}) as job:
+    with Job(*OPTIONS, "--no-enable-prefix-caching", ranks=1, env={"MPISERVE_FAULT": "slow-step:20"}) as job:
         wanted = text_of(job.post("/v1/completions", body), body)
         started = time.monotonic()
         equal(job.post("/v1/completions", dict(body, max_tokens=1)).status, 200)

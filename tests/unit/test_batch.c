@@ -1,7 +1,7 @@
 /* The scheduler against an engine in miniature: it keeps rows and histories as a real one does, checks
- * everything the contract promises (blocks have one owner, positions follow each other, rows and generations
- * match), and its tokens are a hash of the whole history, so that any wrong history, order or replay changes
- * the text. */
+ * everything the contract promises (a block that is written has one owner, positions follow each other, rows and generations
+ * match, a block holds what its reader's history says), and its tokens are a hash of the whole history, so that any
+ * wrong history, order or replay changes the text. */
 #include "mpiserve/batch.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,7 +11,7 @@
 // cmocka wants the four above first
 #include <cmocka.h>
 
-enum { ROWS = 8, BLOCK = 4, LEN = 64, EOS = 3, VOCAB = 50, MAX_REQ = 64, MAX_SAMPLES = 3 };
+enum { ROWS = 8, BLOCK = 4, LEN = 64, EOS = 3, VOCAB = 50, MAX_REQ = 64, MAX_SAMPLES = 3, MAX_BLOCKS = 300 };
 
 static i32 next_token(u64 seed, const i32 *history, u32 n)
 {
@@ -20,7 +20,7 @@ static i32 next_token(u64 seed, const i32 *history, u32 n)
 
 /* ---- the miniature engine ----*/
 struct mini_row {
-    bool used;
+    bool used, started;
     u32 gen, n, computed, n_blocks, max_len, n_logprobs_entries;
     u64 seed;
     i32 history[LEN + 1];
@@ -33,6 +33,9 @@ struct mini {
     u8 *queue[STEP_IN_FLIGHT];
     size_t queue_len[STEP_IN_FLIGHT];
     u32 n_queue;
+    u64 kv[MAX_BLOCKS][BLOCK]; /* what was written there: a hash of the history up to that token */
+    u32 n_computed, first_pos; /* tokens; first_pos: where the last new row began */
+    u64 nan_seed;              /* of a sequence without finite numbers; 0: none */
 };
 
 static void mini_new_seq(struct mini *m, const struct step_view *v, const struct seq_new *n)
@@ -48,15 +51,22 @@ static void mini_new_seq(struct mini *m, const struct step_view *v, const struct
     assert_int_equal(n->eos_ids.len, 1);
 }
 
-static void mini_check_blocks(const struct mini *m, const struct mini_row *r)
+/* Writes positions [pos, pos + n), into blocks that nobody else has, and reads all before. */
+static void mini_compute(struct mini *m, const struct mini_row *r, u32 pos, u32 n)
 {
-    assert_true(r->computed <= r->n_blocks * BLOCK);
+    assert_true(pos + n <= r->n_blocks * BLOCK);
     for (u32 i = 0; i < ROWS; i++) {
         const struct mini_row *o = &m->rows[i];
         if (!o->used || o == r) continue;
-        for (u32 a = 0; a < r->n_blocks; a++)
+        for (u32 a = pos / BLOCK; a < r->n_blocks; a++)
             for (u32 b = 0; b < o->n_blocks; b++) assert_int_not_equal(r->blocks[a], o->blocks[b]);
     }
+    for (u32 p = 0; p < pos + n; p++) {
+        u64 *at = &m->kv[r->blocks[p / BLOCK]][p % BLOCK], hash = hash_bytes(r->history, (p + 1) * 4ull, 0);
+        if (p >= pos) *at = hash;
+        assert_true(*at == hash);
+    }
+    m->n_computed += n;
 }
 
 /* Runs the oldest queued step; returns the results frame (malloc). */
@@ -89,12 +99,15 @@ static u8 *mini_run(struct mini *m, size_t *len)
         const struct row *w = &v.rows[i];
         struct mini_row *r = &m->rows[w->row];
         assert_true(r->used && r->gen == w->row_gen);
+        if (!r->started) r->computed = m->first_pos = w->pos; /* behind blocks that are there */
         assert_int_equal(w->pos, r->computed);
+        assert_true(r->started || w->pos % BLOCK == 0);
+        r->started = true;
         assert_true(w->n_tok >= 1 && w->pos + w->n_tok <= r->n);
         const u32 *more = (const u32 *)(v.data + w->block_delta[0].off);
         for (u32 b = 0; b < w->block_delta[0].len; b++) r->blocks[r->n_blocks++] = more[b];
         r->computed += w->n_tok;
-        mini_check_blocks(m, r);
+        mini_compute(m, r, w->pos, w->n_tok);
         if (w->want != WANT_SAMPLE) continue;
         assert_int_equal(r->computed, r->n);
         assert_true(r->n < r->max_len);
@@ -103,6 +116,12 @@ static u8 *mini_run(struct mini *m, size_t *len)
         *res = (struct result){
             .row = w->row, .row_gen = w->row_gen, .pos0 = r->n, .n_out = 1, .tokens = {off, 1}};
         memcpy((u8 *)out.data + off, &id, 4);
+        if (m->nan_seed && r->seed == m->nan_seed) {
+            *res = (struct result){
+                .row = w->row, .row_gen = w->row_gen, .pos0 = r->n, .flags = RESULT_NONFINITE};
+            r->n++; /* a step that is in flight goes on from here */
+            continue;
+        }
         off += 8;
         res->logprobs = (struct span){off, r->n_logprobs_entries};
         struct token_logprob lp = {id, -1.5f, 1};
@@ -125,6 +144,7 @@ struct client {
     i32 prompt[LEN], out[MAX_SAMPLES][LEN];
     u8 finish[MAX_SAMPLES];
     u64 seed;
+    u32 n_cached; /* as the first chunk says */
     bool added, cancelled, last, freed, wants_logprobs;
 };
 struct world {
@@ -149,6 +169,7 @@ static void take_chunks(void *arg, u32 origin, const void *msg, size_t len)
         memcpy(cl->out[c->sample] + c->first, chunk_at(c, c->tokens), c->n_tokens * 4);
         cl->got[c->sample] += c->n_tokens;
         cl->finish[c->sample] = c->finish;
+        cl->n_cached += c->n_cached;
         cl->last = c->last;
         if (cl->wants_logprobs) assert_int_equal(c->logprobs.len, c->n_tokens * 3);
     }
@@ -167,17 +188,9 @@ static void collect(struct world *w)
     }
 }
 
-static void add_client(struct world *w, u32 i, const u32 r[4])
+static void submit_client(struct world *w, struct client *c, u32 priority)
 {
-    struct client *c = &w->c[i];
-    c->id = i + 1;
-    c->n_prompt = 1 + r[0] % 40;
-    c->max_tokens = 1 + r[1] % 20;
-    c->n_samples = 1 + r[2] % MAX_SAMPLES;
-    c->seed = r[3];
-    c->wants_logprobs = r[3] & 1;
-    for (u32 k = 0; k < c->n_prompt; k++) c->prompt[k] = (i32)((r[0] * 31 + k * 7) % VOCAB);
-    struct request head = {.id = c->id, .n_samples = c->n_samples, .priority = r[2] % 2};
+    struct request head = {.id = c->id, .n_samples = c->n_samples, .priority = priority};
     head.sampling = (struct sampling){.top_p = 1,
                                       .repetition_penalty = 1,
                                       .seed = c->seed,
@@ -192,6 +205,21 @@ static void add_client(struct world *w, u32 i, const u32 r[4])
     free(req);
     c->added = true;
     w->n_added++;
+}
+
+static void add_client(struct world *w, u32 i, const u32 r[4])
+{
+    struct client *c = &w->c[i];
+    c->id = i + 1;
+    c->n_prompt = 1 + r[0] % 40;
+    c->max_tokens = 1 + r[1] % 20;
+    c->n_samples = 1 + r[2] % MAX_SAMPLES;
+    c->seed = r[3];
+    c->wants_logprobs = r[3] & 1;
+    /* of a few families, each with a few ways to go on */
+    for (u32 k = 0; k < c->n_prompt; k++)
+        c->prompt[k] = (i32)((r[0] / 40 % 3 * 31 + k * 7 + (k < 10 ? 0 : r[1] / 20 % 2 + 1)) % VOCAB);
+    submit_client(w, c, r[2] % 2);
 }
 
 /* What a single sequence alone would give. */
@@ -220,7 +248,8 @@ static void check_client(const struct client *c)
     }
 }
 
-static void world_init(struct world *w, u32 n_blocks, u32 in_flight, u32 max_step_tokens)
+static void world_init_as(struct world *w, u32 n_blocks, u32 in_flight, u32 max_step_tokens,
+                          bool prefix_cache)
 {
     memset(w, 0, sizeof *w);
     struct batch_spec spec = {.max_rows = ROWS,
@@ -230,12 +259,18 @@ static void world_init(struct world *w, u32 n_blocks, u32 in_flight, u32 max_ste
                               .n_blocks = n_blocks,
                               .in_flight = in_flight,
                               .max_kills = 2,
-                              .max_frame = 1 << 16};
+                              .max_frame = 1 << 16,
+                              .prefix_cache = prefix_cache};
     struct error err;
     w->b = batch_new(&spec, &err);
     assert_non_null(w->b);
     w->m.gen = 1;
     batch_engine_ready(w->b, 1);
+}
+
+static void world_init(struct world *w, u32 n_blocks, u32 in_flight, u32 max_step_tokens)
+{
+    world_init_as(w, n_blocks, in_flight, max_step_tokens, false);
 }
 
 static void engine_dies(struct world *w, bool blame)
@@ -274,11 +309,11 @@ static void run_one(struct world *w)
 }
 
 /* Returns the number of preemptions. */
-static u64 drive(u64 seed, u32 n_blocks, u32 in_flight, u32 max_step_tokens, u32 death_per_mille,
-                 u32 cancel_per_mille)
+static u64 drive_as(u64 seed, u32 n_blocks, u32 in_flight, u32 max_step_tokens, u32 death_per_mille,
+                    u32 cancel_per_mille, bool prefix_cache)
 {
     struct world w;
-    world_init(&w, n_blocks, in_flight, max_step_tokens);
+    world_init_as(&w, n_blocks, in_flight, max_step_tokens, prefix_cache);
     u32 quiet = 0;
     for (u64 i = 0; quiet < 50; i++) {
         u32 r[4], q[4];
@@ -306,8 +341,19 @@ static u64 drive(u64 seed, u32 n_blocks, u32 in_flight, u32 max_step_tokens, u32
     run_one(&w);
     batch_counts(w.b, &n);
     assert_int_equal(n.free_blocks, n.total_blocks);
+    assert_true(n.prefix_hits <= n.prefix_queries && (n.prefix_hits > 0) == prefix_cache);
     batch_free(w.b);
     return n.preemptions;
+}
+
+/* With and without the prefix cache: the answers are what a sequence alone would give. */
+static u64 drive(u64 seed, u32 n_blocks, u32 in_flight, u32 max_step_tokens, u32 death_per_mille,
+                 u32 cancel_per_mille)
+{
+    u64 with = drive_as(seed, n_blocks, in_flight, max_step_tokens, death_per_mille, cancel_per_mille, true);
+    u64 without =
+        drive_as(seed, n_blocks, in_flight, max_step_tokens, death_per_mille, cancel_per_mille, false);
+    return MIN_OF(with, without);
 }
 
 static void every_answer_is_its_own(void **state)
@@ -389,11 +435,10 @@ static void a_suspect_without_a_row_waits_its_turn(void **state)
 }
 
 /* What is given up becomes free only when the steps in flight have ended: until then nobody else has to go. */
-static void one_block_short_costs_one_sequence(void **state)
+static u32 one_block_short(bool prefix_cache)
 {
-    (void)state;
     struct world w;
-    world_init(&w, LEN / BLOCK + 2, 2, 64);
+    world_init_as(&w, LEN / BLOCK + 2, 2, 64, prefix_cache);
     for (u32 i = 0; i < 6; i++) add_client(&w, i, (const u32[]){7, 19, 0, 2 * i});
     struct batch_counts n = {0};
     u32 steps = 0, most = 0;
@@ -411,6 +456,13 @@ static void one_block_short_costs_one_sequence(void **state)
     assert_int_equal(most, 1);
     assert_in_range(n.preemptions, 1, 5);
     batch_free(w.b);
+    return w.m.n_computed;
+}
+
+static void one_block_short_costs_one_sequence(void **state)
+{
+    (void)state;
+    assert_true(one_block_short(true) < one_block_short(false)); /* who was preempted finds its own blocks */
 }
 
 static void end_all_ends_running_and_waiting(void **state)
@@ -448,6 +500,192 @@ static void impossible_specs_are_refused(void **state)
     assert_non_null(strstr(err.message, "too small"));
 }
 
+/* ---- the prefix cache ----*/
+static void finish_all(struct world *w)
+{
+    for (int i = 0; !batch_idle(w->b) || w->m.n_queue; i++) {
+        plan_one(w);
+        if (i % 2) run_one(w);
+        collect(w);
+        assert_true(i < 10000);
+    }
+}
+
+enum { EQUAL_PROMPT = 40, EQUAL_SHARED = (EQUAL_PROMPT - 1) / BLOCK * BLOCK };
+/* Clients with the same prompt, answers of up to 20 tokens, and a seed each. */
+static struct client *add_equal(struct world *w, u32 i)
+{
+    add_client(w, i, (const u32[]){EQUAL_PROMPT - 1, 19, 0, 2 * (i + 1)});
+    return &w->c[i];
+}
+
+static void equal_beginnings_are_computed_once(void **state)
+{
+    (void)state;
+    struct world w;
+    struct batch_counts n;
+    world_init_as(&w, 300, 2, 64, true);
+    struct client *first = add_equal(&w, 0), *next = &w.c[2];
+    finish_all(&w);
+    assert_true(w.m.first_pos == 0 && first->n_cached == 0);
+    u32 before = w.m.n_computed;
+    add_equal(&w, 1);
+    finish_all(&w);
+    assert_true(w.m.first_pos == EQUAL_SHARED && w.c[1].n_cached == EQUAL_SHARED);
+    assert_true(w.m.n_computed - before <= EQUAL_PROMPT - EQUAL_SHARED + w.c[1].got[0]);
+    batch_counts(w.b, &n);
+    assert_int_equal(n.prefix_queries, 2 * EQUAL_PROMPT);
+    assert_int_equal(n.prefix_hits, EQUAL_SHARED);
+    /* a conversation goes on: the answer was computed, too, but for its last token */
+    *next = (struct client){
+        .id = 3, .n_prompt = EQUAL_PROMPT + first->got[0] + 1, .max_tokens = 1, .n_samples = 1};
+    memcpy(next->prompt, first->prompt, EQUAL_PROMPT * 4);
+    memcpy(next->prompt + EQUAL_PROMPT, first->out[0], first->got[0] * 4);
+    submit_client(&w, next, 0);
+    finish_all(&w);
+    assert_int_equal(next->n_cached, (EQUAL_PROMPT + first->got[0] - 1) / BLOCK * BLOCK);
+    for (u32 i = 0; i < 3; i++) check_client(&w.c[i]);
+    batch_free(w.b);
+}
+
+static u32 computed_for_three_samples(u32 max_step_tokens, bool prefix_cache)
+{
+    struct world w;
+    world_init_as(&w, 300, 2, max_step_tokens, prefix_cache);
+    add_client(&w, 0, (const u32[]){EQUAL_PROMPT - 1, 0, 2, 4}); /* one token each */
+    finish_all(&w);
+    check_client(&w.c[0]);
+    assert_int_equal(w.c[0].n_cached, 0);
+    u32 n = w.m.n_computed;
+    batch_free(w.b);
+    return n;
+}
+
+static void samples_share_their_prompt(void **state)
+{
+    (void)state;
+    const u32 sizes[] = {ROWS, 13, 64, 256};
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+        assert_int_equal(computed_for_three_samples(sizes[i], true),
+                         EQUAL_PROMPT + 2 * (EQUAL_PROMPT - EQUAL_SHARED));
+        assert_int_equal(computed_for_three_samples(sizes[i], false), 3 * EQUAL_PROMPT);
+    }
+}
+
+static void the_cache_goes_with_the_engine(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init_as(&w, 300, 2, 64, true);
+    add_equal(&w, 0);
+    finish_all(&w);
+    engine_dies(&w, false);
+    for (u32 i = 1; i < 3; i++) {
+        add_equal(&w, i);
+        finish_all(&w);
+        assert_int_equal(w.m.first_pos, i == 1 ? 0 : EQUAL_SHARED);
+        check_client(&w.c[i]);
+    }
+    batch_free(w.b);
+}
+
+/* What was committed before a cancel can be used; what was only planned cannot. */
+static void a_cancelled_sequence_leaves_its_blocks(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init_as(&w, 300, 2, 16, true);
+    struct client *c = add_equal(&w, 0);
+    plan_one(&w);
+    run_one(&w);
+    plan_one(&w);
+    assert_true(batch_cancel(w.b, c->id));
+    c->cancelled = true;
+    add_equal(&w, 1);
+    plan_one(&w);
+    finish_all(&w);
+    assert_int_equal(w.m.first_pos, 16);
+    check_client(&w.c[1]);
+    batch_free(w.b);
+}
+
+/* Both compute the prompt; one keeps its copy to itself, and nothing is lost at the end. */
+static void two_at_the_same_time(void **state)
+{
+    (void)state;
+    struct world w;
+    struct batch_counts n;
+    world_init_as(&w, 300, 2, 256, true);
+    add_equal(&w, 0);
+    add_equal(&w, 1);
+    finish_all(&w);
+    add_equal(&w, 2);
+    finish_all(&w);
+    assert_int_equal(w.m.first_pos, EQUAL_SHARED);
+    for (u32 i = 0; i < 3; i++) check_client(&w.c[i]);
+    batch_counts(w.b, &n);
+    assert_int_equal(n.free_blocks, n.total_blocks);
+    batch_free(w.b);
+}
+
+static void numbers_that_are_not_finite_are_not_kept(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init_as(&w, 300, 2, 64, true);
+    add_equal(&w, 0);
+    finish_all(&w);
+    w.m.nan_seed = add_equal(&w, 1)->seed;
+    finish_all(&w);
+    assert_int_equal(w.c[1].finish[0], FINISH_ERROR);
+    assert_int_equal(w.m.first_pos, EQUAL_SHARED);
+    add_equal(&w, 2);
+    finish_all(&w);
+    assert_int_equal(w.m.first_pos, 0);
+    check_client(&w.c[2]);
+    batch_free(w.b);
+}
+
+/* Memory is short: what goes first is the end of the sequence that ended, not what others may have in common with it. */
+static void beginnings_stay_longer_than_ends(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init_as(&w, LEN / BLOCK + 2, 2, 64, true);
+    add_equal(&w, 0);
+    finish_all(&w);
+    add_client(&w, 1, (const u32[]){EQUAL_PROMPT + EQUAL_PROMPT - 1, 0, 0, 4}); /* of another family */
+    finish_all(&w);
+    assert_int_equal(w.c[1].n_cached, 0);
+    add_equal(&w, 2);
+    finish_all(&w);
+    assert_in_range(w.c[2].n_cached, BLOCK, EQUAL_SHARED - BLOCK);
+    for (u32 i = 0; i < 3; i++) check_client(&w.c[i]);
+    batch_free(w.b);
+}
+
+/* One that waits for memory finds its beginning anew at every step. That does not keep these blocks from others. */
+static void who_waits_holds_nothing(void **state)
+{
+    (void)state;
+    struct world w;
+    struct step_view v;
+    world_init_as(&w, LEN / BLOCK + 2, 2, 64, true);
+    add_client(&w, 0, (const u32[]){EQUAL_PROMPT - 1, 0, 0, 2}); /* leaves 10 blocks of 17 */
+    finish_all(&w);
+    add_client(&w, 1, (const u32[]){EQUAL_PROMPT + 28, 19, 0, 4}); /* runs in 8 */
+    plan_one(&w);
+    add_equal(&w, 2);                                            /* finds 9, and needs 10 */
+    add_client(&w, 3, (const u32[]){2 * EQUAL_PROMPT, 0, 0, 8}); /* needs one */
+    plan_one(&w);
+    assert_int_equal(step_view(&v, w.m.queue[1], w.m.queue_len[1], NULL), 0);
+    assert_int_equal(v.head->n_new, 1);
+    assert_int_equal(v.new->request, w.c[3].id);
+    finish_all(&w);
+    for (u32 i = 0; i < 4; i++) check_client(&w.c[i]);
+    batch_free(w.b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -460,6 +698,14 @@ int main(void)
         cmocka_unit_test(impossible_specs_are_refused),
         cmocka_unit_test(a_suspect_without_a_row_waits_its_turn),
         cmocka_unit_test(one_block_short_costs_one_sequence),
+        cmocka_unit_test(equal_beginnings_are_computed_once),
+        cmocka_unit_test(samples_share_their_prompt),
+        cmocka_unit_test(the_cache_goes_with_the_engine),
+        cmocka_unit_test(a_cancelled_sequence_leaves_its_blocks),
+        cmocka_unit_test(two_at_the_same_time),
+        cmocka_unit_test(numbers_that_are_not_finite_are_not_kept),
+        cmocka_unit_test(beginnings_stay_longer_than_ends),
+        cmocka_unit_test(who_waits_holds_nothing),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

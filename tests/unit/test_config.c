@@ -234,6 +234,8 @@ static const struct bad bad_lines[] = {
     {{"--ssl-keyfile", "f"}, ERR_UNSUPPORTED, "--ssl-keyfile", "no TLS"},
     {{"-dpn", "1"}, ERR_UNSUPPORTED, "-dpn", "mpirun says"},
     {{"--enforce-eager=1"}, ERR_INPUT, "--enforce-eager", "takes no value"},
+    {{"--no-enable-admin=1"}, ERR_INPUT, "--no-enable-admin", "takes no value"},
+    {{"--no-port"}, ERR_INPUT, "--no-port", "no such option"},
 };
 
 static void bad_command_lines(void **state)
@@ -269,6 +271,33 @@ static void routers(void **state)
     assert_string_equal(c.router, "power_of_two");
     assert_int_equal(load(&c, &err, "--request-router-class", "PowerOfTwoChoicesRequestRouter", NULL), 0);
     assert_string_equal(c.router, "power_of_two");
+}
+
+/* --no-NAME turns a flag off; the last word counts. */
+static void flags_go_on_and_off(void **state)
+{
+    (void)state;
+    struct config c;
+    struct error err;
+    const struct {
+        const char *words[2];
+        bool on;
+    } cases[] = {{{NULL}, true},
+                 {{"--no-enable-prefix-caching"}, false},
+                 {{"--no_enable_prefix_caching"}, false},
+                 {{"--enable-prefix-caching=false"}, false},
+                 {{"--enable-prefix-caching"}, true},
+                 {{"--no-enable-prefix-caching", "--enable-prefix-caching"}, true},
+                 {{"--enable-prefix-caching", "--no-enable-prefix-caching"}, false}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        assert_int_equal(load(&c, &err, cases[i].words[0], cases[i].words[1], NULL), 0);
+        assert_int_equal(c.enable_prefix_caching, cases[i].on);
+        assert_int_equal(c.n_notes, 0);
+    }
+    setenv("MPISERVE_ENABLE_PREFIX_CACHING", "false", 1);
+    assert_int_equal(load(&c, &err, NULL), 0);
+    assert_false(c.enable_prefix_caching);
+    unsetenv("MPISERVE_ENABLE_PREFIX_CACHING");
 }
 
 static void bad_environment(void **state)
@@ -491,6 +520,7 @@ int main(void)
         cmocka_unit_test(command_line_beats_environment_beats_default),
         cmocka_unit_test(spellings),
         cmocka_unit_test(bad_command_lines),
+        cmocka_unit_test(flags_go_on_and_off),
         cmocka_unit_test(bad_environment),
         cmocka_unit_test(keys),
         cmocka_unit_test(key_files),

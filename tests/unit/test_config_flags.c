@@ -46,7 +46,7 @@ static const struct flag flags[] = {
     {"--scheduling-policy", "fcfs", ACCEPTED}, {"--scheduling-policy", "priority", ACCEPTED}, {"--scheduling-policy", "lifo", WRONG},
     {"--reservation-lease", "10", ACCEPTED}, {"--reservation-lease", "0.4", WRONG},
     {"--long-prefill-token-threshold", "0", NOTED}, {"--long-prefill-token-threshold", "9", REFUSED}, {"--stream-interval", "1", NOTED}, {"--stream-interval", "8", REFUSED}, {"--async-scheduling", NULL, NOTED}, {"--no-async-scheduling", NULL, NOTED},
-    {"--enable-chunked-prefill", NULL, NOTED}, {"--no-enable-chunked-prefill", NULL, REFUSED}, {"--enable-prefix-caching", NULL, REFUSED}, {"--no-enable-prefix-caching", NULL, NOTED},
+    {"--enable-chunked-prefill", NULL, NOTED}, {"--no-enable-chunked-prefill", NULL, REFUSED}, {"--enable-prefix-caching", NULL, ACCEPTED}, {"--no-enable-prefix-caching", NULL, ACCEPTED},
     {"--prefix-caching-hash-algo", "sha256", NOTED},
     {"--gpu-memory-utilization", "0.9", REFUSED}, {"--kv-cache-memory-bytes", "1G", ACCEPTED}, {"--num-gpu-blocks-override", "9", REFUSED},
     {"--block-size", "16", ACCEPTED}, {"--kv-cache-dtype", "auto", NOTED}, {"--kv-cache-dtype", "fp8", REFUSED},

@@ -250,6 +250,51 @@ static void shared_and_copied_blocks(void **state)
     }
 }
 
+/* Two sequences behind the same cached blocks, in one step with the one that computed them: bit for bit the numbers
+ * that they have alone, and the cached blocks stay as they are. */
+static void sequences_behind_cached_blocks(void **state)
+{
+    (void)state;
+    struct sampling s = stepper_greedy();
+    s.n_logprobs = 20;
+    const struct prompt *p = &fix.prompts[0];
+    for (u32 i = 1; i < PROMPTS; i++)
+        if (fix.prompts[i].n > p->n) p = &fix.prompts[i];
+    enum { STEPS = 6, SEQS = 3 };
+    struct token_logprob alone[STEPS][21];
+    u32 blocks[ROW_BLOCKS], n_blocks = blocks_of_row(0, blocks),
+                            cached = (p->n - 1) / RUNNER_BLOCK * RUNNER_BLOCK;
+    engine_start(1);
+    stepper_new(&fix.s, 0, 1, &s, p->ids, p->n, p->n, p->n + STEPS);
+    for (u32 k = 0; k < STEPS; k++) {
+        stepper_row(&fix.s, 0, 1, k ? p->n + k - 1 : 0, k ? 1 : p->n, WANT_SAMPLE, blocks, k ? 0 : n_blocks);
+        assert_true(run());
+        assert_int_equal(token_of(0), p->greedy[k]);
+        assert_int_equal(fix.out.rows[0].logprobs.len, 21);
+        memcpy(alone[k], results_at(&fix.out, fix.out.rows[0].logprobs), sizeof(alone[k]));
+    }
+    size_t bytes = forward_block_bytes(fix.model.forward);
+    u8 *before = mem_alloc(bytes * (cached / RUNNER_BLOCK));
+    for (u32 i = 0; i < cached / RUNNER_BLOCK; i++)
+        memcpy(before + i * bytes, forward_block(fix.model.forward, blocks[i]), bytes);
+    for (u32 q = 1; q <= SEQS; q++) stepper_new(&fix.s, q, 1, &s, p->ids, p->n, p->n, p->n + STEPS);
+    for (u32 k = 0; k < STEPS; k++) {
+        for (u32 q = 1; q <= SEQS; q++) { /* the last one computes all itself */
+            u32 own[ROW_BLOCKS], from = q < SEQS ? cached : 0;
+            blocks_of_row(q, own);
+            memcpy(own, blocks, from / RUNNER_BLOCK * sizeof(u32));
+            stepper_row(&fix.s, q, 1, k ? p->n + k - 1 : from, k ? 1 : p->n - from, WANT_SAMPLE, own,
+                        k ? 0 : n_blocks);
+        }
+        assert_true(run());
+        for (u32 q = 0; q < SEQS; q++)
+            assert_memory_equal(results_at(&fix.out, fix.out.rows[q].logprobs), alone[k], sizeof(alone[k]));
+    }
+    for (u32 i = 0; i < cached / RUNNER_BLOCK; i++)
+        assert_memory_equal(before + i * bytes, forward_block(fix.model.forward, blocks[i]), bytes);
+    free(before);
+}
+
 static void dummies_and_canaries(void **state)
 {
     (void)state;
@@ -359,6 +404,9 @@ enum wrong {
     ROW_TWICE,
     ROW_AHEAD,
     ROW_BEHIND,
+    ROW_AGAIN,
+    ROW_INSIDE,
+    ROW_PREFIX_MISSING,
     ROW_RING,
     ROW_MASK,
     BLOCK_SCRATCH,
@@ -405,12 +453,28 @@ static void build_wrong(enum wrong w)
     struct row *a = stepper_row(s, w == ROW_NO_ROW ? 8 : 0, w == ROW_OTHER_GEN ? 2 : 1,
                                 w == ROW_AHEAD ? 4 : 3, 1, WANT_SAMPLE, NULL, 0);
     if (w == ROW_BEHIND) a->pos = 2;
+    if (w == ROW_AGAIN) a->pos = 1; /* its second token once more */
+    if (w == ROW_AGAIN) a->want = WANT_NOTHING;
     if (w == ROW_MASK) a->mask_slot = 0;
     if (w == ROW_RING) {
         a->src = SRC_RING;
         a->tok_off = n->tokens.off;
     }
     struct row *b = stepper_row(s, 1, 1, 0, 3, WANT_SAMPLE, blocks, w == BLOCK_MISSING ? 0 : n_blocks);
+    if (w == ROW_INSIDE) {
+        b->pos = 1;
+        b->n_tok = 2;
+        s->n_tok--;
+    }
+    if (w == ROW_PREFIX_MISSING) { /* behind a prefix, and without a block for its own token */
+        n->tokens = stepper_put(s, (const i32[RUNNER_BLOCK + 1]){1}, RUNNER_BLOCK + 1, sizeof(i32));
+        n->n_tok = n->prompt_len = RUNNER_BLOCK + 1;
+        n->max_len = 2 * RUNNER_BLOCK;
+        b->pos = RUNNER_BLOCK;
+        b->n_tok = 1;
+        b->block_delta[0].len = 1;
+        s->n_tok -= 2;
+    }
     if (w == BLOCK_GROUP) b->block_delta[1] = b->block_delta[0];
     if (w == ROW_TWICE) stepper_row(s, 0, 1, 3, 1, WANT_SAMPLE, NULL, 0);
     if (w == TOO_MANY_TOKENS) {
@@ -553,6 +617,7 @@ int main(void)
         cmocka_unit_test(replay),
         cmocka_unit_test(log_probabilities),
         cmocka_unit_test(shared_and_copied_blocks),
+        cmocka_unit_test(sequences_behind_cached_blocks),
         cmocka_unit_test(one_bad_row),
         cmocka_unit_test(no_token_left),
         cmocka_unit_test(full_history),
