@@ -19,7 +19,7 @@ struct router {
     u32 *eligible, n_eligible; /* in no order that means anything */
     u32 *excluded, n_excluded; /* in this round */
     u64 total;                 /* ongoing on the eligible */
-    i32 home; /* index of the view that is home; -1: none */
+    i32 home;                  /* index of the view that is home; -1: none */
     u64 key, choices;
     void *state; /* the policy's own */
 };
