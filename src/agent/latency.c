@@ -4,8 +4,9 @@
 #include <stdlib.h>
 
 static const double bounds_s[] = {
-    100e-6, 150e-6, 200e-6, 250e-6, 300e-6, 350e-6, 400e-6, 500e-6, 600e-6, 800e-6, 1e-3, 1.5e-3, 2e-3,
-    3e-3,   5e-3,   10e-3,  20e-3,  50e-3,  100e-3, 200e-3, 500e-3, 1,      2,      5,    10,     30,
+    10e-6,  20e-6,  30e-6,  40e-6,  60e-6,  80e-6,  100e-6, 125e-6, 150e-6, 200e-6, 250e-6,
+    300e-6, 350e-6, 400e-6, 500e-6, 600e-6, 800e-6, 1e-3,   1.5e-3, 2e-3,   3e-3,   5e-3,
+    10e-3,  20e-3,  50e-3,  100e-3, 200e-3, 500e-3, 1,      2,      5,      30,
 };
 static const struct metric_spec spec = {.name = "mpiserve_dispatch_to_first_chunk_seconds",
                                         .help =

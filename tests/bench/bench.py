@@ -17,10 +17,11 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import hosts  # noqa: E402
 import machine  # noqa: E402
 from figures import Figure, print_table  # noqa: E402
-from job import TOP, Bare, Failed, Job, environment, helper, load, run  # noqa: E402
+from job import TOP, Bare, Failed, Job, environment, helper, histogram, load, median_of, run  # noqa: E402
 
 # Somebody else's figures for the like, measured once on a machine of this size with a model of about the demo model's
 # shape (bf16, 2 threads): read them as an order of magnitude.
+FIRST_CHUNK = "mpiserve_dispatch_to_first_chunk_seconds"
 LLAMA_SERVER = "llama-server"
 PEER_NOTE = "llama-server's figures: a similar tiny shape on a similar machine with 2 cores, not measured in this run"
 PROMPT = "Tell me a story about a pig and a cold storm."  # 12 tokens of the demo model
@@ -204,6 +205,7 @@ def plane(b):
         with Bare(2) as bare, b.job(ranks, "--engine", "null") as job:
             for connections in (1, 64):
                 job.load("/v1/completions", body=body, connections=connections, seconds=0.5, tokens=1)
+                before = histogram(job.metrics(), FIRST_CHUNK)
                 ours, alone = [], []
                 for _ in range(n):
                     alone.append(load(bare.port, "/", connections=connections, seconds=seconds / 2))
@@ -219,12 +221,19 @@ def plane(b):
                 for key, limit in (("p50", None if many else 0.2), ("p99", None if many else 0.6)):
                     b.add(group, f"{name}, {key}", "ms", [r["latency_ms"][key] for r in ours],
                           limit=("<=", limit) if limit else None, setting=shape)
+                b.add(group, f"reserve, dispatch, first answer inside the job, {connections} connection{'s' * many}, p50", "us",
+                      [1e6 * median_of(histogram(job.metrics(), FIRST_CHUNK), before)], setting=shape)
             events = []
             for _ in range(n):
                 r = job.load("/v1/completions", body=stream, connections=32, requests=320, tokens=100)
                 events.append(r["tokens"] / r["seconds"])
             b.add(group, "SSE events, 32 streams of 100", "events/s", events, better="more",
                   setting={"ranks": ranks, "streams": 32, "output_tokens": 100})
+    with b.job(2, "--engine", "null", "--router", "round_robin") as job: # the other rank sleeps before its turn
+        job.load("/v1/completions", body=body, seconds=seconds, tokens=1)
+        far = [1e6 * median_of(histogram(job.metrics(), FIRST_CHUNK, {1}))]
+        b.add("Control plane: null engine, 2 ranks", "dispatch to first answer of the other rank, which sleeps, p50", "us", far,
+              limit=("<=", 100), setting={"ranks": 2, "connections": 1, "router": "round_robin"})
     with b.job(b.o.ranks, "--engine", "null") as job:
         group = f"Control plane: null engine, {b.o.ranks} ranks"
         b.add(group, "mpirun to /health 200", "ms", [job.ready_seconds * 1e3], limit=("<=", 1000), setting={"ranks": b.o.ranks})

@@ -4,9 +4,10 @@ import re
 import sys
 import time
 
-from job import Failed, cpu_seconds_of
+from job import Failed, cpu_seconds_of, histogram, median_of
 
 RANKS = 8
+FIRST_CHUNK = "mpiserve_dispatch_to_first_chunk_seconds"
 BODY = {"prompt": "Hi", "max_tokens": 1, "ignore_eos": True, "temperature": 0}
 
 
@@ -16,22 +17,6 @@ def harness(program):
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../e2e"))
     import harness_hosts
     return harness_hosts
-
-
-def median_us(job, engines):
-    """Of mpiserve_dispatch_to_first_chunk_seconds over these replicas, linear within a bucket."""
-    counts = {}
-    for line in job.get("/metrics", key=False).body.decode().splitlines():
-        m = re.match(r'mpiserve_dispatch_to_first_chunk_seconds_bucket\{(.*)\} (\S+)$', line)
-        labels = dict(re.findall(r'(\w+)="([^"]*)"', m.group(1))) if m else {}
-        if labels and int(labels["engine"]) in engines:
-            counts[float(labels["le"])] = counts.get(float(labels["le"]), 0) + float(m.group(2))
-    half, low, below = counts[float("inf")] / 2, 0.0, 0.0
-    for bound in sorted(counts):
-        if counts[bound] >= half:
-            return 1e6 * (low + (bound - low) * (half - below) / (counts[bound] - below))
-        low, below = bound, counts[bound]
-    raise Failed("no request was answered")
 
 
 def step_us(job, engines):
@@ -52,9 +37,10 @@ def way_between_hosts(b, h, group, name, *options, limit=None):
             for _ in range(b.repeat(800, 300)):
                 job.post("/v1/completions", BODY)
             nodes = {r["replica"]: r["node_rank"] for r in job.ranks()}
-            here.append(median_us(job, {r for r, n in nodes.items() if n == 0}))
-            far = {r for r, n in nodes.items() if n == 1}
-            there.append(median_us(job, far))
+            text = job.get("/metrics", key=False).body.decode()
+            near, far = ({r for r, n in nodes.items() if n == k} for k in (0, 1))
+            here.append(1e6 * median_of(histogram(text, FIRST_CHUNK, near)))
+            there.append(1e6 * median_of(histogram(text, FIRST_CHUNK, far)))
             steps.append(step_us(job, far))
     shape = {"hosts": 2, "ranks": RANKS, "output_tokens": 1, "connections": 1}
     b.add(group, f"dispatch to first answer, p50, other host, {name}", "us", there, limit=limit, setting=shape)

@@ -4,6 +4,7 @@ import ctypes
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,28 @@ from harness import Process, descendants  # noqa: E402
 BUILD = os.path.join(TOP, os.environ.get("BUILD", "build"))
 START_LIMIT, STOP_LIMIT = 20, 8
 libc = ctypes.CDLL(None)
+
+
+def histogram(metrics, name, engines=None):
+    """Counts at or below each bound, over these replicas or all."""
+    counts = {}
+    for line in metrics.splitlines():
+        m = re.match(re.escape(name) + r'_bucket\{(.*)\} (\S+)$', line)
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', m.group(1))) if m else {}
+        if labels and (engines is None or int(labels["engine"]) in engines):
+            counts[float(labels["le"])] = counts.get(float(labels["le"]), 0) + float(m.group(2))
+    return counts
+
+
+def median_of(counts, before=None):
+    """Of what came since `before`, linear within a bucket."""
+    counts = {bound: n - (before or {}).get(bound, 0) for bound, n in counts.items()}
+    half, low, below = counts[float("inf")] / 2, 0.0, 0.0
+    for bound in sorted(counts):
+        if counts[bound] >= half > 0:
+            return low + (bound - low) * (half - below) / (counts[bound] - below)
+        low, below = bound, counts[bound]
+    raise Failed("no request was answered")
 
 
 class Failed(Exception):
@@ -196,7 +219,7 @@ class Job:
         for folder in (self.folder, self.shm):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def call(self, method, path, body=None):
+    def text(self, method, path, body=None):
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             c.request(method, path, body and json.dumps(body), {"Content-Type": "application/json"} if body else {})
@@ -204,9 +227,15 @@ class Job:
             text = r.read()
             if r.status != 200:
                 raise Failed(f"{method} {path}: {r.status} {text[:200]!r}")
-            return json.loads(text)
+            return text
         finally:
             c.close()
+
+    def call(self, method, path, body=None):
+        return json.loads(self.text(method, path, body))
+
+    def metrics(self):
+        return self.text("GET", "/metrics").decode()
 
     def get(self, path):
         return self.call("GET", path)
