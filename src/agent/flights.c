@@ -83,7 +83,7 @@ i32 flight_select(struct head *h, const struct route_ask *ask, enum slot_class l
 
 bool flight_try(struct head *h, struct flight *f)
 {
-    const struct route_ask ask = {f->request->has_session, f->request->session};
+    const struct route_ask ask = {.has_session = f->request->has_session, .session = f->request->session};
     struct slots_answer answer;
     i32 r = flight_select(h, &ask, SLOT_CLASS_SHORT, &answer);
     if (r < 0) return false;

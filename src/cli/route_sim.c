@@ -140,7 +140,7 @@ static void note_time(struct sim *s, u64 ns)
 /* What the head does for a request: choose until one accepts; what it answers is what the view is from now on. */
 static i32 decide(struct sim *s, const struct sim_request *r)
 {
-    const struct route_ask ask = {true, r->session};
+    const struct route_ask ask = {.has_session = true, .session = r->session};
     bool refuse = s->spec->refuse;
     u64 begin = clock_ns();
     router_round(s->router);
@@ -297,7 +297,7 @@ static void init(struct sim *s, const struct sim_spec *p)
     for (u32 i = 0; i <= p->replicas; i++) s->lines[i].first = NOBODY;
     for (u64 i = 0; i < s->n_sessions; i++) s->home[i] = NOBODY;
     fill(s);
-    s->router = router_new(p->policy, s->views, p->replicas, p->seed);
+    s->router = router_new(p->policy, s->views, p->replicas, p->seed, 0);
     s->clock_ns = clock_cost();
 }
 

@@ -2,7 +2,7 @@
 """mpiserve bench route: the simulated routers do what theory says, decide fast, and are the same for a seed."""
 from harness import *
 
-POLICIES = ["power_of_two", "least_loaded", "round_robin", "session", "random"]
+POLICIES = ["power_of_two", "least_loaded", "round_robin", "session", "prefix_aware", "random"]
 
 
 def bench(*arguments):
@@ -77,7 +77,7 @@ def recorded_loads():
     _, runs, _ = recorded("".join(f"{2 * i} 1 {'abc'[i % 3]}\n" for i in range(60)), "--replicas", "8")
     equal(runs["session"]["kept"], 1, "sessions of an idle job")
     _, runs, _ = recorded("0 5 a\n1 1 a\n2 1 a\n", "--replicas", "2", "--refuse")
-    equal([(r["wait_p99"], r["choices"] >= 1) for r in runs.values()], [(0, True)] * 5, "a full one refuses")
+    equal([(r["wait_p99"], r["choices"] >= 1) for r in runs.values()], [(0, True)] * len(POLICIES), "a full one refuses")
     for text, says in (("0 1\n1 x\n", "FILE:2: is not `ARRIVAL SERVICE [SESSION]`"), ("0 1 a b\n", "FILE:1: is not"),
                        ("-1 1\n", "FILE:1: is not"), ("1 1\n0 1\n", "FILE:2: comes before"), ("#\n", "holds no requests")):
         code, _, err = recorded(text)
