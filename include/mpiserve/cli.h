@@ -38,14 +38,16 @@ int cli_status(int argc, char **argv);
 int cli_sweep(int argc, char **argv);
 
 /* mpiserve bench route [--replicas N] [--slots N] [--load X] [--policy NAME|all] [--seed N] [--requests N] [--stale X] [--refuse]
- * [--trace FILE] [--json]: the routers in simulation, and what a decision costs on this machine; --help says what each is. 0; 1 a
- * trace that cannot be read; 2 wrong usage. No MPI. Waits are in mean service times, of a trace in seconds. --json prints one object:
- *   mpiserve, replicas, slots, load (null with a trace), seed, stale, refuse
+ * [--prefixes N] [--trace FILE] [--json]: the routers in simulation, and what a decision costs on this machine; --help says what
+ * each is. 0; 1 a trace that cannot be read; 2 wrong usage. No MPI. Waits are in mean service times, of a trace in seconds. --json
+ * prints one object:
+ *   mpiserve, replicas, slots, load (null with a trace), seed, stale, prefixes (blocks of a cache; 0: none), refuse
  *   runs              [{policy, service ("exponential", "lognormal", "recorded"), requests (measured ones), wait_p50, wait_p99,
  *                     wait_mean, imbalance (most ongoing on a replica / mean, on average over moments), most_ongoing (the same
- *                     not divided), kept (share of requests that went where their session was before), choices (a request),
- *                     decision_ns_p50, decision_ns_p99 (all choices of a request with their updates; the clock's own cost is
- *                     taken off), theory: {wait_p50, wait_p99, most_ongoing or null} or null}] */
+ *                     not divided), kept (share of requests that went where their session was before), hits (share of the
+ *                     prompts' blocks that were in the cache; null without prefixes), choices (a request), decision_ns_p50,
+ *                     decision_ns_p99 (all choices of a request with their updates; the clock's own cost is taken off),
+ *                     theory: {wait_p50, wait_p99, most_ongoing or null} or null}] */
 int cli_bench(int argc, char **argv);
 
 /* mpiserve doctor [--json]: what this machine has and misses for a job, with what to do; measures memory bandwidth, messages and

@@ -15,7 +15,8 @@
 /* ---- the choice ----------------------------------------------------------------------------------------------
  * A policy is a row of a table; a router is a policy at work over one deployment's replicas, with what it must remember.
  *
- *   router_new -> { router_update | router_round -> { router_choose -> router_exclude } } -> router_free
+ *   router_new -> { router_update | router_prefix_* | router_round -> { router_choose -> router_exclude | router_chosen } } ->
+ *   router_free
  *
  * The router sees a view as it was at the last router_update of its index: change the view, then call it. A round is one
  * request's search for a slot. A replica that refuses is excluded and not chosen again in this round; the next round forgets it.
@@ -23,8 +24,9 @@
  * say, not for the view.
  *
  * Cost, in the number n of replicas: power_of_two, random O(1); round_robin O(log64 n); least_loaded O(1), its updates
- * O(change of ongoing); session O(1) expected. router_update and router_exclude O(1), for round_robin and session O(log64 n);
- * router_round O(number excluded). Nothing is allocated after router_new.
+ * O(change of ongoing); session O(1) expected; prefix_aware O(blocks of the prompt that are found, + 1), so is its router_chosen,
+ * in the blocks of the prompt, and router_prefix_* O(1), whatever n is. router_update and router_exclude O(1), for round_robin and
+ * session O(log64 n); router_round O(number excluded). Nothing is allocated after router_new.
  *
  *   power_of_two   home when it is eligible and idle: the shortest way, and caches that are still warm. Else two distinct eligible
  *                  replicas at random, the one with fewer ongoing; a tie is drawn.
@@ -36,7 +38,27 @@
  *                  this request, at most ceil(c * (m + 1) / n) ongoing: c = 1.25, n eligible replicas, m ongoing on them
  *                  all. Such a replica always exists. When a replica leaves, its sessions alone move (but for what the bound
  *                  moves). Without a session: power_of_two. The ring is the same for every key: all ingresses agree.
- *   random         one eligible replica at random, for comparison. */
+ *   prefix_aware   the eligible replica that holds the longest prefix of the prompt in its cache, of several the one with the
+ *                  fewest ongoing, unless it is overloaded; see below.
+ *   random         one eligible replica at random, for comparison.
+ *
+ * prefix_aware. A prompt is a row of full blocks with chained hashes: equal hashes are equal prefixes. A replica holds a prefix of
+ * i blocks when it holds the blocks 0 .. i - 1; one that lost a block in the middle counts up to there. So the row is walked from
+ * its begin (a search by halves would be wrong), and the walk ends where nobody is left.
+ *   The index says of a hash which replicas hold its block: of each at most ROUTE_PREFIX_HOLDERS, the less busy ones. When that
+ * many are known there may be others, so such a block (of a system prompt, say) excludes nobody: who is found behind it counts
+ * as a holder of it. The index learns from router_chosen, and from what leaders publish (router_prefix_*). router_chosen is early:
+ * the replica will hold these blocks soon, so equal prompts that come at the same time meet at one replica. Where that was wrong
+ * (a request was cancelled), it makes itself true with the next request; a published removal corrects it.
+ *   The index is a hint and never more. It takes 16 bytes * prefix_blocks * n, fixed, and has room for prefix_blocks * n entries
+ * (a block at a replica), whoever's they are; when it is full, what was neither put nor asked for since longest is forgotten. A
+ * wrong hint costs a prefix that is computed anew.
+ *   Overloaded: the replica would have, with this request, more than the mean of the eligible plus 1 / ROUTE_PREFIX_SLOTS_MORE of its
+ * slots (at least 1), and more than 1.5 times that mean. Then the next best: another with as much, or one with a shorter prefix; of
+ * the walk's up to 2 * ROUTE_PREFIX_HOLDERS candidates. A match of less than 1 / ROUTE_PREFIX_WORTH of the prompt is not worth it.
+ * When nobody is left, and without hashes: power_of_two. An absolute and a relative threshold together are what SGLang's router
+ * has (--balance-abs-threshold, --balance-rel-threshold 1.5; there between the busiest and the idlest), the least match is that of
+ * Ray Serve's PrefixCacheAffinityRouter (10 %). */
 /* Only UP is chosen. FULL: up, and known to have no slot left for this ingress, because it holds all of them itself: asking would be
  * in vain. */
 enum route_state { ROUTE_UP, ROUTE_DRAINING, ROUTE_DOWN, ROUTE_FULL };
@@ -50,9 +72,14 @@ struct route_view {
         home; /* its leader is the ingress's own rank: no message between processes. At most one; does not change */
 };
 enum { ROUTE_MAX_REPLICAS = 65536, ROUTE_RING_POINTS = 64 };
-struct route_ask { /* what a policy may know of a request */
+enum { ROUTE_PREFIX_HOLDERS = 8, ROUTE_PREFIX_SLOTS_MORE = 8, ROUTE_PREFIX_WORTH = 10 };
+enum { ROUTE_PREFIX_BLOCKS = 4096 }; /* a good prefix_blocks where nothing better is known */
+struct route_ask {                   /* what a policy may know of a request */
     bool has_session;
     u64 session; /* hash of the client's session; any value */
+    const u64 *
+        prefix; /* [n_prefix] chained hashes of the prompt's full blocks, well mixed; read during the call only */
+    u32 n_prefix; /* 0: unknown, or less than a block */
 };
 struct route_policy; /* a row */
 struct router;
@@ -63,14 +90,23 @@ const char *route_policy_name(const struct route_policy *p);
 const char *route_policy_help(const struct route_policy *p);
 
 /* views: [n], kept by the caller for the router's life; n_slots does not change. n <= ROUTE_MAX_REPLICAS, may be 0. key: draws are
- * a pure function of it and of what was asked before; use the ingress index. */
-struct router *router_new(const struct route_policy *policy, const struct route_view *views, u32 n, u64 key);
+ * a pure function of it and of what was asked before; use the ingress index. prefix_blocks: how many blocks a replica may be known
+ * to hold, on average; best as many as its cache has. 0: none. Only prefix_aware takes memory for them. */
+struct router *router_new(const struct route_policy *policy, const struct route_view *views, u32 n, u64 key,
+                          u32 prefix_blocks);
 void router_free(struct router *r); /* NULL: nothing */
 void router_update(struct router *r, u32 index);
 void router_round(struct router *r);
 /* Index into the views, or -1: nobody is eligible. ask NULL: nothing is known. */
 i32 router_choose(struct router *r, const struct route_ask *ask);
 void router_exclude(struct router *r, u32 index); /* until the next round; twice is once */
+/* The replica accepted: it will get what was asked. Call it for every request that is sent, however its replica was found. */
+void router_chosen(struct router *r, u32 index, const struct route_ask *ask);
+/* What a leader publishes: its replica now holds this block, or no longer; clear: it holds none (its engine is new, or all that it
+ * holds follows). In any order, twice is once. Policies without interest ignore them. */
+void router_prefix_add(struct router *r, u32 index, u64 hash);
+void router_prefix_remove(struct router *r, u32 index, u64 hash);
+void router_prefix_clear(struct router *r, u32 index);
 
 /* ---- the queue of those who wait for a slot ------------------------------------------------------------------
  * Bounded; each waiter has a deadline. Order: priority (lower first), then arrival; but nobody starves: a waiter that has waited

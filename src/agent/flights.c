@@ -101,7 +101,7 @@ bool flight_try_at(struct head *h, struct flight *f, u32 replica)
 
 bool flight_try(struct head *h, struct flight *f)
 {
-    const struct route_ask ask = {f->request->has_session, f->request->session};
+    const struct route_ask ask = {.has_session = f->request->has_session, .session = f->request->session};
     struct slots_answer answer;
     i32 r = flight_select(h, &ask, SLOT_CLASS_SHORT, &answer);
     return r >= 0 && take(h, f, (u32)r, &answer);

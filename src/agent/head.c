@@ -139,7 +139,7 @@ int head_new(struct agent *a, struct error *err)
     atomic_store(&h->retry_after_s, 1);
     const struct route_policy *policy = route_policy_find(a->config.router, err);
     if (!policy) return err->code;
-    h->router = router_new(policy, h->views, h->n_replicas, (u64)a->ingress_index);
+    h->router = router_new(policy, h->views, h->n_replicas, (u64)a->ingress_index, ROUTE_PREFIX_BLOCKS);
     h->commands = queue_new(err);
     if (!h->commands) return -1;
     snprintf(h->fingerprint, sizeof h->fingerprint, "mpiserve-%s-%08x", MPISERVE_VERSION,

@@ -1,4 +1,5 @@
 /* mpiserve bench route: routers in simulation, beside what theory says. */
+#include "cli/route_prompts.h"
 #include "cli/route_sim.h"
 #include "mpiserve/cli.h"
 #include "mpiserve/json.h"
@@ -30,6 +31,13 @@ static const char usage[] =
     "  --refuse        a full replica refuses and the router chooses again, as in a job; without it the "
     "replica\n"
     "                  queues, as in the theorems\n"
+    "  --prefixes N    0, none. Else a replica has a cache of N blocks (64 to 4096), half of the service "
+    "time "
+    "is for\n"
+    "                  reading what of a prompt is not in there, and sessions are conversations of 8 turns: "
+    "a "
+    "prompt\n"
+    "                  has 16 blocks that 100 sessions share, 4 of each turn before, and 2 new ones\n"
     "  --trace FILE    a recorded load: lines `ARRIVAL SERVICE [SESSION]`, in seconds; then times are "
     "seconds\n"
     "  --json          {\"runs\": [...]}; include/mpiserve/cli.h describes it\n"
@@ -39,7 +47,7 @@ static const char usage[] =
     "wrong usage.\n";
 
 struct asked {
-    double replicas, slots, load, seed, requests, stale;
+    double replicas, slots, load, seed, requests, stale, prefixes;
     const char *policy, *trace;
     bool json, refuse, help;
     struct sim_request *recorded;
@@ -70,6 +78,7 @@ static int set_value(struct asked *a, const char *name, const char *value, struc
                    {"--load", &a->load, 0.001, 0.999, false},
                    {"--seed", &a->seed, 0, 1e15, true},
                    {"--requests", &a->requests, 100, 1e9, true},
+                   {"--prefixes", &a->prefixes, CACHE_LEAST, CACHE_MOST, true},
                    {"--stale", &a->stale, 0, 1e6, false}};
     for (size_t i = 0; i < COUNT_OF(numbers); i++)
         if (strcmp(name, numbers[i].name) == 0)
@@ -106,6 +115,9 @@ static int read_arguments(struct asked *a, int argc, char **argv, struct error *
         if (set_value(a, name, value, err)) return err->code;
     }
     if (strcmp(a->policy, "all") != 0 && !route_policy_find(a->policy, err)) return err->code;
+    if (a->trace && a->prefixes > 0)
+        return error_set(err, ERR_INPUT, "--prefixes",
+                         "is not for a recorded load: a trace says nothing of prompts");
     if (a->requests == 0)
         a->requests = fmin(REQUESTS_MOST, fmax(REQUESTS_LEAST, REQUESTS_A_SLOT * a->replicas * a->slots));
     return 0;
@@ -174,13 +186,14 @@ static void run_one(const struct asked *a, const struct route_policy *policy, en
                                   .load = a->load,
                                   .stale = a->stale,
                                   .refuse = a->refuse,
+                                  .prefixes = (u32)a->prefixes,
                                   .seed = (u64)a->seed,
                                   .service = service,
                                   .recorded = a->recorded,
                                   .requests = (u64)a->requests};
     *out = (struct run){.policy = policy, .service = service};
     sim_run(&spec, &out->result);
-    bool known = service == SIM_EXPONENTIAL && !a->refuse && a->stale <= 0;
+    bool known = service == SIM_EXPONENTIAL && !a->refuse && a->stale <= 0 && a->prefixes <= 0;
     out->theory = known ? theory_of(route_policy_name(policy), spec.replicas, spec.slots, spec.load)
                         : (struct theory){NAN, NAN, NAN};
 }
@@ -193,21 +206,22 @@ static void print_theory(double v)
 static void print_head(const struct asked *a, enum sim_service service)
 {
     if (service == SIM_RECORDED)
-        printf("\n%s: %.0f requests, waits in seconds%29s|\n", a->trace, a->requests, "");
+        printf("\n%s: %.0f requests, waits in seconds%36s|\n", a->trace, a->requests, "");
     else
         printf("\n%s service, waits in mean service times%*s|          theory\n", service_names[service],
-               (int)(53 - strlen(service_names[service])), "");
-    printf("%-13s%9s%9s%9s%8s%7s%9s%9s%9s  |%9s%9s%9s\n", "policy", "p50 wait", "p99 wait", "max/mean", "max",
-           "kept", "choices", "ns", "p99 ns", "p50 wait", "p99 wait", "max");
+               (int)(60 - strlen(service_names[service])), "");
+    printf("%-13s%9s%9s%9s%8s%7s%7s%9s%9s%9s  |%9s%9s%9s\n", "policy", "p50 wait", "p99 wait", "max/mean",
+           "max", "kept", "hits", "choices", "ns", "p99 ns", "p50 wait", "p99 wait", "max");
 }
 
 static void print_run(const struct asked *a, const struct run *x, bool first)
 {
     const struct sim_result *r = &x->result;
     if (first) print_head(a, x->service);
-    printf("%-13s%9.2f%9.2f%9.2f%8.1f%6.1f%%%9.2f%9.0f%9.0f  |", route_policy_name(x->policy), r->wait_p50,
-           r->wait_p99, r->imbalance, r->most_ongoing, 100 * r->kept, r->choices, r->decision_ns,
-           r->decision_p99_ns);
+    printf("%-13s%9.2f%9.2f%9.2f%8.1f%6.1f%%", route_policy_name(x->policy), r->wait_p50, r->wait_p99,
+           r->imbalance, r->most_ongoing, 100 * r->kept);
+    isnan(r->hits) ? printf("%7s", "-") : printf("%6.1f%%", 100 * r->hits);
+    printf("%9.2f%9.0f%9.0f  |", r->choices, r->decision_ns, r->decision_p99_ns);
     print_theory(x->theory.wait_p50);
     print_theory(x->theory.wait_p99);
     print_theory(x->theory.most_ongoing);
@@ -253,6 +267,7 @@ static void add_run(struct json_out *o, const struct run *x)
                    {"imbalance", r->imbalance},
                    {"most_ongoing", r->most_ongoing},
                    {"kept", r->kept},
+                   {"hits", r->hits},
                    {"choices", r->choices},
                    {"decision_ns_p50", r->decision_ns},
                    {"decision_ns_p99", r->decision_p99_ns}};
@@ -277,6 +292,7 @@ static void begin(const struct asked *a, struct json_out *o, struct buf *text)
     add_number(o, "load", a->trace ? NAN : a->load);
     add_number(o, "seed", a->seed);
     add_number(o, "stale", a->stale);
+    add_number(o, "prefixes", a->prefixes);
     json_out_key(o, "refuse");
     json_out_bool(o, a->refuse);
     json_out_key(o, "runs");
@@ -286,6 +302,7 @@ static void begin(const struct asked *a, struct json_out *o, struct buf *text)
     if (!a->trace) printf("load %g, %.0f requests, ", a->load, a->requests);
     printf("seed %.0f; a full replica %s", a->seed, a->refuse ? "refuses" : "queues");
     if (a->stale > 0) printf("; ends are seen every %g", a->stale);
+    if (a->prefixes > 0) printf("; prefixes, caches of %.0f blocks", a->prefixes);
     puts("");
 }
 

@@ -1,5 +1,6 @@
 /* Routers under load, event by event. */
 #include "cli/route_sim.h"
+#include "cli/route_prompts.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,7 +10,8 @@ enum { NS_MOST = 1 << 16, CLOCK_LOOKS = 1001, SESSIONS_A_REPLICA = 10, NOBODY = 
 
 struct end { /* of a running request */
     double at;
-    u32 replica;
+    u32 replica, turn;
+    u64 session;
 };
 struct waiting {
     struct sim_request request;
@@ -32,6 +34,10 @@ struct sim {
     u32 n_ends, max_ends;
     i32 *home;             /* [sessions] where it was last */
     u64 n_sessions, total; /* total: ongoing */
+    struct caches *caches; /* NULL: no prefixes */
+    struct prompt prompt;
+    u32 *turns; /* [sessions] requests so far */
+    u64 n_blocks, n_hits;
     double now, next_look;
     bool warm;
     float *waits;
@@ -59,14 +65,16 @@ static double draw_service(const struct sim_spec *p, u64 i)
 }
 
 /* The same requests for every policy. */
-static struct sim_request next_request(const struct sim *s, u64 i, double before)
+static struct sim_request next_request(struct sim *s, u64 i, double before)
 {
     const struct sim_spec *p = s->spec;
     u32 x[4];
     if (p->service == SIM_RECORDED) return p->recorded[i];
     rng_block(p->seed, i, 2, x);
     double gap = -log(unit(x[0], x[1])) / ((double)p->replicas * p->slots * p->load);
-    return (struct sim_request){before + gap, draw_service(p, i), (u64)x[2] * s->n_sessions >> 32};
+    u64 session = (u64)x[2] * s->n_sessions >> 32;
+    u32 turn = s->caches ? s->turns[session]++ : SIM_NO_PROMPT;
+    return (struct sim_request){before + gap, draw_service(p, i), session, turn};
 }
 
 /* ---- ends, earliest first -----------------------------------------------------------------------------------------*/
@@ -123,10 +131,37 @@ static struct waiting line_take(struct sim *s, struct line *line)
 }
 
 /* ---- requests -----------------------------------------------------------------------------------------------------*/
+/* What is in the caches is told at once, or with the next look. */
+static struct router *told(const struct sim *s)
+{
+    return s->spec->stale > 0 ? NULL : s->router;
+}
+
+/* How long it takes, now that it is known which blocks are there. */
+static double read_prompt(struct sim *s, u32 replica, const struct sim_request *r, bool counts)
+{
+    if (!s->caches || r->turn == SIM_NO_PROMPT) return r->service;
+    prompt_make(r->session, r->turn, &s->prompt);
+    u32 n = s->prompt.n, found = caches_use(s->caches, told(s), replica, s->prompt.hashes, n);
+    if (counts) {
+        s->n_blocks += n;
+        s->n_hits += found;
+    }
+    return r->service * (1 - SIM_PREFILL + SIM_PREFILL * (n - found) / PROMPT_MEAN);
+}
+
+static void keep_answer(struct sim *s, const struct end *e)
+{
+    if (!s->caches || e->turn == SIM_NO_PROMPT) return;
+    prompt_make(e->session, e->turn, &s->prompt);
+    caches_use(s->caches, told(s), e->replica, s->prompt.hashes, s->prompt.n_then);
+}
+
 static void start(struct sim *s, u32 replica, const struct sim_request *r, bool counts)
 {
+    double takes = read_prompt(s, replica, r, counts);
     s->running[replica]++;
-    ends_put(s, (struct end){s->now + r->service, replica});
+    ends_put(s, (struct end){s->now + takes, replica, r->turn, r->session});
     if (counts) s->waits[s->n_waits++] = (float)(s->now - r->at);
 }
 
@@ -140,8 +175,13 @@ static void note_time(struct sim *s, u64 ns)
 /* What the head does for a request: choose until one accepts; what it answers is what the view is from now on. */
 static i32 decide(struct sim *s, const struct sim_request *r)
 {
-    const struct route_ask ask = {true, r->session};
+    struct route_ask ask = {.has_session = true, .session = r->session};
     bool refuse = s->spec->refuse;
+    if (s->caches && r->turn != SIM_NO_PROMPT) {
+        prompt_make(r->session, r->turn, &s->prompt);
+        ask.prefix = s->prompt.hashes;
+        ask.n_prefix = s->prompt.n;
+    }
     u64 begin = clock_ns();
     router_round(s->router);
     for (i32 i; (i = router_choose(s->router, &ask)) >= 0; router_exclude(s->router, (u32)i)) {
@@ -151,6 +191,7 @@ static i32 decide(struct sim *s, const struct sim_request *r)
         s->views[i].ongoing = s->ongoing[i];
         router_update(s->router, (u32)i);
         if (!taken) continue;
+        router_chosen(s->router, (u32)i, &ask);
         if (s->warm) note_time(s, clock_ns() - begin);
         return i;
     }
@@ -189,8 +230,10 @@ static void arrive(struct sim *s, const struct sim_request *r)
 
 static void end(struct sim *s)
 {
-    u32 i = ends_take(s).replica;
+    struct end e = ends_take(s);
+    u32 i = e.replica;
     struct line *own = &s->lines[i], *any = &s->lines[s->spec->replicas];
+    keep_answer(s, &e);
     s->running[i]--;
     s->ongoing[i]--;
     s->total--;
@@ -211,6 +254,7 @@ static void end(struct sim *s)
 static void look(struct sim *s)
 {
     for (u32 i = 0; i < s->spec->replicas; i++) {
+        if (s->caches) caches_tell(s->caches, s->router, i);
         if (s->views[i].ongoing == s->ongoing[i]) continue;
         s->views[i].ongoing = s->ongoing[i];
         router_update(s->router, i);
@@ -273,7 +317,8 @@ static void fill(struct sim *s)
         rng_block(p->seed, i, 3, x);
         u32 n = (u32)(p->slots * p->load + unit(x[0], x[1]));
         for (u32 k = 0; k < n; k++) {
-            struct sim_request r = {0, draw_service(p, p->requests + (u64)i * p->slots + k), 0};
+            struct sim_request r = {0, draw_service(p, p->requests + (u64)i * p->slots + k), 0,
+                                    SIM_NO_PROMPT};
             start(s, i, &r, false);
         }
         s->views[i].ongoing = s->ongoing[i] = n;
@@ -292,19 +337,25 @@ static void init(struct sim *s, const struct sim_spec *p)
     s->home = mem_zero(s->n_sessions, sizeof *s->home);
     s->waits = mem_zero(p->requests, sizeof *s->waits);
     s->times = mem_zero(NS_MOST, sizeof *s->times);
+    if (p->prefixes) {
+        s->caches = caches_new(p->replicas, p->prefixes);
+        s->turns = mem_zero(s->n_sessions, sizeof *s->turns);
+    }
     for (u32 i = 0; i < p->replicas; i++)
         s->views[i] = (struct route_view){.replica = (i32)i, .leader = i, .n_slots = p->slots};
     for (u32 i = 0; i <= p->replicas; i++) s->lines[i].first = NOBODY;
     for (u64 i = 0; i < s->n_sessions; i++) s->home[i] = NOBODY;
     fill(s);
-    s->router = router_new(p->policy, s->views, p->replicas, p->seed);
+    s->router = router_new(p->policy, s->views, p->replicas, p->seed, p->prefixes);
     s->clock_ns = clock_cost();
 }
 
 static void release(struct sim *s)
 {
-    void *all[] = {s->views, s->running, s->ongoing, s->lines, s->pool, s->ends, s->home, s->waits, s->times};
+    void *all[] = {s->views, s->running, s->ongoing, s->lines, s->pool,
+                   s->ends,  s->home,    s->turns,   s->waits, s->times};
     router_free(s->router);
+    caches_free(s->caches);
     for (size_t i = 0; i < COUNT_OF(all); i++) free(all[i]);
 }
 
@@ -326,6 +377,7 @@ static void judge(struct sim *s, struct sim_result *out)
         out->most_ongoing = s->sum_most / (double)s->n_moments;
     }
     if (s->n_again) out->kept = (double)s->n_kept / (double)s->n_again;
+    out->hits = s->n_blocks ? (double)s->n_hits / (double)s->n_blocks : NAN;
     if (s->n_chosen) out->choices = (double)s->n_choices / (double)s->n_chosen;
     if (!s->n_waits) return;
     qsort(s->waits, s->n_waits, sizeof *s->waits, by_wait);

@@ -2,7 +2,9 @@
  *
  * n replicas of some slots; requests come one by one, a router places each. Without `refuse` a full replica queues what it
  * gets (the model of the theorems); with it, as in a job, it refuses, the router chooses again, and who finds no slot at all
- * waits in one queue. Times are in mean service times, those of a recorded load in seconds. Pure but for the clock that
+ * waits in one queue. With prefixes a replica has a cache of blocks (route_prompts.h): SIM_PREFILL of the mean service time are for
+ * reading a prompt, in proportion to its blocks that are not in the cache; the load offered is that without caches. Times are in mean
+ * service times, those of a recorded load in seconds. Pure but for the clock that
  * measures decisions. */
 #ifndef CLI_ROUTE_SIM_H
 #define CLI_ROUTE_SIM_H
@@ -10,10 +12,13 @@
 #include "mpiserve/route.h"
 
 enum sim_service { SIM_EXPONENTIAL, SIM_LOGNORMAL, SIM_RECORDED, SIM_SERVICES };
-#define SIM_SIGMA 1.2 /* of the logarithm: squared coefficient of variation 3.2 */
+#define SIM_PREFILL   0.5
+#define SIM_SIGMA     1.2 /* of the logarithm: squared coefficient of variation 3.2 */
+#define SIM_NO_PROMPT UINT32_MAX
 struct sim_request {
     double at, service;
     u64 session;
+    u32 turn; /* with prefixes: which of its session's requests; SIM_NO_PROMPT */
 };
 struct sim_spec {
     const struct route_policy *policy;
@@ -21,6 +26,7 @@ struct sim_spec {
     double load;  /* offered, of all slots; below 1 */
     double stale; /* ends of requests are seen only so often; 0: at once */
     bool refuse;
+    u32 prefixes; /* blocks of a replica's cache; 0: there are none */
     u64 seed;
     enum sim_service service;
     const struct sim_request *recorded; /* [requests], by time */
@@ -29,11 +35,13 @@ struct sim_spec {
 struct sim_result {
     u64 measured;
     double wait_p50, wait_p99, wait_mean;
-    double imbalance;                    /* most ongoing on a replica / mean, on average over moments */
-    double most_ongoing;                 /* the same without the division */
-    double kept;                         /* share of requests that went where their session was before */
-    double choices;                      /* a request; above 1 only with refuse */
-    double decision_ns, decision_p99_ns; /* median: router_round, choices, refusals, router_update */
+    double imbalance;    /* most ongoing on a replica / mean, on average over moments */
+    double most_ongoing; /* the same without the division */
+    double kept;         /* share of requests that went where their session was before */
+    double hits;         /* share of the prompts' blocks that were in the replica's cache */
+    double choices;      /* a request; above 1 only with refuse */
+    double decision_ns,
+        decision_p99_ns; /* median: router_round, choices, refusals, router_update, router_chosen */
 };
 void sim_run(const struct sim_spec *spec, struct sim_result *out);
 

@@ -101,7 +101,7 @@ const struct option option_table[] = {
      .help = "Most log-probabilities a token that a request may ask for."},
 
     {"router", "request-router-class", OPTION_CHOICE, GROUP_LIMITS, 0, AT(router),
-     .words = "power_of_two least_loaded round_robin session random", .standard = "power_of_two",
+     .words = "power_of_two least_loaded round_robin session prefix_aware random", .standard = "power_of_two",
      .same = "PowerOfTwoChoicesRequestRouter=power_of_two",
      .help =
          "Which replica gets a request. power_of_two: the one of the ingress's own rank when it is idle, "
@@ -109,7 +109,8 @@ const struct option option_table[] = {
          "two random ones the less loaded; least_loaded: "
          "of all; round_robin: one after the other; session: requests of a session (`session_id` in the "
          "body, header X-Session-ID, else `user`) go to the same replica unless it is overloaded, others by "
-         "power_of_two; random: for comparison."},
+         "power_of_two; prefix_aware: to the replica whose cache holds most of the prompt, unless it is "
+         "overloaded; random: for comparison."},
     {"max-ongoing-requests", "", OPTION_INT, GROUP_LIMITS, 0, AT(max_ongoing_requests), 1, 1024, "auto",
      "auto", 0,
      .help = "Slots of a replica: requests it takes at the same time. auto: --max-num-seqs, at most 1024."},

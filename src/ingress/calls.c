@@ -47,7 +47,7 @@ struct route_ask session_of(const char *const *names, size_t n)
     size_t i = 0;
     while (i < n && (!names[i] || !names[i][0])) i++;
     if (i == n) return (struct route_ask){0};
-    return (struct route_ask){true, hash_bytes(names[i], strlen(names[i]), 0)};
+    return (struct route_ask){.has_session = true, .session = hash_bytes(names[i], strlen(names[i]), 0)};
 }
 
 void call_set_session(struct call *c, const char *const *names, size_t n)

@@ -5,7 +5,8 @@
 #include <string.h>
 
 static const struct route_policy *const policies[] = {
-    &policy_power_of_two, &policy_least_loaded, &policy_round_robin, &policy_session, &policy_random,
+    &policy_power_of_two, &policy_least_loaded, &policy_round_robin,
+    &policy_session,      &policy_prefix_aware, &policy_random,
 };
 
 const struct route_policy *route_policy_at(u32 i)

@@ -31,11 +31,13 @@ static void settle(struct router *r, u32 i)
     if (is && !should) leave(r, i);
 }
 
-struct router *router_new(const struct route_policy *policy, const struct route_view *views, u32 n, u64 key)
+struct router *router_new(const struct route_policy *policy, const struct route_view *views, u32 n, u64 key,
+                          u32 prefix_blocks)
 {
     BUG_ON(n > ROUTE_MAX_REPLICAS);
     struct router *r = mem_zero(1, sizeof *r);
-    *r = (struct router){.policy = policy, .views = views, .n = n, .home = -1, .key = key};
+    *r = (struct router){
+        .policy = policy, .views = views, .n = n, .home = -1, .key = key, .prefix_blocks = prefix_blocks};
     r->seats = mem_zero(n + 1, sizeof *r->seats);
     r->eligible = mem_zero(n + 1, sizeof *r->eligible);
     r->excluded = mem_zero(n + 1, sizeof *r->excluded);
@@ -96,4 +98,28 @@ i32 router_choose(struct router *r, const struct route_ask *ask)
     static const struct route_ask nothing = {0};
     r->choices++;
     return r->n_eligible ? r->policy->choose(r, ask ? ask : &nothing) : -1;
+}
+
+void router_chosen(struct router *r, u32 index, const struct route_ask *ask)
+{
+    BUG_ON(index >= r->n);
+    if (r->policy->chosen && ask) r->policy->chosen(r, index, ask);
+}
+
+void router_prefix_add(struct router *r, u32 index, u64 hash)
+{
+    BUG_ON(index >= r->n);
+    if (r->policy->prefix_add) r->policy->prefix_add(r, index, hash);
+}
+
+void router_prefix_remove(struct router *r, u32 index, u64 hash)
+{
+    BUG_ON(index >= r->n);
+    if (r->policy->prefix_remove) r->policy->prefix_remove(r, index, hash);
+}
+
+void router_prefix_clear(struct router *r, u32 index)
+{
+    BUG_ON(index >= r->n);
+    if (r->policy->prefix_clear) r->policy->prefix_clear(r, index);
 }

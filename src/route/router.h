@@ -21,7 +21,8 @@ struct router {
     u64 total;                 /* ongoing on the eligible */
     i32 home;                  /* index of the view that is home; -1: none */
     u64 key, choices;
-    void *state; /* the policy's own */
+    u32 prefix_blocks; /* as router_new was told */
+    void *state;       /* the policy's own */
 };
 
 /* All but choose may be NULL. enter and leave: the replica has become eligible, or is no longer; changed: it is and stays
@@ -34,9 +35,13 @@ struct route_policy {
     void (*enter)(struct router *r, u32 i);
     void (*leave)(struct router *r, u32 i);
     void (*changed)(struct router *r, u32 i);
+    void (*chosen)(struct router *r, u32 i, const struct route_ask *ask);
+    void (*prefix_add)(struct router *r, u32 i, u64 hash);
+    void (*prefix_remove)(struct router *r, u32 i, u64 hash);
+    void (*prefix_clear)(struct router *r, u32 i);
 };
 extern const struct route_policy policy_power_of_two, policy_least_loaded, policy_round_robin, policy_session,
-    policy_random;
+    policy_prefix_aware, policy_random;
 
 /* Four random words for this choice. */
 static inline void router_draw(const struct router *r, u32 out[4])

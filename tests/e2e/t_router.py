@@ -5,7 +5,7 @@ from harness import *
 SHORT = {"prompt": "Once", "ignore_eos": True, "max_tokens": 3, "temperature": 0}
 LONG = dict(SHORT, max_tokens=900)
 SLOWLY = {"MPISERVE_FAULT": "slow-step:20"}  # LONG takes 18 s
-ROUTERS = ("power_of_two", "least_loaded", "round_robin", "session", "random")
+ROUTERS = ("power_of_two", "least_loaded", "round_robin", "session", "prefix_aware", "random")
 
 
 def served(job, replicas):
@@ -94,7 +94,7 @@ def every_router_serves_a_flood():
 def unknown_routers_are_refused():
     with Job("--router", "nearest", ranks=2, wait=False) as job:
         equal(job.wait(), 2, "exit status")
-        check("--router: `nearest` is not in the range power_of_two|least_loaded|round_robin|session|random"
+        check("--router: `nearest` is not in the range power_of_two|least_loaded|round_robin|session|prefix_aware|random"
               in job.output(), job.output())
 
 

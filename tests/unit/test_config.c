@@ -218,7 +218,7 @@ static const struct bad bad_lines[] = {
     {{"--router", "nearest"},
      ERR_INPUT,
      "--router",
-     "`nearest` is not in the range power_of_two|least_loaded|round_robin|session|random"},
+     "`nearest` is not in the range power_of_two|least_loaded|round_robin|session|prefix_aware|random"},
     {{"--port", "--host"}, ERR_INPUT, "--port", "needs a value"},
     {{"--port="}, ERR_INPUT, "--port", "0..65535"},
     {{"--port", "65536"}, ERR_INPUT, "--port", "`65536` is not in the range 0..65535"},

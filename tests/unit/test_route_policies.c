@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEY = 3, SLOTS = 64 };
+enum { KEY = 3, SLOTS = 64, BLOCKS = 64 };
 
 static struct route_view *make_views(u32 n)
 {
@@ -25,7 +25,7 @@ static struct router *make(const char *policy, const struct route_view *v, u32 n
 {
     const struct route_policy *p = route_policy_find(policy, NULL);
     assert_non_null(p);
-    return router_new(p, v, n, key);
+    return router_new(p, v, n, key, BLOCKS);
 }
 
 static void set_ongoing(struct router *r, struct route_view *v, u32 i, u32 ongoing)
@@ -47,16 +47,24 @@ static u32 draw(u64 i, u32 below)
     return (u32)((u64)x[0] * below >> 32);
 }
 
+/* A request of a session, all that routers can know of it: sessions share parts of their prompts. Good until the next call. */
 static struct route_ask session(u64 id)
 {
-    return (struct route_ask){.has_session = true, .session = id};
+    static u64 prefix[6];
+    for (u64 k = 0; k < COUNT_OF(prefix); k++) {
+        const u64 of[] = {k < 2 ? 0 : k < 4 ? id / 8 : id, k};
+        prefix[k] = hash_bytes(of, sizeof of, 0);
+    }
+    return (struct route_ask){
+        .has_session = true, .session = id, .prefix = prefix, .n_prefix = COUNT_OF(prefix)};
 }
 
 /* ---- all of them ----------------------------------------------------------------------------------------------*/
 static void test_table(void **state)
 {
     (void)state;
-    static const char *const names[] = {"power_of_two", "least_loaded", "round_robin", "session", "random"};
+    static const char *const names[] = {"power_of_two", "least_loaded", "round_robin",
+                                        "session",      "prefix_aware", "random"};
     struct error err = {0};
     assert_null(route_policy_find("nearest", &err));
     assert_int_equal(err.code, ERR_NOT_FOUND);
@@ -123,6 +131,7 @@ static void visits_all(const char *policy)
             assert_false(seen[i]);
             assert_int_equal(v[i].state, ROUTE_UP);
             seen[i] = true;
+            router_chosen(r, (u32)i, &ask);
             router_exclude(r, (u32)i);
         }
         assert_int_equal(router_choose(r, &ask), -1);
@@ -157,6 +166,9 @@ static void history(const char *policy, u64 key, i32 *choices, u32 steps)
         }
         if (what == 3 || what == 4) set_ongoing(r, v, i, by);
         struct route_ask ask = session(draw(4ull * step + 3, 50));
+        if (what == 4) router_prefix_add(r, i, ask.prefix[by % ask.n_prefix]);
+        if (what == 5) router_prefix_remove(r, i, ask.prefix[by % ask.n_prefix]);
+        if (what == 6 && by == 0) router_prefix_clear(r, i);
         i32 c = choices[step] = router_choose(r, what % 2 ? &ask : NULL);
         bool any = false;
         for (u32 k = 0; k < N; k++) any |= v[k].state == ROUTE_UP && !refused[k];
@@ -167,6 +179,7 @@ static void history(const char *policy, u64 key, i32 *choices, u32 steps)
             refused[c] = true;
             router_exclude(r, (u32)c);
         } else if (what > 5) {
+            router_chosen(r, (u32)c, &ask);
             set_ongoing(r, v, (u32)c, v[c].ongoing + 1);
         }
     }
@@ -197,6 +210,7 @@ static void test_many(void **state)
         for (u32 i = 0; i < ROUTE_MAX_REPLICAS; i++)
             if (i != 70 && i != ROUTE_MAX_REPLICAS - 1) set_state(r, v, i, ROUTE_DOWN);
         struct route_ask ask = session(5);
+        router_chosen(r, ROUTE_MAX_REPLICAS - 1, &ask);
         i32 a = router_choose(r, &ask);
         router_exclude(r, (u32)a);
         i32 b = router_choose(r, &ask);
@@ -293,7 +307,7 @@ static void test_random_shares(void **state)
 static void test_keys_differ(void **state)
 {
     (void)state;
-    static const char *const names[] = {"power_of_two", "least_loaded", "random"};
+    static const char *const names[] = {"power_of_two", "least_loaded", "prefix_aware", "random"};
     struct route_view *v = make_views(16);
     for (size_t p = 0; p < COUNT_OF(names); p++) {
         struct router *a = make(names[p], v, 16, KEY), *b = make(names[p], v, 16, KEY + 1);
