@@ -25,6 +25,7 @@
 #define MPISERVE_BATCH_H
 
 #include "mpiserve/base.h"
+#include "mpiserve/kv.h" /* enum kv_change */
 #include "mpiserve/request.h"
 #include "mpiserve/step.h"
 
@@ -36,6 +37,7 @@ struct batch_spec {
     u32 numerics;
     size_t max_frame; /* largest step frame the channel takes */
     bool prefix_cache;
+    u32 n_changes; /* of the prefix cache that are kept for batch_next_change; 0: nobody asks */
 };
 struct batch_counts {
     u32 running, waiting;          /* sequences */
@@ -79,6 +81,9 @@ bool batch_has_output(const struct batch *b);
 /* Requests that ended (their last chunk was flushed) since the last call: the agent frees their slots. */
 bool batch_next_ended(struct batch *b, u64 *request);
 bool batch_idle(const struct batch *b); /* no request left */
+/* What the prefix cache holds, for routing: kv_next_change and kv_hashes of its blocks. */
+enum kv_change batch_next_change(struct batch *b, u64 *hash);
+u32 batch_cached(const struct batch *b, u64 *out, u32 max);
 void batch_counts(const struct batch *b, struct batch_counts *out);
 
 #endif

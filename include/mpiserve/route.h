@@ -88,6 +88,7 @@ const struct route_policy *route_policy_find(const char *name,
 const struct route_policy *route_policy_at(u32 i);               /* in the table's order; NULL: no more */
 const char *route_policy_name(const struct route_policy *p);
 const char *route_policy_help(const struct route_policy *p);
+bool route_policy_wants_prefix(const struct route_policy *p); /* an ask's hashes, and what is cached where */
 
 /* views: [n], kept by the caller for the router's life; n_slots does not change. n <= ROUTE_MAX_REPLICAS, may be 0. key: draws are
  * a pure function of it and of what was asked before; use the ingress index. prefix_blocks: how many blocks a replica may be known

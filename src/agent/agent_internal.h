@@ -96,6 +96,7 @@ void head_close(struct head *h); /* slots close: who still waits gets none */
 void head_hurry(struct head *h); /* the drain's time is over */
 void head_drained(struct head *h, u32 from, u32 stage);
 void head_demand(struct head *h, u32 from, const struct msg_demand *m);
+void head_cached(struct head *h, u32 from, const struct msg_cached *m, const struct cached_change *changes);
 void head_yielded(struct head *h, i32 replica);
 void head_abort(struct head *h, const char *why); /* SIGTERM: final error chunks, at most 300 ms */
 

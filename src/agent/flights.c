@@ -25,6 +25,7 @@ void flight_drop(struct head *h, struct flight *f)
     atomic_fetch_sub(&h->outstanding, 1);
     atomic_store(&h->n_waiting, h->waiting.n);
     free(f->request);
+    free(f->prefix);
     free(f->samples);
     free(f);
 }
@@ -51,10 +52,20 @@ void flight_fail(struct head *h, struct flight *f, enum finish how, const char *
 }
 
 /* ---- towards a replica ---------------------------------------------------------------------------------------*/
+static struct route_ask ask_of(const struct flight *f)
+{
+    return (struct route_ask){.has_session = f->request->has_session,
+                              .session = f->request->session,
+                              .prefix = f->prefix,
+                              .n_prefix = f->n_prefix};
+}
+
 static void dispatch(struct head *h, struct flight *f)
 {
     struct agent *a = h->agent;
+    const struct route_ask ask = ask_of(f);
     f->replica = f->selection.token.replica;
+    router_chosen(h->router, (u32)f->replica, &ask);
     selection_dispatch(&f->selection);
     struct msg_dispatch m = {.token = f->selection.token, .origin = (u32)a->ingress_index};
     latency_dispatched(h, f);
@@ -101,7 +112,7 @@ bool flight_try_at(struct head *h, struct flight *f, u32 replica)
 
 bool flight_try(struct head *h, struct flight *f)
 {
-    const struct route_ask ask = {.has_session = f->request->has_session, .session = f->request->session};
+    const struct route_ask ask = ask_of(f);
     struct slots_answer answer;
     i32 r = flight_select(h, &ask, SLOT_CLASS_SHORT, &answer);
     return r >= 0 && take(h, f, (u32)r, &answer);
@@ -126,12 +137,15 @@ static void enqueue(struct head *h, struct flight *f)
         atomic_store(&h->n_waiting, h->waiting.n);
 }
 
-void flight_new(struct head *h, struct request *r, const struct selection *held, u64 now_ns)
+void flight_new(struct head *h, const struct command *command, const struct selection *held, u64 now_ns)
 {
     const struct config *c = &h->agent->config;
+    const struct request *r = command->request;
     struct flight *f = mem_zero(1, sizeof *f);
     f->id = r->id;
-    f->request = r;
+    f->request = command->request;
+    f->prefix = command->prefix;
+    f->n_prefix = command->n_prefix;
     f->submitted_ns = now_ns;
     f->n_open = r->n_samples;
     f->replica = -1;

@@ -27,6 +27,17 @@ static int admit(struct head *h, u32 taken)
     return ERR_FULL;
 }
 
+/* Hashes of the prompt's blocks, for a router that looks where they are cached. Computed here: the main thread has other things to do. */
+static void hash_prompt(const struct head *h, struct command *c)
+{
+    const struct request *r = c->request;
+    u32 size = (u32)h->agent->config.block_size;
+    if (!h->wants_prefix || r->prompt.len < size) return;
+    c->n_prefix = r->prompt.len / size;
+    c->prefix = mem_alloc(c->n_prefix * sizeof *c->prefix);
+    kv_prefix_hashes(request_at(r, r->prompt), r->prompt.len, size, c->prefix);
+}
+
 static int submit(void *arg, struct request *r, const struct reservation_id *reservation, u32 *retry_after_s)
 {
     struct head *h = arg;
@@ -34,10 +45,12 @@ static int submit(void *arg, struct request *r, const struct reservation_id *res
     *retry_after_s = atomic_load(&h->retry_after_s);
     u32 taken = atomic_fetch_add(&h->outstanding, 1); /* first: a drain looks at it after it says `refuse` */
     int rc = reservation ? reservations_use(h, reservation, &c) : admit(h, taken);
-    if (rc == 0)
+    if (rc == 0) {
+        hash_prompt(h, &c);
         head_push(h, &c);
-    else
+    } else {
         atomic_fetch_sub(&h->outstanding, 1);
+    }
     return rc;
 }
 
@@ -139,6 +152,7 @@ int head_new(struct agent *a, struct error *err)
     atomic_store(&h->retry_after_s, 1);
     const struct route_policy *policy = route_policy_find(a->config.router, err);
     if (!policy) return err->code;
+    h->wants_prefix = route_policy_wants_prefix(policy);
     h->router = router_new(policy, h->views, h->n_replicas, (u64)a->ingress_index, ROUTE_PREFIX_BLOCKS);
     h->commands = queue_new(err);
     if (!h->commands) return -1;
@@ -180,6 +194,7 @@ void head_free(struct head *h)
             struct command *c = (struct command *)n;
             n = n->next;
             free(c->request);
+            free(c->prefix);
             free(c);
         }
         queue_free(h->commands);
@@ -358,6 +373,15 @@ void head_load(struct head *h, u32 from, const struct msg_load *m)
     flights_retry_queue(h, clock_ns());
 }
 
+void head_cached(struct head *h, u32 from, const struct msg_cached *m, const struct cached_change *changes)
+{
+    i32 r = replica_of(h, from);
+    if (r < 0 || m->replica != r) return;
+    if (m->anew) router_prefix_clear(h->router, (u32)r);
+    for (u32 i = 0; i < m->n; i++)
+        (changes[i].removed ? router_prefix_remove : router_prefix_add)(h->router, (u32)r, changes[i].hash);
+}
+
 /* ---- the loop's side -----------------------------------------------------------------------------------------*/
 int head_fd(const struct head *h)
 {
@@ -383,7 +407,7 @@ u64 head_deadline(struct head *h)
 static void take_request(struct head *h, const struct command *c, u64 now)
 {
     bool held = selection_holds_slot(&c->selection);
-    flight_new(h, c->request, held ? &c->selection : NULL, now);
+    flight_new(h, c, held ? &c->selection : NULL, now);
     if (held) series_observe(h->measures.gap, (double)(clock_ns() - c->granted_ns) * 1e-9);
 }
 

@@ -5,6 +5,7 @@
 #include "agent/agent_internal.h"
 #include "agent/reservations.h"
 #include "mpiserve/ingress.h"
+#include "mpiserve/kv.h"
 #include "mpiserve/metrics.h"
 #include "mpiserve/route.h"
 #include <pthread.h>
@@ -13,7 +14,9 @@
 struct command { /* from an HTTP thread */
     struct queue_node node;
     enum { COMMAND_SUBMIT, COMMAND_CANCEL, COMMAND_DRAIN, COMMAND_RESERVE, COMMAND_RELEASE } what;
-    struct request *request;           /* SUBMIT */
+    struct request *request; /* SUBMIT */
+    u64 *prefix;             /* SUBMIT: [n_prefix] hashes of its prompt, if the router wants them */
+    u32 n_prefix;
     u64 id;                            /* of the request; RESERVE: the ingress's number */
     struct reservation_id reservation; /* RESERVE: its name */
     struct route_ask about;            /* RESERVE */
@@ -24,6 +27,8 @@ struct flight {
     struct route_waiter wait; /* first: the queue hands it back */
     struct flight *next;      /* of its hash chain */
     struct request *request;
+    u64 *prefix; /* [n_prefix], or NULL */
+    u32 n_prefix;
     u64 id, submitted_ns, dispatched_ns; /* 0: the first chunk has come */
     struct selection selection;
     i32 replica; /* of the selection */
@@ -51,6 +56,7 @@ struct head {
     u32 n_replicas, n_full;   /* full: ROUTE_FULL */
     struct router *router;    /* told of every change of views */
     u64 retry_queue_ns, drain_started_ns, hurry_ns;
+    bool wants_prefix;
     bool ready, all_up, draining, closing, hurried; /* closing: no slot can be had any more */
     /* several ingresses: heads.c. Arrays by ingress index */
     bool close_sent;
@@ -84,7 +90,7 @@ struct head {
 /* flights.c */
 struct flight *flight_find(struct head *h, u64 id);
 /* held NULL: it is routed; else a reservation's CHOSEN selection, which is its own from now on. */
-void flight_new(struct head *h, struct request *r, const struct selection *held, u64 now_ns);
+void flight_new(struct head *h, const struct command *c, const struct selection *held, u64 now_ns);
 void flight_cancel(struct head *h, u64 id);
 /* Reserves a slot at the replica that the policy says, or else at the next: its index, or -1: answer has the last refusal; when nobody
  * could be asked, SLOTS_FULL if a replica is up, else SLOTS_GRANTED. */

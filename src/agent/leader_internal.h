@@ -21,6 +21,8 @@ struct leader {
     u32 n_held;
     bool closing, hurried, was_busy;
     u64 load_sent_ns;
+    bool publishes; /* what is cached, since the router wants to know */
+    u64 published_ns;
     bool load_due;
     /* the engine */
     struct proc *proc;

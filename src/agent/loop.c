@@ -79,6 +79,12 @@ static void on_demand(struct agent *a, u32 from, const void *body, size_t len)
 {
     if (a->head && len == sizeof(struct msg_demand)) head_demand(a->head, from, body);
 }
+static void on_cached(struct agent *a, u32 from, const void *body, size_t len)
+{
+    const struct msg_cached *m = body;
+    if (a->head && len >= sizeof *m && len == sizeof *m + (u64)m->n * sizeof(struct cached_change))
+        head_cached(a->head, from, m, (const struct cached_change *)(m + 1));
+}
 static void on_yield(struct agent *a, u32 from, const void *body, size_t len)
 {
     (void)from;
@@ -96,10 +102,11 @@ static void on_end(struct agent *a, u32 from, const void *body, size_t len)
 static void on_message(void *arg, u32 from, u16 type, const void *body, size_t len)
 {
     static void (*const handlers[])(struct agent *, u32, const void *, size_t) = {
-        [MSG_DISPATCH] = on_dispatch, [MSG_CANCEL] = on_cancel, [MSG_CHUNK] = on_chunk,
-        [MSG_REFUSED] = on_refused,   [MSG_LOAD] = on_load,     [MSG_DRAIN] = on_drain,
-        [MSG_CLOSE] = on_close,       [MSG_HURRY] = on_hurry,   [MSG_END] = on_end,
-        [MSG_DRAINED] = on_drained,   [MSG_DEMAND] = on_demand, [MSG_YIELD] = on_yield,
+        [MSG_DISPATCH] = on_dispatch, [MSG_CANCEL] = on_cancel,   [MSG_CHUNK] = on_chunk,
+        [MSG_REFUSED] = on_refused,   [MSG_LOAD] = on_load,       [MSG_DRAIN] = on_drain,
+        [MSG_CLOSE] = on_close,       [MSG_HURRY] = on_hurry,     [MSG_END] = on_end,
+        [MSG_CACHED] = on_cached,     [MSG_DRAINED] = on_drained, [MSG_DEMAND] = on_demand,
+        [MSG_YIELD] = on_yield,
     };
     if (type < COUNT_OF(handlers) && handlers[type]) handlers[type](arg, from, body, len);
 }

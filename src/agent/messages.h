@@ -16,12 +16,22 @@ enum message_type {
     MSG_HURRY,   /* rank 0 -> all: the drain's time is over, end what runs */
     MSG_END,     /* rank 0 -> all: leave the loop and finalize */
     MSG_DEMAND, /* ingress -> other ingresses: struct msg_demand, while requests wait there, and when none does any more */
+    MSG_CACHED, /* leader -> ingress: struct msg_cached, then n struct cached_change; where the router wants to know */
     MSG_YIELD, /* ingress -> ingress: i32, a replica with a slot that the receiver may have first */
 };
 /* Of an ingress. QUIET: nobody waits for a slot or holds one without a request. DONE: nobody is served any more. */
 enum drain_stage { DRAIN_SERVING, DRAIN_QUIET, DRAIN_DONE };
 struct msg_demand {
     u32 waiting, in_use; /* requests that wait for a slot; slots that this ingress has */
+};
+struct msg_cached { /* what changed in a replica's prefix cache, in order */
+    i32 replica;
+    u32 anew; /* not 0: what was said before does not hold any more */
+    u32 n, pad;
+};
+struct cached_change {
+    u64 hash; /* of kv_prefix_hashes */
+    u64 removed;
 };
 struct msg_dispatch {
     struct slot_token token;

@@ -1,12 +1,13 @@
 /* The engine of a replica: births, deaths, steps out, results in, and a canary when idle. */
 #include "agent/leader_internal.h"
+#include "mpiserve/route.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
-enum { CANARY_MS = 4500 };
+enum { CANARY_MS = 4500, CHANGES_KEPT = 8192 };
 
 /* ---- memory --------------------------------------------------------------------------------------------------*/
 struct shared_fd {
@@ -83,7 +84,11 @@ int supervise_init(struct leader *l, struct error *err)
         .limits = {.step_ns = (u64)(a->config.step_timeout_s * (double)NS_PER_S)}};
     if (!(l->proc = proc_new(&spec, err))) return err->code;
     l->channel = proc_channel(l->proc);
-    struct batch_spec b = {.max_rows = l->boot.max_rows,
+    const struct route_policy *router = route_policy_find(a->config.router, err);
+    if (!router) return err->code;
+    l->publishes = route_policy_wants_prefix(router) && a->config.enable_prefix_caching;
+    struct batch_spec b = {.n_changes = l->publishes ? CHANGES_KEPT : 0,
+                           .max_rows = l->boot.max_rows,
                            .max_step_tokens = l->boot.max_step_tokens,
                            .max_model_len = a->max_model_len,
                            .block_size = l->boot.block_size,

@@ -19,8 +19,10 @@ struct batch *batch_new(const struct batch_spec *spec, struct error *err)
                   spec->n_blocks, spec->block_size, spec->max_model_len);
         return NULL;
     }
-    struct kv_spec kv_spec = {
-        .n_blocks = spec->n_blocks, .block_size = spec->block_size, .prefix_cache = spec->prefix_cache};
+    struct kv_spec kv_spec = {.n_blocks = spec->n_blocks,
+                              .block_size = spec->block_size,
+                              .prefix_cache = spec->prefix_cache,
+                              .n_changes = spec->n_changes};
     struct kv_blocks *kv = kv_blocks_new(&kv_spec, err);
     if (!kv) return NULL;
     struct batch *b = mem_zero(1, sizeof *b);
@@ -284,4 +286,14 @@ void batch_counts(const struct batch *b, struct batch_counts *out)
 {
     *out = b->counts;
     out->free_blocks = kv_free_blocks(b->kv);
+}
+
+enum kv_change batch_next_change(struct batch *b, u64 *hash)
+{
+    return kv_next_change(b->kv, hash);
+}
+
+u32 batch_cached(const struct batch *b, u64 *out, u32 max)
+{
+    return kv_hashes(b->kv, out, max);
 }

@@ -71,6 +71,10 @@ int config_check(struct config *c, struct error *err)
     if (c->null_step_us && strcmp(c->engine, "null") != 0)
         return error_set(err, ERR_INPUT, config_where(c, "null-step-us", where, sizeof(where)),
                          "is only for --engine null: this engine takes as long as it takes");
+    if (strcmp(c->router, "prefix_aware") == 0 && !c->enable_prefix_caching)
+        return error_set(err, ERR_INPUT, config_where(c, "router", where, sizeof(where)),
+                         "prefix_aware looks for cached prompts, and --enable-prefix-caching is off: leave "
+                         "one of the two out");
     if (c->enable_admin && c->api_key_none)
         return error_set(err, ERR_INPUT, "--enable-admin", "needs a key: leave out --api-key none");
     return 0;

@@ -24,6 +24,11 @@ const char *route_policy_help(const struct route_policy *p)
     return p->help;
 }
 
+bool route_policy_wants_prefix(const struct route_policy *p)
+{
+    return p->prefix_add != NULL;
+}
+
 const struct route_policy *route_policy_find(const char *name, struct error *err)
 {
     char known[256] = "";
