@@ -141,6 +141,25 @@ def each_knows_what_others_have():
             equal(one.call("DELETE", "/v1/reservations/" + held).status, 200)
 
 
+def each_learns_what_is_cached_where():
+    """A prompt that came in at one ingress finds its blocks when it comes in at the other."""
+    prompts = [f"Once there were {i} pigs that lived in a cold storm. " * 6 for i in range(8)]
+    with Lab(2) as lab, HostsJob(lab, *NODE, "--router", "prefix_aware", ranks=4) as job:
+        one, two = sides(job)
+        body = {"ignore_eos": True, "max_tokens": 1, "temperature": 0}
+        together(8, lambda i: one.post("/v1/completions", dict(body, prompt=prompts[i])))
+        until(lambda: one.metric("mpiserve_slots_in_use") == 0, 3 * SLOW, "all is read")
+        queries, hits = (f"vllm:prefix_cache_{what}_total" for what in ("queries", "hits"))
+        before = [one.metric(name) for name in (queries, hits)]
+        for p in prompts:
+            equal(two.post("/v1/completions", dict(body, prompt=p)).status, 200)
+
+        def all_found():
+            asked, found = (one.metric(name) - n for name, n in zip((queries, hits), before))
+            return asked > 0 and found >= 0.7 * asked
+        until(all_found, 6 * SLOW, "the second reading finds the blocks of the first")
+
+
 def drain_from_the_other_ingress():
     """Streams of both finish, a reservation of the second is honoured, nobody new comes in anywhere."""
     with Lab(2) as lab, HostsJob(lab, *NODE, *SLOW_STEP, "--enable-admin", ranks=4) as job:
@@ -214,5 +233,5 @@ def slots_are_shared_fairly():
 
 run(each_reaches_all_replicas, an_engine_of_one_node_dies_under_requests_of_both, the_head_node_without_engines,
     one_node_has_one_ingress, a_port_in_use_is_named_with_its_node, reservations_belong_to_their_ingress,
-    each_knows_what_others_have,
+    each_knows_what_others_have, each_learns_what_is_cached_where,
     drain_from_the_other_ingress, a_drain_that_takes_too_long, slots_are_shared_fairly)

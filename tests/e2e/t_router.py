@@ -91,6 +91,29 @@ def every_router_serves_a_flood():
             equal(job.wait(), 0, router)
 
 
+def a_prompt_goes_where_it_is_cached():
+    """Rank 0's replica is the first choice of whatever is new. A prompt that another one read goes there until that one loses it."""
+    story = "Once there was a pig that lived in a cold storm. " * 8
+    with routed(ranks=2, router="prefix_aware", env=SLOWLY) as job:
+        running = job.stream("/v1/completions", LONG)
+        next(iter(running))
+        equal(complete(job, prompt=story), 1, "while rank 0's is busy")
+        running.close()
+        until(lambda: job.metric("vllm:num_requests_running") == 0, 5 * SLOW, "rank 0's is idle")
+        equal([complete(job, prompt=story) for _ in range(3)], [1] * 3, "where it is cached")
+        equal(complete(job), 0, "another prompt")
+        job.engines()[1].kill()
+        until(lambda: job.metric("mpiserve_engine_starts_total", engine="1") == 2
+              and job.metric("mpiserve_replica_healthy", engine="1") == 1, 10 * SLOW, "a new engine")
+        equal(complete(job, prompt=story), 0, "its cache is gone")
+
+
+def prefix_aware_needs_a_cache():
+    with Job("--router", "prefix_aware", "--no-enable-prefix-caching", ranks=1, wait=False) as job:
+        equal(job.wait(), 2, "exit status")
+        check("--router: prefix_aware looks for cached prompts" in job.output(), job.output())
+
+
 def unknown_routers_are_refused():
     with Job("--router", "nearest", ranks=2, wait=False) as job:
         equal(job.wait(), 2, "exit status")
@@ -100,4 +123,4 @@ def unknown_routers_are_refused():
 
 run(a_session_stays_however_it_is_named, a_full_replica_sends_its_session_elsewhere_for_a_while,
     a_replica_that_is_given_up_loses_its_sessions, round_robin_takes_turns, every_router_serves_a_flood,
-    unknown_routers_are_refused)
+    a_prompt_goes_where_it_is_cached, prefix_aware_needs_a_cache, unknown_routers_are_refused)
