@@ -84,10 +84,10 @@ check-mpi5:
 	@tests/tools/deps mpi5 $(MPI5)
 	@$(MAKE) --no-print-directory MPI_HOME=$(MPI5) BUILD=build-mpi5 PROGRAM=build-mpi5/mpiserve \
 	    check TESTS="$(or $(TESTS),$(MPI5_TESTS))"
-# What takes minutes: failures of hosts, Slurm, the model of the slots beyond what is searched exhaustively.
+# What takes minutes: failures of hosts, Slurm, the model of the slots beyond what is searched exhaustively, 10^8 operations on slots.
 soak: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) LAB_LONG=1 SOAK=1 TEST_TIMEOUT=1800 $(RUN_ENV) \
-	    tests/tools/run-tests tests/lab/selftest tests/model/t_slots.py
+	    tests/tools/run-tests tests/lab/selftest tests/model/t_slots.py $(BUILD)/tests/mpi/slots
 check-style:
 	@tests/tools/check-style
 bench: $(PROGRAM) $(BENCHES)
