@@ -5,7 +5,7 @@ import itertools
 
 from harness_hosts import *
 
-SLOWLY = {"MPISERVE_FAULT": "slow-step:10"}
+SLOWLY, TOO_SLOWLY = {"MPISERVE_FAULT": "slow-step:10"}, {"MPISERVE_FAULT": "slow-step:40"}  # no stream ends before the job
 KEEP_ALIVE_S = 2 + 3 * 1  # OMPI_MCA_oob_tcp_keepalive_time + probes * intvl
 N = 8
 
@@ -100,7 +100,7 @@ def check_the_end(lab, job, started, why=("lost communication with", "node1")):
 
 def cut_and_look(silent, options=(), ranks=4):
     """Returns what /health said."""
-    with Lab(2) as lab, HostsJob(lab, *options, ranks=ranks, env=SLOWLY) as job:
+    with Lab(2) as lab, HostsJob(lab, *options, ranks=ranks, env=TOO_SLOWLY) as job:
         wanted = calm_texts(job, 40)
         nothing_under_way(lab, job)
         streams = begin(job, 900)
