@@ -79,15 +79,15 @@ check: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) SANITIZE=$(SANITIZE) $(RUN_ENV) tests/tools/run-tests $(TESTS)
 # The same with Open MPI 5: MPI_HOME names it; without, PyPI's is installed into build/openmpi5.
 MPI5       = $(abspath $(or $(MPI_HOME),build/openmpi5))
-MPI5_TESTS = build-mpi5/tests/mpi/wire build-mpi5/tests/mpi/slots $(wildcard tests/e2e/t_*.py)
+MPI5_TESTS = $(addprefix build-mpi5/tests/mpi/,wire slots components) $(wildcard tests/e2e/t_*.py)
 check-mpi5:
 	@tests/tools/deps mpi5 $(MPI5)
 	@$(MAKE) --no-print-directory MPI_HOME=$(MPI5) BUILD=build-mpi5 PROGRAM=build-mpi5/mpiserve \
 	    check TESTS="$(or $(TESTS),$(MPI5_TESTS))"
-# What takes minutes: failures of hosts, Slurm, the model of the slots beyond what is searched exhaustively.
+# What takes minutes: failures of hosts, Slurm, the model of the slots beyond what is searched exhaustively, 10^8 operations on slots.
 soak: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) LAB_LONG=1 SOAK=1 TEST_TIMEOUT=1800 $(RUN_ENV) \
-	    tests/tools/run-tests tests/lab/selftest tests/model/t_slots.py
+	    tests/tools/run-tests tests/lab/selftest tests/model/t_slots.py $(BUILD)/tests/mpi/slots
 check-style:
 	@tests/tools/check-style
 bench: $(PROGRAM) $(BENCHES)

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SILENT_S = 10, TICK_S = 2 };
+enum { SILENT_S = 10, SILENT_BUSY_S = 2, TICK_S = 2 };
 static const char *const state_names[REPLICA_STATES] = {"loading", "up", "restarting", "broken"};
 
 static struct replica_view read_replica(struct head *h, u32 i)
@@ -22,10 +22,11 @@ static bool loop_turns(const struct head *h, u64 now)
     return now < tick + TICK_S * NS_PER_S;
 }
 
-/* Up, and its leader was heard of lately: leaders speak at every step, and every few seconds when idle. */
+/* Up, and its leader was heard of lately: leaders speak several times a second while a slot is in use, and every few seconds when idle. */
 static bool makes_progress(const struct replica_view *v, u64 now)
 {
-    return v->load.state == REPLICA_UP && now < v->heard_ns + SILENT_S * NS_PER_S;
+    u64 silent_s = v->load.slots_in_use ? SILENT_BUSY_S : SILENT_S;
+    return v->load.state == REPLICA_UP && now < v->heard_ns + silent_s * NS_PER_S;
 }
 
 void status_health(void *arg, struct ingress_health *out)

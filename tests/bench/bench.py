@@ -96,7 +96,7 @@ def idle(b):
 
 
 def slots(b):
-    """Taking and giving back a slot of a rank of this node."""
+    """Taking and giving back a slot of a rank of this node; alone, and when all ranks want slots of all."""
     runs = []
     for _ in range(b.repeat(5, 3)):
         out = run([b.o.mpirun, "-np", "2", "--oversubscribe", "--bind-to", "none", helper("slots"), "200"], 30,
@@ -105,6 +105,16 @@ def slots(b):
     for key, whose, limit in (("other_us", "of another rank", ("<=", 1)), ("own_us", "of the own rank", None)):
         b.add("Slots", f"reserve + release {whose}, uncontended", "us", [r[key]["median"] for r in runs], limit=limit,
               setting={"ranks": 2, "pairs_a_run": runs[0]["pairs"]})
+    each, runs = b.repeat(20000, 5000), []
+    for _ in range(b.repeat(5, 3)):
+        out = run([b.o.mpirun, "-np", str(b.o.ranks), "--oversubscribe", "--bind-to", "none", helper("slots"), "wanted", str(each)],
+                  120, env=environment())
+        runs.append(json.loads(out.strip().splitlines()[-1]))
+    group, what = f"Slots: {b.o.ranks} ranks want {runs[0]['slots']}", "reserve, dispatch, run, finish, answer"
+    setting = {"ranks": b.o.ranks, "slots": runs[0]["slots"], "each": each, "max_us": max(r["max_us"] for r in runs)}
+    for p in ("p50", "p99"):
+        b.add(group, f"{what}, {p}", "us", [r[f"{p}_us"] for r in runs], setting=setting)
+    b.add(group, f"{what}, all ranks", "1/s", [r["per_s"] for r in runs], setting=setting, better="more")
 
 
 def completion(tokens, stream):

@@ -1,13 +1,20 @@
-/* reserve + release on a node, uncontended: rank 0 takes and gives back a slot of rank 1, which sleeps, and one of its own.
- * Prints one JSON object: microseconds of a pair, median, least and most of the batches.
- *   mpirun -np 2 slots [BATCHES] */
+/* What a slot costs on a node. Prints one JSON object.
+ *   mpirun -np 2 slots [BATCHES]      reserve + release, uncontended: rank 0 takes and gives back a slot of rank 1, which sleeps, and
+ *                                     one of its own; microseconds of a pair, median, least and most of the batches
+ *   mpirun -np 8 slots wanted [N]     every rank wants slots of all, two a rank: N cycles each, one at a time (reserve, DISPATCH to the
+ *                                     leader, run, finish, answer); microseconds of one, p50, p99, most */
 #include "mpiserve/slots.h"
 #include "mpiserve/wire.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 enum { PAIRS = 1000, SLOTS = 64, MAX_BATCHES = 10000 };
+enum { WANTED = 2, MAX_CYCLES = 1000000 };
+enum { DISPATCH = 1, ENDED, QUIET };
 
 static struct wire *wire;
 
@@ -52,27 +59,140 @@ static void measure(struct slots *s, u32 leader, int batches, const char *name)
            us[batches - 1]);
 }
 
+/* ---- all want them ----------------------------------------------------------------------------------------------*/
+struct wanted {
+    struct slots *slots;
+    bool answered;
+    u32 n_quiet;
+    u64 draws;
+};
+
+static void on_message(void *ctx, u32 from, u16 type, const void *body, size_t len)
+{
+    struct wanted *w = ctx;
+    struct error err = {0};
+    struct slot_token token;
+    if (type == QUIET) {
+        w->n_quiet++;
+        return;
+    }
+    if (len != sizeof token) error_set(&err, ERR_PEER, "message", "%zu bytes", len);
+    need(!err.code, &err);
+    memcpy(&token, body, sizeof token);
+    if (type == ENDED) {
+        slots_ended(w->slots, from, &token);
+        w->answered = true;
+        return;
+    }
+    int verdict = slots_run(w->slots, &token, &err);
+    if (verdict == SLOT_OK) verdict = slots_finish(w->slots, &token, &err);
+    if (verdict > SLOT_OK)
+        error_set(&err, ERR_STATE, "run", "%s", slot_verdict_name((enum slot_verdict)verdict));
+    need(verdict == SLOT_OK && !wire_send(wire, from, ENDED, &token, sizeof token, &err), &err);
+}
+
+/* As an agent does that waits for something: a doorbell ends its nap. */
+static void serve(struct wanted *w)
+{
+    struct error err = {0};
+    int n = wire_poll(wire, on_message, w, &err);
+    need(n >= 0, &err);
+    if (n > 0) return;
+    struct pollfd bell = {.fd = wire_fd(wire), .events = POLLIN};
+    ppoll(&bell, 1, &(struct timespec){.tv_nsec = 50000}, NULL);
+    wire_drain_bell(wire);
+}
+
+static void one(struct wanted *w)
+{
+    struct error err = {0};
+    struct slots_answer a = {0};
+    u32 out[4], leader = 0;
+    for (;; serve(w)) {
+        rng_block(wire_rank(wire) + 1, w->draws++, 0, out);
+        leader = out[0] % wire_size(wire);
+        need(!slots_reserve(w->slots, (i32)leader, leader, WANTED, SLOT_CLASS_SHORT, &a, &err), &err);
+        if (a.accepted) break;
+    }
+    w->answered = false;
+    need(!wire_send(wire, leader, DISPATCH, &a.token, sizeof a.token, &err), &err);
+    while (!w->answered) serve(w);
+}
+
+static void fight(struct wanted *w, int n)
+{
+    struct error err = {0};
+    u32 size = wire_size(wire);
+    size_t total = (size_t)n * size;
+    double *us = mem_zero((size_t)n, sizeof *us), *all = mem_zero(total, sizeof *all);
+    u64 start = clock_ns();
+    for (int i = 0; i < n; i++) {
+        u64 since = clock_ns();
+        one(w);
+        us[i] = (double)(clock_ns() - since) / 1e3;
+    }
+    for (u32 r = 0; r < size; r++) need(!wire_send(wire, r, QUIET, NULL, 0, &err), &err);
+    while (w->n_quiet < size || wire_busy(wire)) serve(w);
+    double seconds = (double)(clock_ns() - start) / 1e9;
+    need(!wire_allgather(wire, us, (size_t)n * sizeof *us, all, &err), &err);
+    qsort(all, total, sizeof *all, by_value);
+    if (wire_rank(wire) == 0)
+        printf("{\"ranks\": %u, \"slots\": %u, \"each\": %d, \"p50_us\": %.3f, \"p99_us\": %.3f, \"max_us\": "
+               "%.3f, \"per_s\": %.0f}\n",
+               size, WANTED * size, n, all[total / 2], all[total * 99 / 100], all[total - 1],
+               (double)total / seconds);
+    free(us);
+    free(all);
+}
+
+static void with_bells(char *dir)
+{
+    struct error err = {0};
+    if (wire_rank(wire) == 0 && !mkdtemp(dir)) error_errno(&err, dir, "cannot make it");
+    need(!err.code && !wire_bcast(wire, 0, dir, strlen(dir), &err) && !wire_bells(wire, dir, &err), &err);
+}
+
+static void wanted(struct slots *s, int n)
+{
+    struct wanted w = {.slots = s};
+    struct error err = {0};
+    char dir[] = "/tmp/slots-bench-XXXXXX", bell[64];
+    with_bells(dir);
+    fight(&w, n);
+    need(!wire_barrier(wire, &err), &err);
+    snprintf(bell, sizeof bell, "%s/bell.%u", dir, wire_rank(wire));
+    unlink(bell);
+    need(!wire_barrier(wire, &err), &err);
+    if (wire_rank(wire) == 0) rmdir(dir);
+}
+
 int main(int argc, char **argv)
 {
     struct error err = {0};
-    static const u32 node_of[2];
-    int batches = argc > 1 ? atoi(argv[1]) : 200;
+    bool all = argc > 1 && !strcmp(argv[1], "wanted");
+    int n = argc > 1 + all ? atoi(argv[1 + all]) : all ? 20000 : 200;
     wire = wire_init(&argc, &argv, &err);
     need(wire != NULL, &err);
-    if (wire_size(wire) != 2 || wire_n_nodes(wire) != 1 || batches < 1 || batches > MAX_BATCHES)
-        error_set(&err, ERR_INPUT, "slots", "mpirun -np 2 slots [BATCHES], on one node");
+    if ((!all && wire_size(wire) != 2) || wire_n_nodes(wire) != 1 || n < 1 ||
+        n > (all ? MAX_CYCLES : MAX_BATCHES))
+        error_set(&err, ERR_INPUT, "slots",
+                  "mpirun -np 2 slots [BATCHES], or mpirun -np 8 slots wanted [N], on one node");
     need(!err.code, &err);
-    struct slots_spec spec = {
-        .epoch = 1, .node_of = node_of, .lease_short_ns = 3600 * NS_PER_S, .lease_long_ns = 3600 * NS_PER_S};
+    struct slots_spec spec = {.owner = (u16)wire_rank(wire),
+                              .epoch = 1,
+                              .lease_short_ns = 3600 * NS_PER_S,
+                              .lease_long_ns = 3600 * NS_PER_S};
     struct slots *s = slots_new(&spec, &err);
     need(s != NULL, &err);
     u32 rank = wire_rank(wire);
-    need(!slots_open(s, (i32)rank, SLOTS, &err), &err);
+    need(!slots_open(s, (i32)rank, all ? WANTED : SLOTS, &err), &err);
     need(!wire_barrier(wire, &err), &err);
-    if (rank == 0) {
-        printf("{\"pairs\": %d", batches * PAIRS);
-        measure(s, 1, batches, "other_us");
-        measure(s, 0, batches, "own_us");
+    if (all) {
+        wanted(s, n);
+    } else if (rank == 0) {
+        printf("{\"pairs\": %d", n * PAIRS);
+        measure(s, 1, n, "other_us");
+        measure(s, 0, n, "own_us");
         printf("}\n");
     }
     need(!wire_barrier(wire, &err), &err);

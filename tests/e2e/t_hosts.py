@@ -175,6 +175,22 @@ def the_users_choice_of_components_is_kept():
         check("slot window" in said and "OMPI_MCA_osc" in said, said)
 
 
+def components_are_chosen_before_mpi_starts():
+    """For windows between hosts over TCP, by the version of MPI; what the user has chosen stays, on every host."""
+    if os.path.isdir("/sys/class/infiniband") and os.listdir("/sys/class/infiniband"):
+        return  # then the choice is MPI's
+    version = subprocess.run([os.environ.get("MPISERVE_MPIRUN", "mpirun"), "--version"], capture_output=True, text=True).stdout
+    ours = "sm,pt2pt" if "Open MPI) 4." in version else "^ucx"
+    with Lab(2) as lab:
+        for users, wanted in ((None, ours), ("sm", "sm"), ("^rdma", "^rdma")):
+            environment = {k: v for k, v in lab.environment.items() if k != "OMPI_MCA_osc"}
+            if users:
+                environment["OMPI_MCA_osc"] = users
+            done = subprocess.run([HOSTS, "mpirun", "-np", "4", os.path.join(BUILD, "tests/mpi/components"), wanted], env=environment,
+                                  capture_output=True, text=True, timeout=60 * SLOW)
+            equal((done.returncode, "\nok 1 - " in done.stdout), (0, True), f"{users}: {done.stdout}{done.stderr}")
+
+
 def rank_0_must_be_where_up_is():
     with Lab(2) as lab:
         said = refused(lab, "--hostfile", lab.hostfile(1, order=(1,)), ranks=2)
@@ -183,4 +199,4 @@ def rank_0_must_be_where_up_is():
 
 run(two_hosts, four_hosts, an_engine_dies_on_another_host, replicas_on_the_head_node, numbers_that_do_not_fit,
     the_head_nodes_address, ranks_that_differ, options_in_the_environment_reach_all_hosts,
-    the_users_choice_of_components_is_kept, rank_0_must_be_where_up_is)
+    the_users_choice_of_components_is_kept, components_are_chosen_before_mpi_starts, rank_0_must_be_where_up_is)

@@ -1,7 +1,9 @@
 /* The slot window under fire: every rank is ingress and leader, few slots, all want them. An independent count: each ingress notes what
- * it was granted, each leader what it ran; in the end no (leader, slot, seq) was granted twice, and the books balance.
+ * it was granted, each leader what it ran; after every round no (leader, slot, seq) was granted twice and none was skipped, since the
+ * first; in the end the books balance.
  * ranks: 8
- * By hand: mpirun -np 8 --oversubscribe build/tests/mpi/slots [seconds] */
+ * By hand: mpirun -np 8 --oversubscribe build/tests/mpi/slots [SECONDS [CAS]]: so long at least, and so many compare-and-swaps of all
+ * ranks at least. With SOAK=1 (make soak) 10^8 of them. */
 #include "tap.h"
 
 #include "mpiserve/slots.h"
@@ -10,14 +12,15 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SLOTS = 4, HELD = 8, LOG_MAX = 1 << 22, MAX_RUNNING = 64 };
-enum { DISPATCH = 1, ENDED, REFUSED, QUIET };
+enum { SLOTS = 4, HELD = 8, ROUND_GRANTS = 1 << 16, LOG_MAX = ROUND_GRANTS + HELD, MAX_RUNNING = 64 };
+enum { DISPATCH = 1, ENDED, REFUSED, QUIET, ROUND };
 static const u64 short_lease = 300 * NS_PER_MS, long_lease = 600 * NS_PER_MS;
 
 struct held {
     struct slot_token token;
     u32 leader;
-    bool sent, lost; /* lost on purpose: never dispatched nor released, the leader reaps it */
+    bool sent, lost; /* lost on purpose: neither dispatched nor released before the leader has reaped it */
+    u64 until_ns;    /* lost: so long */
 };
 struct rank_state {
     struct held held[HELD];
@@ -28,8 +31,11 @@ struct rank_state {
         u64 until_ns;
     } running[MAX_RUNNING];
     u32 n_running;
-    u64 *log; /* leader:8 | slot:24 | seq:32 of every grant */
-    u64 n_log, draws, passes, lost;
+    u64 *log; /* leader:8 | slot:24 | seq:32 of every grant of the round */
+    u64 n_log, logged, draws, passes, lost;
+    u32 round, over; /* the one that runs; the last that somebody ended */
+    u32 *next;       /* rank 0: [ranks][SLOTS] the seq that is granted next */
+    u64 twice, gaps; /* rank 0 */
     u64 stale_replies, finish_faults, double_runs;
 };
 static struct tap tap;
@@ -65,10 +71,12 @@ static void reserve(void)
     must(slots_reserve(s, (i32)leader, leader, SLOTS, draw(8) ? SLOT_CLASS_SHORT : SLOT_CLASS_LONG, &a, &err),
          &err);
     if (!a.accepted) return;
-    if (me.n_log < LOG_MAX) me.log[me.n_log++] = (u64)leader << 56 | (u64)a.token.slot << 32 | a.token.seq;
+    BUG_ON(me.n_log == LOG_MAX);
+    me.log[me.n_log++] = (u64)leader << 56 | (u64)a.token.slot << 32 | a.token.seq;
     bool lost = draw(5000) == 0;
     me.lost += lost;
-    me.held[me.n_held++] = (struct held){.token = a.token, .leader = leader, .lost = lost};
+    me.held[me.n_held++] = (struct held){
+        .token = a.token, .leader = leader, .lost = lost, .until_ns = lost ? clock_ns() + 2 * long_lease : 0};
 }
 
 static void release(u32 k)
@@ -78,6 +86,18 @@ static void release(u32 k)
     must(rc, &err);
     CHECK(&tap, slots_release(s, me.held[k].leader, &me.held[k].token, NULL) == 0, "released twice");
     forget(k);
+}
+
+/* The leader had time to take them back; if it did not turn, they were not lost. */
+static void find_lost(void)
+{
+    u64 now = clock_ns();
+    for (u32 k = me.n_held; k-- > 0;) {
+        if (!me.held[k].lost || now < me.held[k].until_ns) continue;
+        u64 before = slots_counts(s)->releases;
+        release(k);
+        me.lost -= slots_counts(s)->releases - before;
+    }
 }
 
 static void dispatch(u32 k)
@@ -137,6 +157,11 @@ static void on_message(void *ctx, u32 from, u16 type, const void *body, size_t l
         me.n_quiet++;
         return;
     }
+    if (type == ROUND) {
+        CHECK(&tap, len == sizeof me.over);
+        memcpy(&me.over, body, sizeof me.over);
+        return;
+    }
     CHECK(&tap, len == sizeof token);
     memcpy(&token, body, sizeof token);
     if (type == DISPATCH)
@@ -155,18 +180,24 @@ static void serve(void)
 }
 
 /* ---- the run -------------------------------------------------------------------------------------------------*/
-static void fight(double seconds)
+/* Until the time is over, or the log of one of the ranks is full, who tells the others. */
+static void fight(u64 until)
 {
-    u64 until = clock_ns() + (u64)(seconds * NS_PER_S);
-    while (clock_ns() < until) {
-        for (int i = 0; i < 8; i++) {
+    while (me.over < me.round) {
+        for (int i = 0; i < HELD; i++) {
             if (me.n_held < HELD && draw(2)) reserve();
             u32 k = me.n_held ? draw(me.n_held) : 0;
             if (!me.n_held || me.held[k].sent || me.held[k].lost) continue;
             draw(4) ? release(k) : dispatch(k);
         }
         serve();
+        find_lost();
+        if (me.n_log < ROUND_GRANTS && clock_ns() < until) continue;
+        for (u32 r = 0; r < wire_size(w); r++)
+            must(wire_send(w, r, ROUND, &me.round, sizeof me.round, NULL), NULL);
+        break;
     }
+    while (wire_busy(w)) serve(); /* what was sent leaves only while this is called */
 }
 
 static bool waits_for_answers(void)
@@ -191,7 +222,8 @@ static void settle(void)
         serve();
         usleep(200);
     }
-    while (me.n_held) release(0); /* reaped long ago: says so, and does nothing */
+    find_lost();
+    CHECK(&tap, !me.n_held, "%u reservations are held still", me.n_held);
 }
 
 static int by_value(const void *a, const void *b)
@@ -200,35 +232,69 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* All grants of all ranks on rank 0, sorted: the independent count. */
-static void check_grants(void)
+/* Of one (leader, slot), sorted: what was granted is what comes after the last round's, one by one. */
+static void count_faults(const u64 *grants, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        u32 *next = &me.next[(grants[i] >> 56) * SLOTS + (grants[i] >> 32 & (SLOTS - 1))],
+            seq = (u32)grants[i];
+        me.twice += seq < *next;
+        me.gaps += seq > *next;
+        if (seq >= *next) *next = seq + 1;
+    }
+}
+
+/* All grants of the round of all ranks on rank 0, sorted: the independent count. Nobody reserves meanwhile. */
+static void check_round(void)
 {
     int n = (int)me.n_log, *counts = mem_zero(wire_size(w), sizeof *counts),
         *at = mem_zero(wire_size(w), sizeof *at);
-    CHECK(&tap, me.n_log < LOG_MAX, "the log is full");
     MPI_Gather(&n, 1, MPI_INT, counts, 1, MPI_INT, 0, MPI_COMM_WORLD);
     size_t total = 0;
     for (u32 r = 0; r < wire_size(w); r++) {
         at[r] = (int)total;
         total += (size_t)counts[r];
     }
-    u64 *all = mem_zero(total + 1, sizeof *all);
+    u64 *all = mem_alloc((total + 1) * sizeof *all);
     MPI_Gatherv(me.log, n, MPI_UINT64_T, all, counts, at, MPI_UINT64_T, 0, MPI_COMM_WORLD);
-    qsort(all, total, sizeof *all, by_value);
-    u64 twice = 0, gaps = 0;
-    for (size_t i = 1; i < total; i++) {
-        twice += all[i] == all[i - 1];
-        gaps += all[i] >> 32 == all[i - 1] >> 32 && all[i] != all[i - 1] + 1;
+    if (wire_rank(w) == 0) {
+        qsort(all, total, sizeof *all, by_value);
+        count_faults(all, total);
     }
-    CHECK(&tap, !twice, "%llu reservations were granted twice", (unsigned long long)twice);
-    CHECK(&tap, !gaps, "%llu sequence numbers were used by nobody", (unsigned long long)gaps);
+    me.logged += me.n_log;
+    me.n_log = 0;
     free(all);
     free(counts);
     free(at);
+}
+
+/* Collective: rounds until all ranks together have done so many CAS and rank 0 says that the time is over. Returns the seconds of
+ * fighting and checking. */
+static double fight_rounds(double seconds, u64 least)
+{
+    u64 start = clock_ns(), until = start + (u64)(seconds * NS_PER_S);
+    for (u64 go = 1; go;) {
+        alarm((unsigned)seconds + 100);
+        me.round++;
+        /* when only CAS are missing, a round ends with a full log */
+        fight(clock_ns() < until ? until : UINT64_MAX);
+        check_round();
+        u64 cas = slots_counts(s)->cas, all = 0;
+        MPI_Allreduce(&cas, &all, 1, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
+        go = all < least || clock_ns() < until;
+        MPI_Bcast(&go, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
+    }
+    return (double)(clock_ns() - start) / (double)NS_PER_S;
+}
+
+static void check_grants(void)
+{
+    CHECK(&tap, !me.twice, "%llu reservations were granted twice", (unsigned long long)me.twice);
+    CHECK(&tap, !me.gaps, "%llu times sequence numbers were used by nobody", (unsigned long long)me.gaps);
     tap_case(&tap, "no (slot, seq) had two owners, none was skipped");
 }
 
-static void check_books(double seconds)
+static void check_books(double seconds, u64 least)
 {
     const struct slots_counts *c = slots_counts(s);
     u64 mine[] = {c->grants,
@@ -241,7 +307,7 @@ static void check_books(double seconds)
                   c->refusals[SLOTS_FULL],
                   c->refusals[SLOTS_CONTENDED],
                   me.lost,
-                  me.n_log,
+                  me.logged,
                   me.passes};
     u64 sum[COUNT_OF(mine)];
     MPI_Allreduce(mine, sum, COUNT_OF(mine), MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
@@ -249,15 +315,17 @@ static void check_books(double seconds)
           (unsigned long long)sum[0], (unsigned long long)sum[1], (unsigned long long)sum[2],
           (unsigned long long)sum[3]);
     CHECK(&tap, sum[0] == sum[10] && sum[2] == sum[5] && sum[0] > 1000 && sum[2] > 100);
+    CHECK(&tap, sum[4] >= least, "%llu CAS", (unsigned long long)sum[4]);
     CHECK(&tap, sum[3] >= sum[9], "%llu lost, %llu reaped", (unsigned long long)sum[9],
           (unsigned long long)sum[3]);
     if (wire_rank(w) == 0) {
-        printf("# %u ranks, %.0f s: %.0f CAS/s, %.0f grants/s; released %llu, finished %llu, reaped %llu "
+        printf("# %u ranks, %u rounds, %.0f s: %llu CAS, %.0f CAS/s, %.0f grants/s; released %llu, finished "
+               "%llu, reaped %llu "
                "(%llu lost on "
                "purpose)\n",
-               wire_size(w), seconds, (double)sum[4] / seconds, (double)sum[0] / seconds,
-               (unsigned long long)sum[1], (unsigned long long)sum[2], (unsigned long long)sum[3],
-               (unsigned long long)sum[9]);
+               wire_size(w), me.round, seconds, (unsigned long long)sum[4], (double)sum[4] / seconds,
+               (double)sum[0] / seconds, (unsigned long long)sum[1], (unsigned long long)sum[2],
+               (unsigned long long)sum[3], (unsigned long long)sum[9]);
         printf("# refused: full %llu, contended %llu; dispatches refused as stale %llu; %llu turns of the "
                "loop\n",
                (unsigned long long)sum[7], (unsigned long long)sum[8], (unsigned long long)sum[6],
@@ -284,8 +352,10 @@ static void check_leader(void)
 
 int main(int argc, char **argv)
 {
+    const char *soak = getenv("SOAK");
     double seconds = argc > 1 ? atof(argv[1]) : 10;
-    alarm((unsigned)seconds + 100);
+    u64 least = argc > 2 ? (u64)atof(argv[2]) : soak && soak[0] == '1' ? 100000000 : 0;
+    alarm(100);
     w = tap_start(&tap, &argc, &argv);
     u32 *node_of = mem_zero(wire_size(w), sizeof *node_of);
     for (u32 r = 0; r < wire_size(w); r++) node_of[r] = wire_peers(w)[r].node_rank;
@@ -300,14 +370,16 @@ int main(int argc, char **argv)
     must(slots_open(s, (i32)wire_rank(w), SLOTS, &err), &err);
     must(wire_barrier(w, &err), &err);
     me.log = mem_alloc(LOG_MAX * sizeof *me.log);
-    fight(seconds);
+    me.next = mem_zero(wire_size(w) * SLOTS, sizeof *me.next);
+    seconds = fight_rounds(seconds, least);
     settle();
     must(wire_barrier(w, &err), &err);
     check_grants();
-    check_books(seconds);
+    check_books(seconds, least);
     check_leader();
     slots_free(s);
     free(me.log);
+    free(me.next);
     free(node_of);
     return tap_end(&tap);
 }
