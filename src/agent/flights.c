@@ -17,6 +17,7 @@ struct flight *flight_find(struct head *h, u64 id)
 
 void flight_drop(struct head *h, struct flight *f)
 {
+    gate_dropped(h, f);
     route_queue_remove(&h->waiting, &f->wait);
     struct flight **at = chain_of(h, f->id);
     while (*at != f) at = &(*at)->next;
@@ -76,6 +77,7 @@ i32 flight_select(struct head *h, const struct route_ask *ask, enum slot_class l
             agent_die(a, "slot window", &err);
         h->views[r].ongoing = answer->num_ongoing;
         router_update(h->router, (u32)r);
+        gate_note(h, (u32)r);
         if (answer->accepted) return r;
         router_exclude(h->router, (u32)r);
     }
@@ -118,6 +120,7 @@ void flight_new(struct head *h, struct request *r, const struct selection *held,
     f->id = r->id;
     f->request = r;
     f->submitted_ns = now_ns;
+    f->gate.unread = r->prompt.len;
     f->n_open = r->n_samples;
     f->replica = -1;
     f->samples = mem_zero(r->n_samples, sizeof *f->samples);

@@ -27,17 +27,21 @@ static int admit(struct head *h, u32 taken)
     return ERR_FULL;
 }
 
-static int submit(void *arg, struct request *r, const struct reservation_id *reservation, u32 *retry_after_s)
+static int submit(void *arg, struct request *r, const struct reservation_id *reservation,
+                  struct ingress_refusal *why)
 {
     struct head *h = arg;
     struct command c = {.what = COMMAND_SUBMIT, .request = r, .id = r->id};
-    *retry_after_s = atomic_load(&h->retry_after_s);
+    *why = (struct ingress_refusal){.retry_after_s = atomic_load(&h->retry_after_s)};
     u32 taken = atomic_fetch_add(&h->outstanding, 1); /* first: a drain looks at it after it says `refuse` */
     int rc = reservation ? reservations_use(h, reservation, &c) : admit(h, taken);
-    if (rc == 0)
+    if (rc == 0 && !reservation && !gate_admits(h, r, taken, why)) rc = ERR_FULL;
+    if (rc == 0) {
+        gate_entered(h, r);
         head_push(h, &c);
-    else
+    } else {
         atomic_fetch_sub(&h->outstanding, 1);
+    }
     return rc;
 }
 
@@ -54,12 +58,14 @@ static void drain(void *arg)
 /* ---- life ----------------------------------------------------------------------------------------------------*/
 static void recount_capacity(struct head *h)
 {
-    u32 slots = 0, broken = 0;
+    u32 slots = 0, up = 0, broken = 0;
     for (u32 i = 0; i < h->n_replicas; i++) {
+        up += h->views[i].state == ROUTE_UP;
         if (h->views[i].state == ROUTE_UP) slots += h->views[i].n_slots;
         broken += h->replicas[i].load.state == REPLICA_BROKEN;
     }
     h->slots_up = slots;
+    h->replicas_up = up;
     atomic_store(&h->capacity, slots + (u32)h->agent->config.max_queued_requests);
     atomic_store(&h->none_left, broken == h->n_replicas);
 }
@@ -125,6 +131,7 @@ int head_new(struct agent *a, struct error *err)
     pthread_mutex_init(&h->book_lock, NULL);
     latency_init(h);
     measures_init(h);
+    gate_init(h);
     route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
     h->waiting.patience_ns = (u64)(a->config.queue_timeout_s / 2 * (double)NS_PER_S);
     h->seconds_per_request = 1;
@@ -181,6 +188,7 @@ void head_free(struct head *h)
     pthread_mutex_destroy(&h->lock);
     buf_release(&h->scratch);
     latency_release(h);
+    gate_release(h);
     router_free(h->router);
     free(h->views);
     free(h->replicas);
@@ -229,12 +237,14 @@ void head_note_ongoing(struct head *h, u32 replica)
 {
     h->views[replica].ongoing = slots_ongoing(h->agent->slots, h->views[replica].leader);
     router_update(h->router, replica);
+    gate_note(h, replica);
 }
 
 static void slot_is_free(struct head *h, struct flight *f)
 {
     slots_ended(h->agent->slots, f->selection.leader, &f->selection.token);
     selection_end(&f->selection);
+    gate_slot_freed(h, f);
     head_note_ongoing(h, (u32)f->replica);
 }
 
@@ -421,6 +431,7 @@ int head_turn(struct head *h, u64 now_ns)
         flights_retry_queue(h, now_ns);
         h->retry_queue_ns = now_ns + QUEUE_RETRY_MS * NS_PER_MS;
     }
+    gate_turn(h, now_ns);
     if (h->draining && !h->agent->ended) turn_drain(h, now_ns);
     return n;
 }
