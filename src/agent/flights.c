@@ -120,7 +120,6 @@ void flight_new(struct head *h, struct request *r, const struct selection *held,
     f->id = r->id;
     f->request = r;
     f->submitted_ns = now_ns;
-    f->gate.unread = r->prompt.len;
     f->n_open = r->n_samples;
     f->replica = -1;
     f->samples = mem_zero(r->n_samples, sizeof *f->samples);
@@ -130,6 +129,7 @@ void flight_new(struct head *h, struct request *r, const struct selection *held,
     f->next = *chain_of(h, f->id);
     *chain_of(h, f->id) = f;
     h->n_flights++;
+    gate_arrived(h, f, held, now_ns);
     if (held && !h->closing) {
         f->selection = *held;
         dispatch(h, f);

@@ -69,6 +69,27 @@ void gate_note(struct head *h, u32 replica)
     h->gate.replicas[replica].ongoing = ongoing;
 }
 
+/* Slots that this ingress can have: not those that others use. */
+static u32 own_slots(const struct head *h)
+{
+    u32 own = h->n_flights - h->waiting.n + atomic_load(&h->n_held);
+    u32 others = h->gate.busy > own ? h->gate.busy - own : 0;
+    return h->slots_up - MIN_OF(others, h->slots_up);
+}
+
+void gate_arrived(struct head *h, struct flight *f, bool held, u64 now_ns)
+{
+    struct gate *g = &h->gate;
+    struct admission_load load = {.others = h->n_flights - 1 + atomic_load(&h->n_held),
+                                  .slots = own_slots(h),
+                                  .replicas = h->replicas_up,
+                                  .own = f->request->prompt.len,
+                                  .unread = g->unread_here};
+    f->gate.unread = f->request->prompt.len;
+    f->gate.expected_s = held ? -1 : admission_expect_s(&g->measured, &load, now_ns);
+    g->unread_here += f->gate.unread;
+}
+
 void gate_dispatched(struct head *h, struct flight *f)
 {
     struct gate_replica *r = &h->gate.replicas[f->replica];
@@ -82,10 +103,23 @@ void gate_dispatched(struct head *h, struct flight *f)
     f->gate.at_replica = true;
 }
 
+static double seconds(u64 from_ns, u64 to_ns)
+{
+    return (double)(to_ns - MIN_OF(to_ns, from_ns)) * 1e-9;
+}
+
 static void leave_replica(struct head *h, struct flight *f)
 {
     if (f->gate.at_replica) h->gate.replicas[f->replica].unread -= f->gate.unread;
     f->gate.at_replica = false;
+}
+
+static void forget_prompt(struct head *h, struct flight *f)
+{
+    leave_replica(h, f);
+    h->gate.unread_here -= f->gate.unread;
+    atomic_fetch_sub(&h->gate.unread, f->gate.unread);
+    f->gate.unread = 0;
 }
 
 void gate_answered(struct head *h, struct flight *f, u64 now_ns)
@@ -96,16 +130,15 @@ void gate_answered(struct head *h, struct flight *f, u64 now_ns)
     if (now_ns > r->since_ns) r->last_start = r->start; /* else of the same message as the one before */
     if (!f->cancelled) {
         admission_observe_prefill(&g->measured, now_ns, r->last_start, f->gate.unread,
-                                  (double)(now_ns - MIN_OF(now_ns, r->since_ns)) * 1e-9);
-        admission_observe_first(&g->measured, now_ns, f->gate.tokens,
-                                (double)(now_ns - MIN_OF(now_ns, f->dispatched_ns)) * 1e-9);
+                                  seconds(r->since_ns, now_ns));
+        admission_observe_first(&g->measured, now_ns, f->gate.tokens, seconds(f->dispatched_ns, now_ns));
+        if (f->retries == 0)
+            admission_observe_outcome(&g->measured, f->gate.expected_s, seconds(f->submitted_ns, now_ns));
         g->changed = true;
     }
-    leave_replica(h, f);
+    forget_prompt(h, f);
     r->since_ns = now_ns;
     r->start = r->unread;
-    atomic_fetch_sub(&g->unread, f->gate.unread);
-    f->gate.unread = 0;
 }
 
 void gate_slot_freed(struct head *h, struct flight *f)
@@ -116,16 +149,7 @@ void gate_slot_freed(struct head *h, struct flight *f)
 
 void gate_dropped(struct head *h, struct flight *f)
 {
-    leave_replica(h, f);
-    atomic_fetch_sub(&h->gate.unread, f->gate.unread);
-}
-
-/* Slots that this ingress can have: not those that others use. */
-static u32 own_slots(const struct head *h)
-{
-    u32 own = h->n_flights - h->waiting.n + atomic_load(&h->n_held);
-    u32 others = h->gate.busy > own ? h->gate.busy - own : 0;
-    return h->slots_up - MIN_OF(others, h->slots_up);
+    forget_prompt(h, f);
 }
 
 void gate_turn(struct head *h, u64 now_ns)

@@ -12,7 +12,8 @@ struct flight;
 struct gate_mark { /* of a flight */
     u32 unread;    /* prompt tokens; 0: the first chunk has come */
     bool at_replica;
-    u64 tokens; /* unread ones of its replica at the dispatch, with its own */
+    double expected_s; /* from its arrival to the first chunk; < 0: not known, or it came another way */
+    u64 tokens;        /* unread ones of its replica at the dispatch, with its own */
 };
 struct gate {
     struct admission measured;
@@ -22,6 +23,7 @@ struct gate {
         u64 since_ns;          /* the last first chunk, or the first dispatch to an empty replica */
         u64 start, last_start; /* unread then; and at the start of the time that ended then */
     } * replicas;
+    u64 unread_here; /* prompt tokens of all flights */
     u32 busy, freed; /* sum of ongoing; slots that came free since the last turn */
     bool changed;
     /* for HTTP threads */
@@ -39,7 +41,8 @@ bool gate_admits(struct head *h, const struct request *r, u32 taken, struct ingr
 void gate_entered(struct head *h, const struct request *r); /* before the main thread gets it */
 double gate_predicted_ms(struct head *h);                   /* for a short prompt that came now */
 /* Main thread. */
-void gate_note(struct head *h, u32 replica); /* after a change of its view */
+void gate_note(struct head *h, u32 replica);                                /* after a change of its view */
+void gate_arrived(struct head *h, struct flight *f, bool held, u64 now_ns); /* f is in n_flights */
 void gate_dispatched(struct head *h, struct flight *f);
 void gate_answered(struct head *h, struct flight *f, u64 now_ns); /* before dispatched_ns is reset */
 void gate_slot_freed(struct head *h, struct flight *f);

@@ -74,16 +74,61 @@ static double seconds_a_slot(const struct admission *a, u64 now_ns)
     return mean + MAX_OF(late, 0.0) / a->service.n;
 }
 
+struct terms {
+    double base_s, own_s, slots_s, read_s;
+    bool known;
+};
+
+static struct terms terms_of(const struct admission *a, const struct admission_load *load, u64 now_ns)
+{
+    double places = MAX_OF((double)load->others + 1 - load->slots, 0.0);
+    double unread = (double)load->unread / MAX_OF(load->replicas, 1u);
+    double token_s = seconds_a_token(a), slot_s = seconds_a_slot(a, now_ns);
+    bool much = load->own > a->step_tokens || unread > a->step_tokens;
+    struct terms t = {.known = load->replicas > 0 && a->has_base && (places == 0 || slot_s > 0) &&
+                               (!much || token_s > 0)};
+    token_s *= fade(a->prefill_ns, now_ns, ADMISSION_PREFILL_HALF_LIFE_S);
+    t.base_s = a->base_s * fade(a->base_ns, now_ns, ADMISSION_BASE_HALF_LIFE_S);
+    t.own_s = load->own * token_s;
+    t.slots_s = places * slot_s;
+    t.read_s = unread * token_s;
+    return t;
+}
+
+static double sum_s(const struct terms *t)
+{
+    return t->base_s + t->own_s + MAX_OF(t->slots_s, t->read_s);
+}
+
+double admission_expect_s(const struct admission *a, const struct admission_load *load, u64 now_ns)
+{
+    struct terms t = terms_of(a, load, now_ns);
+    return t.known ? sum_s(&t) : -1;
+}
+
+void admission_observe_outcome(struct admission *a, double expected_s, double seconds)
+{
+    const double most = ADMISSION_MAX_MS / 1e3, gain = 1. / 16;
+    if (!(expected_s >= 0 && expected_s <= most && seconds >= 0)) return;
+    double error = MIN_OF(seconds, most) - expected_s;
+    if (!a->has_error) {
+        a->error_s = error;
+        a->spread_s = fabs(error) / 2;
+        a->has_error = true;
+        return;
+    }
+    double off = error - a->error_s;
+    a->error_s += gain * off;
+    a->spread_s += gain * (fabs(off) - a->spread_s);
+}
+
 double admission_predict_ms(const struct admission *a, const struct admission_load *load, u64 now_ns)
 {
     if (load->replicas == 0) return 0;
-    double token_s = seconds_a_token(a) * fade(a->prefill_ns, now_ns, ADMISSION_PREFILL_HALF_LIFE_S);
-    double base_s = a->base_s * fade(a->base_ns, now_ns, ADMISSION_BASE_HALF_LIFE_S);
-    double places = (double)load->others + 1 - load->slots;
-    double slot_s = MAX_OF(places, 0.0) * seconds_a_slot(a, now_ns);
-    double read_s = (double)load->unread / load->replicas * token_s;
-    double ms = 1e3 * (base_s + load->own * token_s + MAX_OF(slot_s, read_s));
-    return MIN_OF(ms, ADMISSION_MAX_MS);
+    struct terms t = terms_of(a, load, now_ns);
+    double margin_s = MAX_OF(a->error_s + 2 * a->spread_s, 0.0);
+    margin_s *= fade(a->base_ns, now_ns, ADMISSION_BASE_HALF_LIFE_S);
+    return MIN_OF(1e3 * (sum_s(&t) + margin_s), ADMISSION_MAX_MS);
 }
 
 bool admission_allows(const struct admission *a, const struct admission_load *load, double allowed_ms,

@@ -125,6 +125,40 @@ static void test_base(void **state)
     assert_true(predict(&a, with(0), 0) >= 0);
 }
 
+/* What is expected is judged by what came, and what it was wrong by is added. */
+static void test_margin(void **state)
+{
+    (void)state;
+    struct admission a;
+    struct admission_load free_slot = with(0), waits = with(SLOTS);
+    admission_init(&a, STEP);
+    assert_true(admission_expect_s(&a, &free_slot, at(0)) < 0); /* nothing is known */
+    admission_observe_first(&a, at(0), 10, 0.1);
+    assert_true(near(admission_expect_s(&a, &free_slot, at(0)), 0.1));
+    assert_true(admission_expect_s(&a, &waits, at(0)) < 0); /* slots are not */
+    double now = serve(&a, 0, 0.2, 10);
+    admission_observe_first(&a, at(now), 10, 0.1);
+    assert_true(near(admission_expect_s(&a, &waits, at(now)), 0.3));
+    waits.unread = 10 * STEP; /* reading is not */
+    assert_true(admission_expect_s(&a, &waits, at(now)) < 0);
+    waits.unread = 0;
+    waits.replicas = 0;
+    assert_true(admission_expect_s(&a, &waits, at(now)) < 0);
+    waits.replicas = 1;
+
+    admission_observe_outcome(&a, -1, 5); /* was not known: says nothing */
+    assert_true(near(predict(&a, waits, now), 300));
+    for (int i = 0; i < 1000; i++) admission_observe_outcome(&a, 0.3, 0.3 + (i % 2 ? 0.03 : -0.01));
+    assert_true(about(predict(&a, waits, now), 300 + 10 + 2 * 20));
+    assert_true(near(admission_expect_s(&a, &waits, at(now)), 0.3)); /* or errors would hide themselves */
+    for (int i = 0; i < 1000; i++) admission_observe_outcome(&a, 0.3, 0.1); /* too careful: no promise */
+    assert_true(about(predict(&a, waits, now), 300));
+    /* great errors (an engine that died) keep nobody out for long */
+    for (int i = 0; i < 1000; i++) admission_observe_outcome(&a, 0.3, 20 + i % 40);
+    assert_true(predict(&a, with(1), now) > 10e3);
+    assert_true(predict(&a, with(1), now + 10) < 100);
+}
+
 /* The larger the load, the later. */
 static void test_monotone(void **state)
 {
@@ -235,6 +269,7 @@ static void test_any_events(void **state)
         if (x[0] % 4 == 0) admission_observe_slots(&a, now, (u32)n, x[3] & 16);
         if (x[0] % 4 == 1) admission_observe_prefill(&a, now, huge[x[3] % COUNT_OF(huge)], n, s);
         if (x[0] % 4 == 2) admission_observe_first(&a, now, n, s);
+        if (x[0] % 4 == 3) admission_observe_outcome(&a, odd[x[3] % COUNT_OF(odd)], s);
         struct admission_load load = {(u32)huge[x[2] % 5], (u32)huge[x[3] % 5], 1, (u32)n, n};
         double ms, alone_ms;
         bool in = admission_allows(&a, &load, 100, now, &ms);
@@ -248,10 +283,15 @@ static void test_any_events(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nothing_measured), cmocka_unit_test(test_places),
-        cmocka_unit_test(test_unread),           cmocka_unit_test(test_base),
-        cmocka_unit_test(test_monotone),         cmocka_unit_test(test_recovers),
-        cmocka_unit_test(test_a_halt_is_seen),   cmocka_unit_test(test_an_empty_system_is_open),
+        cmocka_unit_test(test_nothing_measured),
+        cmocka_unit_test(test_places),
+        cmocka_unit_test(test_unread),
+        cmocka_unit_test(test_base),
+        cmocka_unit_test(test_monotone),
+        cmocka_unit_test(test_margin),
+        cmocka_unit_test(test_recovers),
+        cmocka_unit_test(test_a_halt_is_seen),
+        cmocka_unit_test(test_an_empty_system_is_open),
         cmocka_unit_test(test_any_events),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
