@@ -4,7 +4,7 @@ import re
 
 from harness import *
 
-STEP = ("--engine", "null", "--null-step-us", "20000", "--max-ongoing-requests", "1")
+STEP = ("--engine", "null", "--null-step-us", "20000")
 SHORT = {"prompt": "Once", "ignore_eos": True, "max_tokens": 20}  # 0.4 s
 LONG = dict(SHORT, max_tokens=900)
 REFUSED = "mpiserve_admission_refused_total"
@@ -30,13 +30,17 @@ def nothing_in_flight(job):
     until(lambda: job.metric("mpiserve_requests_in_flight") == 0, 5 * SLOW, "all have ended")
 
 
-def late_ones_are_refused():
-    with Job(*STEP, "--slo-ttft-ms", "150", "--admission", "slo", ranks=1) as job:
-        for answer in together(6, lambda _: job.post("/v1/completions", SHORT)):  # nothing is measured yet
-            is_served(answer)
-        equal(job.metric(REFUSED), 0)
-
+def warm(job):
+    """Enough to know how fast slots come free; each finds the server empty, so that none is refused."""
+    for _ in range(5):
+        is_served(job.post("/v1/completions", SHORT))
         nothing_in_flight(job)
+
+
+def late_ones_are_refused():
+    with Job(*STEP, "--max-ongoing-requests", "1", "--slo-ttft-ms", "150", "--admission", "slo", ranks=1) as job:
+        warm(job)
+        equal(job.metric(REFUSED), 0)
         running = job.stream("/v1/completions", LONG)
         next(iter(running))
         for _ in range(3):
@@ -52,14 +56,37 @@ def late_ones_are_refused():
         made = job.post("/v1/reservations", {})
         equal(made.status, 201, f"{made}")
         is_late(job.post("/v1/completions", SHORT), 150)  # the only slot is held
+
+
+def who_finds_it_empty_and_who_reserved_are_let_in():
+    """With a level that nothing can keep."""
+    with Job(*STEP, "--max-ongoing-requests", "2", "--slo-ttft-ms", "1", "--admission", "slo", ranks=1) as job:
+        warm(job)
+        running = job.stream("/v1/completions", LONG)
+        next(iter(running))
+        made = job.post("/v1/reservations", {})
+        equal(made.status, 201, f"{made}")
         is_served(job.post("/v1/completions", SHORT, headers={"X-Reservation": made.json["id"]}))
+        running.close()
+        nothing_in_flight(job)
+        is_served(job.post("/v1/completions", SHORT))
+
+
+def a_free_slot_is_no_wait():
+    longer = dict(SHORT, max_tokens=50)  # 1 s: a wait for a slot would be too long
+    with Job(*STEP, "--max-ongoing-requests", "2", "--slo-ttft-ms", "450", "--admission", "slo", ranks=1) as job:
+        together(6, lambda _: job.post("/v1/completions", longer))
+        nothing_in_flight(job)
+        running = job.stream("/v1/completions", LONG)
+        next(iter(running))
+        until(lambda: job.post("/v1/completions", SHORT).status == 200, 10 * SLOW, "let in beside another")
+        running.close()
 
 
 def a_flood(n, *options):
     """How many of n requests at the same time are served, and how many refused."""
-    with Job(*STEP, *options, "--slo-ttft-ms", "1000", ranks=1) as job:
-        for _ in range(6):
-            is_served(job.post("/v1/completions", SHORT))
+    with Job(*STEP, "--max-ongoing-requests", "1", *options, "--slo-ttft-ms", "1000", ranks=1) as job:
+        warm(job)
         before = job.metric("vllm:request_success_total")
         answers = together(n, lambda _: job.post("/v1/completions", SHORT))
         late = [a for a in answers if a.status != 200]
@@ -69,7 +96,7 @@ def a_flood(n, *options):
         equal(job.metric("vllm:request_success_total") - before, served)
         equal(job.metric(REFUSED), len(late))
         met, missed = (job.metric("mpiserve_slo_ttft_total", result=r) for r in ("met", "missed"))
-        equal(met + missed, served + 6)
+        equal(met + missed, served + 5)
         equal(job.metric("mpiserve_slo_itl_total"), None, "no such level")
         return served, len(late), missed
 
@@ -105,11 +132,12 @@ def attainment_is_counted():
 
 
 def admission_needs_a_level():
-    done = subprocess.run([PROGRAM, "up", "--admission", "slo"], capture_output=True, text=True)
+    done = subprocess.run([PROGRAM, "up", "--admission", "slo"], capture_output=True, text=True, timeout=20 * SLOW)
     equal(done.returncode, 2, done.stderr)
     check("--admission" in done.stderr and "--slo-ttft-ms" in done.stderr, done.stderr)
-    done = subprocess.run([PROGRAM, "up", "--admission", "always"], capture_output=True, text=True)
+    done = subprocess.run([PROGRAM, "up", "--admission", "always"], capture_output=True, text=True, timeout=20 * SLOW)
     check(done.returncode == 2 and "none|slo" in done.stderr, done.stderr)
 
 
-run(late_ones_are_refused, a_flood_is_cut, without_admission_all_wait, attainment_is_counted, admission_needs_a_level)
+run(late_ones_are_refused, who_finds_it_empty_and_who_reserved_are_let_in, a_free_slot_is_no_wait, a_flood_is_cut,
+    without_admission_all_wait, attainment_is_counted, admission_needs_a_level)

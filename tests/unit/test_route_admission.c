@@ -111,6 +111,9 @@ static void test_base(void **state)
     (void)state;
     struct admission a;
     admission_init(&a, STEP);
+    admission_observe_first(&a, at(0), 10, NAN);
+    assert_true(predict(&a, with(0), 0) == 0);
+    admission_init(&a, STEP);
     admission_observe_first(&a, at(0), 10, 0.1);
     assert_true(near(predict(&a, with(0), 0), 100));
     admission_observe_first(&a, at(0), 10, 0.9); /* rises slowly */
