@@ -69,6 +69,8 @@ struct config {
     char router[16];                    /* a policy of route.h: power_of_two ... */
     i64 max_ongoing_requests;           /* slots of a replica; default: max_num_seqs, at most 1024 */
     i64 max_queued_requests;            /* at the ingress; 256; 0: none wait */
+    i64 slo_ttft_ms, slo_itl_ms;        /* service levels in ms; 0: none */
+    char admission[8];                  /* none, slo */
     double request_timeout_s;           /* 0: none */
     double queue_timeout_s;             /* longest wait for a slot: 60 */
     double graceful_shutdown_timeout_s; /* 20 */

@@ -36,19 +36,27 @@ struct ingress_reservation {
     u32 num_ongoing;                          /* of the replica when it was granted, with this one */
     u32 expires_in_ms;                        /* held: time left; else 0 */
 };
+/* Service levels (slo_ttft_ms, slo_itl_ms) are judged here, as clients see them: time to first token from a request's headers to its
+ * first token, of each prompt's first sample; the other of each sample, mean time a token after its first. Counted in
+ * mpiserve_slo_*_total{result="met"|"missed"}; requests that end before are not. */
 /* What the ingress asks of the agent. All called from HTTP threads; none may block. */
 struct ingress_health {
     bool ok; /* a replica of every deployment makes progress and the main loop turns */
     bool loading, draining;
     char reason[160]; /* why not ok */
 };
+struct ingress_refusal {
+    u32 retry_after_s;
+    u32 predicted_ms,
+        allowed_ms; /* ERR_FULL: its first token would come too late (429). allowed_ms 0: no room (503) */
+};
 struct ingress_agent {
     void *agent;
-    /* Takes the block (malloc'd; the agent frees it). 0, or ERR_FULL (queue full), ERR_STATE (draining, no replica): nothing was taken;
-     * *retry_after_s is set then. reservation NULL: none. Else it is used up when 0 is returned, and only then; ERR_NOT_FOUND: there is
+    /* Takes the block (malloc'd; the agent frees it). 0, or ERR_FULL (queue full, too late), ERR_STATE (draining, no replica): nothing
+     * was taken; *why is set then. reservation NULL: none. Else it is used up when 0 is returned, and only then; ERR_NOT_FOUND: there is
      * none of that id; positive: its state (enum reservation_state), which is not HELD any more. */
     int (*submit)(void *agent, struct request *r, const struct reservation_id *reservation,
-                  u32 *retry_after_s);
+                  struct ingress_refusal *why);
     void (*cancel)(void *agent, u64 request);
     /* Asks for a reservation; ingress_reserved will be called once with the same number, from the main thread. about: what the router may know. ERR_STATE (draining, no
      * replica) or ERR_IO (no random numbers): it will not. */

@@ -1,4 +1,4 @@
-/* route: which replica gets a request, who waits when all are full, and the life of one choice. Pure: time
+/* route: which replica gets a request, who waits when all are full, who is not let in, and the life of one choice. Pure: time
  * is an argument, random numbers are drawn from a key and a count of choices.
  *
  *   selection: NONE -> choose -> CHOSEN -> dispatch -> DISPATCHED -> end | back (the leader refused: select
@@ -154,6 +154,67 @@ struct route_demand {
     u32 waiting, in_use;
 };
 u32 route_fair_share(u32 slots, const struct route_demand *d, u32 n, u32 self);
+
+/* ---- admission: when would the first token of a request come? ----------------------------------------------------
+ *
+ *   expected = base + own / prefill + max(places / service, unread / (replicas * prefill))
+ *   predicted = expected + max(0, error + 2 * spread)
+ *
+ *   base      time from dispatch to first token, less what reading the prompts took; smoothed: falls by half of a difference,
+ *             rises by an eighth. Step times under the present load are in it.
+ *   own       tokens of its prompt; unread: prompt tokens of requests let in before it whose first token has not come
+ *   prefill   prompt tokens that a replica reads a second, measured while it has more than a step's worth to read
+ *   places    how many requests must give their slot back before it has one; 0 while a slot is free. As if all came in order:
+ *             priorities are not looked at.
+ *   service   slots that come free a second, measured while all are in use
+ *   error, spread   smoothed mean of (what it took - what was expected), and of how far that is from its mean; as TCP's retransmission
+ *             timer does it (Jacobson, SIGCOMM 1988). Under overload those are let in who just fit: without this, half of them would not.
+ *
+ * Both terms of the maximum are lower bounds of the wait, and they run at the same time: prompts before it are read while it
+ * waits for a slot. Rates are sums of events by sums of time, of which old ones fade: about the last 64 slots, and 32 steps' worth of
+ * tokens. A term that was not measured yet (fewer than 4 slots, less than a step's worth) is 0, so that nobody is refused for
+ * what is not known.
+ *
+ * No refusal for ever: places falls with every request that ends, and so does unread with every first token. base, error, spread and
+ * 1 / prefill, which only requests that are let in can measure, count half after a half-life without a measurement, a quarter after two, and so on.
+ * A service rate is forgotten when for ADMISSION_FORGET_S no slot came free. When nobody has come too long to give a slot back, the
+ * time that passed counts. Who finds the system empty is always let in. */
+enum { ADMISSION_BASE_HALF_LIFE_S = 1, ADMISSION_PREFILL_HALF_LIFE_S = 10, ADMISSION_FORGET_S = 60 };
+struct admission_rate {
+    double n, seconds; /* fading sums */
+};
+struct admission { /* see admission_init; may be copied, to predict in another thread */
+    struct admission_rate service, prefill;
+    double error_s, spread_s;
+    double base_s, waited_s;             /* waited_s: all slots in use since the last one came free */
+    u64 service_ns, prefill_ns, base_ns; /* of the last measurement */
+    u32 step_tokens;
+    bool full, has_base, has_error;
+};
+struct admission_load { /* what a request finds */
+    u32 others;         /* requests that were let in and have not ended, and slots that are held */
+    u32 slots;          /* of replicas that are up */
+    u32 replicas;       /* that are up */
+    u32 own;            /* prompt tokens */
+    u64 unread;
+};
+void admission_init(struct admission *a, u32 step_tokens /* of a replica, at most */);
+/* So many slots came free since the last call, and now all are in use or not. Call it when either changes. */
+void admission_observe_slots(struct admission *a, u64 now_ns, u32 freed, bool full);
+/* A replica had `unread` prompt tokens to read and read some of them in the time given (0: in the same step as those of the
+ * last call). Counts if unread is more than a step's worth. */
+void admission_observe_prefill(struct admission *a, u64 now_ns, u64 unread, u64 read, double seconds);
+/* From a dispatch to its first token; tokens: its own and those its replica had to read before. */
+void admission_observe_first(struct admission *a, u64 now_ns, u64 tokens, double seconds);
+/* What is expected, for admission_observe_outcome when it has its first token; < 0: something that matters was not measured yet. */
+double admission_expect_s(const struct admission *a, const struct admission_load *load, u64 now_ns);
+void admission_observe_outcome(struct admission *a, double expected_s, double seconds);
+/* >= 0 and finite, at most ADMISSION_MAX_MS; without replicas or measurements 0. */
+#define ADMISSION_MAX_MS 3.6e6
+double admission_predict_ms(const struct admission *a, const struct admission_load *load, u64 now_ns);
+/* *predicted_ms is set in any case. */
+bool admission_allows(const struct admission *a, const struct admission_load *load, double allowed_ms,
+                      u64 now_ns, double *predicted_ms);
 
 /* ---- a selection
  * ---------------------------------------------------------------------------------------------*/

@@ -17,6 +17,7 @@ struct flight *flight_find(struct head *h, u64 id)
 
 void flight_drop(struct head *h, struct flight *f)
 {
+    gate_dropped(h, f);
     route_queue_remove(&h->waiting, &f->wait);
     struct flight **at = chain_of(h, f->id);
     while (*at != f) at = &(*at)->next;
@@ -156,6 +157,7 @@ void flight_new(struct head *h, const struct command *command, const struct sele
     f->next = *chain_of(h, f->id);
     *chain_of(h, f->id) = f;
     h->n_flights++;
+    gate_arrived(h, f, held, now_ns);
     if (held && !h->closing) {
         f->selection = *held;
         dispatch(h, f);

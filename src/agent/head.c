@@ -38,15 +38,18 @@ static void hash_prompt(const struct head *h, struct command *c)
     kv_prefix_hashes(request_at(r, r->prompt), r->prompt.len, size, c->prefix);
 }
 
-static int submit(void *arg, struct request *r, const struct reservation_id *reservation, u32 *retry_after_s)
+static int submit(void *arg, struct request *r, const struct reservation_id *reservation,
+                  struct ingress_refusal *why)
 {
     struct head *h = arg;
     struct command c = {.what = COMMAND_SUBMIT, .request = r, .id = r->id};
-    *retry_after_s = atomic_load(&h->retry_after_s);
+    *why = (struct ingress_refusal){.retry_after_s = atomic_load(&h->retry_after_s)};
     u32 taken = atomic_fetch_add(&h->outstanding, 1); /* first: a drain looks at it after it says `refuse` */
     int rc = reservation ? reservations_use(h, reservation, &c) : admit(h, taken);
+    if (rc == 0 && !reservation && !gate_admits(h, r, taken, why)) rc = ERR_FULL;
     if (rc == 0) {
         hash_prompt(h, &c);
+        gate_entered(h, r);
         head_push(h, &c);
     } else {
         atomic_fetch_sub(&h->outstanding, 1);
@@ -72,12 +75,14 @@ static bool is_up(const struct route_view *v)
 
 static void recount_capacity(struct head *h)
 {
-    u32 slots = 0, broken = 0;
+    u32 slots = 0, up = 0, broken = 0;
     for (u32 i = 0; i < h->n_replicas; i++) {
+        up += is_up(&h->views[i]);
         if (is_up(&h->views[i])) slots += h->views[i].n_slots;
         broken += h->replicas[i].load.state == REPLICA_BROKEN;
     }
     h->slots_up = slots;
+    h->replicas_up = up;
     atomic_store(&h->capacity, slots + (u32)h->agent->config.max_queued_requests);
     atomic_store(&h->none_left, broken == h->n_replicas);
 }
@@ -146,6 +151,7 @@ int head_new(struct agent *a, struct error *err)
     heads_init(h);
     latency_init(h);
     measures_init(h);
+    gate_init(h);
     route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
     h->waiting.patience_ns = (u64)(a->config.queue_timeout_s / 2 * (double)NS_PER_S);
     h->seconds_per_request = 1;
@@ -205,6 +211,7 @@ void head_free(struct head *h)
     buf_release(&h->scratch);
     latency_release(h);
     heads_release(h);
+    gate_release(h);
     router_free(h->router);
     free(h->views);
     free(h->replicas);
@@ -256,6 +263,7 @@ static void set_view(struct head *h, u32 replica, u32 ongoing, bool up)
     v->state = full ? ROUTE_FULL : up ? ROUTE_UP : ROUTE_DOWN;
     v->ongoing = ongoing;
     router_update(h->router, replica);
+    gate_note(h, replica);
 }
 
 void head_note_asked(struct head *h, u32 replica, const struct slots_answer *answer)
@@ -274,6 +282,7 @@ static void slot_is_free(struct head *h, struct flight *f)
 {
     slots_ended(h->agent->slots, f->selection.leader, &f->selection.token);
     selection_end(&f->selection);
+    gate_slot_freed(h, f);
     head_note_ongoing(h, (u32)f->replica);
 }
 
@@ -437,6 +446,7 @@ int head_turn(struct head *h, u64 now_ns)
         flights_retry_queue(h, now_ns);
         h->retry_queue_ns = now_ns + QUEUE_RETRY_MS * NS_PER_MS;
     }
+    gate_turn(h, now_ns);
     heads_turn(h, now_ns);
     if (h->draining && !h->agent->ended) heads_turn_drain(h, now_ns);
     return n;

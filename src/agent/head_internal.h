@@ -3,6 +3,7 @@
 #define MPISERVE_AGENT_HEAD_INTERNAL_H
 
 #include "agent/agent_internal.h"
+#include "agent/gate.h"
 #include "agent/reservations.h"
 #include "mpiserve/ingress.h"
 #include "mpiserve/kv.h"
@@ -32,6 +33,7 @@ struct flight {
     u64 id, submitted_ns, dispatched_ns; /* 0: the first chunk has come */
     struct selection selection;
     i32 replica; /* of the selection */
+    struct gate_mark gate;
     u32 retries;
     u32 n_open;     /* samples whose end the client does not have */
     bool cancelled; /* nobody waits for it */
@@ -67,12 +69,13 @@ struct head {
     u64 demand_ns, yielded_ns;
     char (*urls)[320];          /* NULL: there is one ingress */
     double seconds_per_request; /* smoothed, for Retry-After */
-    u32 slots_up;
+    u32 slots_up, replicas_up;
     char url[320], key_file[PATH_LEN], fingerprint[64];
     struct buf scratch;
     struct reservation_book book; /* HTTP threads look at it too: under book_lock */
     pthread_mutex_t book_lock;
     struct measures measures;
+    struct gate gate;
     struct metrics *latency;     /* measured here; the rest is reported by leaders */
     struct series **first_chunk; /* [n_replicas] */
     /* read by HTTP threads */

@@ -38,6 +38,7 @@ void latency_release(struct head *h)
 void latency_dispatched(struct head *h, struct flight *f)
 {
     f->dispatched_ns = clock_ns();
+    gate_dispatched(h, f);
     if (f->selection.tries == 1)
         series_observe(h->measures.fulfillment, (double)(f->dispatched_ns - f->submitted_ns) * 1e-6);
 }
@@ -46,5 +47,6 @@ void latency_answered(struct head *h, struct flight *f, u64 now_ns)
 {
     if (!f->dispatched_ns) return;
     series_observe(h->first_chunk[f->replica], (double)(now_ns - f->dispatched_ns) * 1e-9);
+    gate_answered(h, f, now_ns);
     f->dispatched_ns = 0;
 }

@@ -73,7 +73,14 @@ void measures_gauges(struct head *h, struct metrics *m)
                                                .help = "requests that have a slot of the replica and run",
                                                .kind = METRIC_GAUGE,
                                                .labels = {"deployment", "replica"}};
+    static const struct metric_spec predicted = {
+        .name = "mpiserve_predicted_time_to_first_token_seconds",
+        .help = "what admission would predict for a short prompt that came now; 0: not measured",
+        .kind = METRIC_GAUGE,
+        .labels = {"deployment"}};
     struct metric *f[] = {metrics_add(m, &reserved), metrics_add(m, &ongoing)};
+    const char *deployment[] = {h->agent->config.served_model_name[0]};
+    series_set(metric_series(metrics_add(m, &predicted), deployment), 1e-3 * gate_predicted_ms(h));
     u32 *held = mem_zero(h->n_replicas, sizeof *held);
     reservations_count(h, held);
     for (u32 i = 0; i < h->n_replicas; i++) {

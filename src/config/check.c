@@ -75,6 +75,10 @@ int config_check(struct config *c, struct error *err)
         return error_set(err, ERR_INPUT, config_where(c, "router", where, sizeof(where)),
                          "prefix_aware looks for cached prompts, and --enable-prefix-caching is off: leave "
                          "one of the two out");
+    if (strcmp(c->admission, "slo") == 0 && c->slo_ttft_ms == 0)
+        return error_set(err, ERR_INPUT, config_where(c, "admission", where, sizeof(where)),
+                         "slo needs the time to the first token that is to be kept: --slo-ttft-ms, or in a "
+                         "job file slo: {ttft_ms: ...}");
     if (c->enable_admin && c->api_key_none)
         return error_set(err, ERR_INPUT, "--enable-admin", "needs a key: leave out --api-key none");
     return 0;

@@ -112,7 +112,8 @@ static void example(struct buf *to)
                  "#       - name: demo\n"
                  "#         model: demo-model\n"
                  "#         num_replicas: 2\n"
-                 "#         max_ongoing_requests: 16\n");
+                 "#         max_ongoing_requests: 16\n"
+                 "#         slo: {ttft_ms: 500, itl_ms: 50}\n");
 }
 
 int config_document(const char *form)

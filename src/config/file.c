@@ -12,10 +12,11 @@
 
 const struct section section_table[] = {
     {"http-options", false, GROUP(HTTP), "request-timeout", NULL, NULL,
-     "HTTP options together, as in Ray Serve."},
+     "HTTP options together, as in Ray Serve.", NULL},
     {"deployments", true, GROUP(MODEL) | GROUP(PARALLEL) | GROUP(SCHEDULER) | GROUP(LIMITS), NULL, "name",
      "served-model-name",
-     "A model with its parallel shape and limits, as in Ray Serve. A job serves one in this release."},
+     "A model with its parallel shape and limits, as in Ray Serve. A job serves one in this release.", NULL},
+    {"slo", false, 0, NULL, NULL, NULL, "Service levels of the deployment.", "slo-"},
 };
 const size_t section_count = COUNT_OF(section_table);
 
@@ -27,7 +28,13 @@ struct file {
 
 bool section_holds(const struct section *s, const struct option *o)
 {
+    if (s->prefix) return strncmp(o->name, s->prefix, strlen(s->prefix)) == 0;
     return s->groups & 1u << o->group || (s->also && strcmp(s->also, o->name) == 0);
+}
+
+bool section_stands(const struct section *inner, const struct section *outer)
+{
+    return !outer || (inner->prefix && outer->list);
 }
 
 bool file_is_job(const char *name)
@@ -168,13 +175,13 @@ static int set_foreign(const struct file *f, const struct foreign *o, const stru
 /* ---- maps ---------------------------------------------------------------------------------------------------------*/
 static int unknown(const struct file *f, const struct section *in, const struct node *key)
 {
-    const char *more[COUNT_OF(section_table)];
+    const char *more[COUNT_OF(section_table) + 1];
     size_t n = 0;
     char name[96];
-    for (size_t i = 0; !in && i < section_count; i++) {
+    for (size_t i = 0; i < section_count; i++) {
         const struct section *s = &section_table[i];
-        more[n++] = s->name;
-        if (s->key && name_same(s->key, key->text))
+        if (section_stands(s, in)) more[n++] = s->name;
+        if (!in && s->key && name_same(s->key, key->text))
             return refuse(f, key, key->text, ERR_INPUT, "stands in %s; at the top of the file it is %s",
                           s->name, underscores(s->key_is, name, sizeof(name)));
     }
@@ -190,7 +197,8 @@ static int misplaced(const struct file *f, const struct section *in, const struc
 {
     char here[64], there[64] = "";
     for (size_t i = 0; i < section_count; i++)
-        if (section_holds(&section_table[i], o)) underscores(section_table[i].name, there, sizeof(there));
+        if (!section_table[i].prefix && section_holds(&section_table[i], o))
+            underscores(section_table[i].name, there, sizeof(there));
     return refuse(f, key, key->text, ERR_INPUT, "does not belong into %s: put it at the top of the file%s%s",
                   underscores(in->name, here, sizeof(here)), *there ? ", or into " : "", there);
 }
@@ -205,8 +213,9 @@ static int read_map(const struct file *f, const struct section *in, const struct
         const struct option *o = option_find(key);
         const struct foreign *other = o ? NULL : foreign_find(key);
         const struct section *inner = NULL;
-        for (size_t i = 0; !in && i < section_count; i++)
-            if (name_same(key, section_table[i].name)) inner = &section_table[i];
+        for (size_t i = 0; i < section_count; i++)
+            if (section_stands(&section_table[i], in) && name_same(key, section_table[i].name))
+                inner = &section_table[i];
         if (in && in->key && name_same(key, in->key)) o = option_find(in->key_is);
         if (inner)
             rc = read_section(f, inner, n);
@@ -224,6 +233,28 @@ static int read_map(const struct file *f, const struct section *in, const struct
     return rc;
 }
 
+/* `slo: {ttft_ms: 500}` is slo_ttft_ms. */
+static int read_prefixed(const struct file *f, const struct section *s, const struct node *map)
+{
+    int rc = 0;
+    char name[96], names[256] = "";
+    for (const struct node *n = map->inside; n && rc == 0; n = n->next) {
+        snprintf(name, sizeof(name), "%s%.60s", s->prefix, n->key->text);
+        const struct option *o = option_find(name);
+        if (o) {
+            rc = set_option(f, o, n);
+            continue;
+        }
+        for (size_t i = 0, at = 0; i < option_count; i++)
+            if (section_holds(s, &option_table[i]))
+                at += (size_t)snprintf(
+                    names + at, sizeof(names) - at, "%s%s", at ? ", " : "",
+                    underscores(option_table[i].name + strlen(s->prefix), name, sizeof(name)));
+        rc = refuse(f, n->key, n->key->text, ERR_INPUT, "%s has no such option; it has %s", s->name, names);
+    }
+    return rc;
+}
+
 static int read_section(const struct file *f, const struct section *s, const struct node *n)
 {
     const char *key = n->key->text;
@@ -231,6 +262,7 @@ static int read_section(const struct file *f, const struct section *s, const str
     if (!s->list && n->kind != NODE_MAP)
         return refuse(f, n, key, ERR_INPUT, "needs a mapping (`name: value` lines), not %s",
                       node_kind_name(n));
+    if (s->prefix) return read_prefixed(f, s, n);
     if (!s->list) return read_map(f, s, n);
     if (n->kind != NODE_LIST)
         return refuse(f, n, key, ERR_INPUT, "needs a list (`- name: ...`), not %s", node_kind_name(n));

@@ -117,6 +117,16 @@ const struct option option_table[] = {
     {"max-queued-requests", "max-num-queued-reqs", OPTION_INT, GROUP_LIMITS, 0, AT(max_queued_requests), 0,
      1000000, "256",
      .help = "Requests that may wait for a slot; more are refused with 503 and Retry-After. 0: none waits."},
+    {"slo-ttft-ms", "", OPTION_INT, GROUP_LIMITS, 0, AT(slo_ttft_ms), 1, 3600000, "none", "none", 0,
+     .help = "Service level: milliseconds to a request's first token. Metrics count who gets it; --admission "
+             "slo keeps it."},
+    {"slo-itl-ms", "", OPTION_INT, GROUP_LIMITS, 0, AT(slo_itl_ms), 1, 3600000, "none", "none", 0,
+     .help = "Service level: milliseconds a token after the first, a request's mean. Metrics count who gets "
+             "it."},
+    {"admission", "", OPTION_CHOICE, GROUP_LIMITS, 0, AT(admission), .words = "none slo", .standard = "none",
+     .help = "Who is let in. none: everybody for whom slots and queue have room; slo: of those only who is "
+             "predicted to have the first token within --slo-ttft-ms; others get 429 with Retry-After at "
+             "once."},
     {"queue-timeout", "queue-timeout-s", OPTION_SECONDS, GROUP_LIMITS, 0, AT(queue_timeout_s), 0, 86400000,
      "60", .help = "Longest wait for a slot, in seconds; then 503."},
     {"request-timeout", "request-timeout-s", OPTION_SECONDS, GROUP_LIMITS, 0, AT(request_timeout_s), 0,

@@ -123,10 +123,14 @@ struct section {
     const char *also;         /* one more option that may */
     const char *key, *key_is; /* a name that only this map knows, and the option that it means */
     const char *help;
+    const char
+        *prefix; /* of the options that stand there, without it; this map may stand in others; or NULL */
 };
 extern const struct section section_table[];
 extern const size_t section_count;
 bool section_holds(const struct section *s, const struct option *o);
+/* May the map `inner` stand in `outer` (NULL: at the top)? */
+bool section_stands(const struct section *inner, const struct section *outer);
 
 /* The name as it stands in files: max_num_seqs. */
 const char *underscores(const char *name, char *out, size_t size);

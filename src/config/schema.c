@@ -154,14 +154,20 @@ static bool stands_in(const struct section *in, const struct option *x)
     return !(x->flags & OPTION_NO_FILE) && (!in || section_holds(in, x));
 }
 
+/* How an option is called in the map. */
+static const char *name_in(const struct section *in, const struct option *x)
+{
+    return x->name + (in && in->prefix ? strlen(in->prefix) : 0);
+}
+
 static void add_patterns(struct json_out *o, const struct section *in)
 {
     char text[256];
     for (size_t i = 0; i < option_count; i++) {
         const struct option *x = &option_table[i];
         if (!stands_in(in, x)) continue;
-        if (strchr(x->name, '-'))
-            reference(o, pattern(x->name, strlen(x->name), text, sizeof(text)), x->name);
+        const char *name = name_in(in, x);
+        if (strchr(name, '-')) reference(o, pattern(name, strlen(name), text, sizeof(text)), x->name);
         for (const char *p = x->also; *p; p += strcspn(p, " "), p += *p == ' ')
             if (*p != '-') reference(o, pattern(p, strcspn(p, " "), text, sizeof(text)), x->name);
     }
@@ -215,10 +221,12 @@ static void add_map(struct json_out *o, const struct section *in)
     json_out_object(o);
     for (size_t i = 0; i < option_count; i++)
         if (stands_in(in, &option_table[i]))
-            reference(o, underscores(option_table[i].name, name, sizeof(name)), option_table[i].name);
+            reference(o, underscores(name_in(in, &option_table[i]), name, sizeof(name)),
+                      option_table[i].name);
     if (in && in->key) reference(o, in->key, in->key_is);
-    for (size_t i = 0; !in && i < section_count; i++)
-        reference(o, underscores(section_table[i].name, name, sizeof(name)), section_table[i].name);
+    for (size_t i = 0; i < section_count; i++)
+        if (section_stands(&section_table[i], in))
+            reference(o, underscores(section_table[i].name, name, sizeof(name)), section_table[i].name);
     json_out_end_object(o);
     json_out_key(o, "patternProperties");
     json_out_object(o);

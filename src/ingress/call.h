@@ -100,6 +100,7 @@ struct ingress_series { /* looked up once */
     struct series *request_prompt, *request_generation, *request_max, *request_n;
     struct series *first_token, *inter_token, *per_token, *e2e;
     struct metric *http_requests, *http_seconds;
+    struct series *too_late, *first_level[2], *token_level[2]; /* met, missed; NULL: no level is set */
 };
 
 /* connections.c: open connections, oldest first. */
@@ -194,6 +195,11 @@ void watch_stop(struct ingress *in);    /* no ticks any more */
 void watch_release(struct ingress *in); /* after the last connection */
 void watch_add(struct ingress *in, int fd, u64 serial);
 void watch_remove(struct ingress *in, int fd);
+
+/* ---- levels.c: times that clients saw, and who of them got the service levels that are promised ---- */
+void levels_init(struct ingress *in); /* after in->metrics was made */
+void levels_first_token(struct ingress *in, double seconds);
+void levels_per_token(struct ingress *in, double seconds); /* mean of a choice's tokens after the first */
 
 /* ---- choice.c ---- */
 void choice_init(struct call *c, struct choice *ch, const struct prompt *prompt);

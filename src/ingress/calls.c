@@ -147,7 +147,7 @@ static void set_open(struct call *c, struct part *part, bool open)
 }
 
 /* 0, or what submit said; nothing is left of the part then. */
-static int submit(struct call *c, struct part *part, u32 *retry_after_s)
+static int submit(struct call *c, struct part *part, struct ingress_refusal *why)
 {
     struct ingress *in = c->in;
     part->id = (u64)in->spec.ingress_index << 48 | (atomic_fetch_add(&in->next_id, 1) + 1);
@@ -157,7 +157,7 @@ static int submit(struct call *c, struct part *part, u32 *retry_after_s)
     set_open(c, part, true);
     part_add(in, part); /* before: the first chunk may come before submit returns */
     const struct reservation_id *reservation = c->has_reservation ? &c->reservation : NULL;
-    int rc = in->spec.agent.submit(in->spec.agent.agent, r, reservation, retry_after_s);
+    int rc = in->spec.agent.submit(in->spec.agent.agent, r, reservation, why);
     if (rc == 0) return 0;
     free(r);
     part_remove(in, part);
@@ -166,15 +166,22 @@ static int submit(struct call *c, struct part *part, u32 *retry_after_s)
     return rc;
 }
 
-static int refused(struct api_error *e, int rc, u32 retry_after_s)
+static int refused(struct ingress *in, struct api_error *e, int rc, const struct ingress_refusal *why)
 {
     if (rc == ERR_NOT_FOUND || rc > 0) return reservation_fail(rc, e);
-    api_fail(e, API_UNAVAILABLE, NULL,
-             rc == ERR_FULL
-                 ? "The server is full: all replicas are busy and the queue has no room. Try again later."
-             : rc == ERR_MEMORY ? "The request is too large to be passed on."
-                                : "No replica can take requests now. Try again later.");
-    e->retry_after_s = MAX_OF(retry_after_s, 1u);
+    if (rc == ERR_FULL && why->allowed_ms) {
+        series_add(in->series.too_late, 1);
+        api_fail(e, API_TOO_MANY, NULL,
+                 "The first token is predicted to take %u ms, and %u ms are allowed. Try again later.",
+                 why->predicted_ms, why->allowed_ms);
+    } else {
+        api_fail(e, API_UNAVAILABLE, NULL,
+                 rc == ERR_FULL
+                     ? "The server is full: all replicas are busy and the queue has no room. Try again later."
+                 : rc == ERR_MEMORY ? "The request is too large to be passed on."
+                                    : "No replica can take requests now. Try again later.");
+    }
+    e->retry_after_s = MAX_OF(why->retry_after_s, 1u);
     return -1;
 }
 
@@ -182,11 +189,11 @@ static int refused(struct api_error *e, int rc, u32 retry_after_s)
 static int submit_waiting(struct call *c, struct api_error *e)
 {
     while (c->n_submitted < c->n_prompts) {
-        u32 retry_after_s = 1;
+        struct ingress_refusal why = {.retry_after_s = 1};
         struct part *part = &c->parts[c->n_submitted];
-        int rc = submit(c, part, &retry_after_s);
+        int rc = submit(c, part, &why);
         if (rc == ERR_FULL && c->n_submitted > 0) return 0;
-        if (rc != 0) return refused(e, rc, retry_after_s);
+        if (rc != 0) return refused(c->in, e, rc, &why);
         c->n_submitted++;
     }
     return 0;
@@ -274,7 +281,7 @@ static void choice_ended(struct call *c, struct part *part, struct choice *ch)
     series_add(s->success[row[ch->finish]], 1);
     series_observe(s->request_generation, ch->n_tokens);
     if (ch->n_tokens > 1)
-        series_observe(s->per_token, (double)(ch->last_ns - ch->first_ns) / NS_PER_S / (ch->n_tokens - 1));
+        levels_per_token(c->in, (double)(ch->last_ns - ch->first_ns) / NS_PER_S / (ch->n_tokens - 1));
 }
 
 static void broken(struct call *c, const char *why)
@@ -330,8 +337,7 @@ static void take_chunk(struct call *c, const struct chunk *chunk, u64 arrived)
         broken(c, "results are missing");
         return;
     }
-    if (first && ch->n_tokens)
-        series_observe(c->in->series.first_token, (double)(arrived - c->started_ns) / NS_PER_S);
+    if (first && ch->n_tokens) levels_first_token(c->in, (double)(arrived - c->started_ns) / NS_PER_S);
     if (!ended && ch->finish != FINISH_NONE) choice_ended(c, part, ch);
     if (!ended && c->p.stream) stream_choice(c, ch);
     if (chunk->last && part->n_done < c->p.n) broken(c, "it ended before all of its samples had");

@@ -44,6 +44,7 @@ static void add_metrics(struct ingress *in)
         labels[2] = METRICS_FINISHED_REASONS[i];
         s->success[i] = metric_series(success, labels);
     }
+    levels_init(in);
     s->http_requests = metrics_add(in->metrics, &requests);
     s->http_seconds = metrics_add(in->metrics, &duration);
 }

@@ -278,8 +278,35 @@ def overload(b):
             b.add(group, f"latency of the served, p99, at {times:g} x", "ms", [r["latency_ms"]["p99"]], setting=shape)
 
 
+def slo(b):
+    """Open-loop load with a service level: how many a second have their first token in time, with and without admission."""
+    step_us, slots, tokens, level = 2000, 16, 10, 60
+    body = completion(tokens, True)
+    options = ("--engine", "null", "--null-step-us", str(step_us), "--max-num-seqs", str(slots), "--slo-ttft-ms", str(level))
+    shape = {"ranks": 2, "slots": 2 * slots, "null_step_us": step_us, "output_tokens": tokens, "slo_ttft_ms": level}
+    group = f"Service level: first token within {level} ms; null engine, 2 replicas of {slots} slots, {step_us} us a step"
+    with b.job(2, *options) as none, b.job(2, *options, "--admission", "slo") as kept:
+        jobs = (("none", none), ("slo", kept))
+        full = [job.load("/v1/completions", body=body, connections=2 * slots, seconds=b.repeat(2.0, 1.0), tokens=tokens)
+                for _, job in jobs]
+        capacity = sum(r["requests"] / r["seconds"] for r in full) / len(full)
+        b.add(group, "capacity (closed loop, all slots)", "requests/s", [capacity], better="more", setting=shape)
+        for times in (0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0):
+            for name, job in jobs:
+                r = job.load("/v1/completions", body=body, connections=512, seconds=b.repeat(4.0, 2.0), tokens=tokens,
+                             rate=times * capacity, within=level)
+                goodput = r["within"] / r["seconds"]
+                served = r["requests"] - r["refused"]
+                words = (f"{100 * r['within'] / max(served, 1):.0f} % of {served} served; {r['refused']} refused; first token "
+                         f"p50 {r['first_ms']['p50']:.0f} ms, p99 {r['first_ms']['p99']:.0f} ms")
+                b.add(group, f"in time at {times:g} x capacity, admission {name}", "requests/s", [goodput], better="more",
+                      note=words, setting=dict(shape, admission=name, offered=times * capacity, refused=r["refused"],
+                                               served=served, unsent=r["unsent"], first_p50_ms=r["first_ms"]["p50"],
+                                               first_p99_ms=r["first_ms"]["p99"]))
+
+
 SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward, "http": http,
-            "plane": plane, "hosts": hosts.measure, "overload": overload}
+            "plane": plane, "hosts": hosts.measure, "overload": overload, "slo": slo}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------

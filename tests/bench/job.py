@@ -100,13 +100,15 @@ def free_port():
         return s.getsockname()[1]
 
 
-def load(port, path, body=None, connections=1, requests=0, seconds=0.0, tokens=None, limit=60, rate=0.0):
+def load(port, path, body=None, connections=1, requests=0, seconds=0.0, tokens=None, limit=60, rate=0.0, within=0):
     """The load client's object. Failed requests fail the figure."""
     command = [helper("load"), "--port", str(port), "--path", path, "--connections", str(connections),
                "--timeout", str(limit)]
     command += ["--requests", str(requests)] if requests else ["--seconds", str(seconds)]
     if rate:
         command += ["--rate", str(rate)]
+    if within:
+        command += ["--within", str(within)]
     if tokens is not None:
         command += ["--tokens", str(tokens)]
     with tempfile.NamedTemporaryFile("w", prefix="mpb-", suffix=".json") as f:

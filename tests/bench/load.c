@@ -4,7 +4,7 @@
  *   load --port P --path /v1/completions --body FILE --connections 32 --requests 32 --tokens 256
  *   load --port P --path /v1/completions --body FILE --connections 512 --rate 300 --seconds 5
  * --rate: an open loop: requests start at random times (Poisson), however many are still unanswered, on any idle connection; 429 and
- * 503 count as refused; none idle: not sent. With --tokens an answer that reports another number of completion tokens has failed. Ends with 0 when no request failed. */
+ * 503 count as refused; none idle: not sent. --within MS: counts answers whose first byte came in that time. With --tokens an answer that reports another number of completion tokens has failed. Ends with 0 when no request failed. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
@@ -50,13 +50,14 @@ struct samples {
 static struct {
     int port, connections;
     const char *path, *body_file;
-    double seconds, timeout, rate;
+    double seconds, timeout, rate, within_ms;
     long requests, tokens;
     char *request;
     size_t request_len;
     struct connection *all;
     long started, finished, failed;
     long refused, unsent, n_idle; /* --rate */
+    long within;                  /* --within */
     struct connection **idle;
     uint64_t total_tokens, bytes;
     struct samples latency, first;
@@ -223,6 +224,7 @@ static void finish(struct connection *c, const char *broken)
     if (c->tokens > 0) load.total_tokens += (uint64_t)c->tokens;
     add_sample(&load.latency, t - c->sent);
     if (c->first > 0) add_sample(&load.first, c->first - c->sent);
+    load.within += c->first > 0 && (c->first - c->sent) * 1e3 <= load.within_ms;
 }
 
 static bool more(double t)
@@ -344,6 +346,7 @@ static void print_all(void)
            load.finished, load.failed, load.end - load.begin, (unsigned long long)load.total_tokens,
            (unsigned long long)load.bytes);
     if (load.rate > 0) printf(", \"refused\": %ld, \"unsent\": %ld", load.refused, load.unsent);
+    if (load.within_ms > 0) printf(", \"within\": %ld", load.within);
     print_samples("latency_ms", &load.latency);
     print_samples("first_ms", &load.first);
     if (load.failed) printf(", \"error\": \"%s\"", load.why);
@@ -375,11 +378,17 @@ static void make_request(void)
 static void read_options(int argc, char **argv)
 {
     static const struct option names[] = {
-        {"port", 1, 0, 'p'},     {"path", 1, 0, 'u'},
-        {"body", 1, 0, 'b'},     {"seconds", 1, 0, 's'},
-        {"requests", 1, 0, 'r'}, {"connections", 1, 0, 'c'},
-        {"timeout", 1, 0, 't'},  {"tokens", 1, 0, 'k'},
-        {"rate", 1, 0, 'R'},     {0},
+        {"port", 1, 0, 'p'},
+        {"path", 1, 0, 'u'},
+        {"body", 1, 0, 'b'},
+        {"seconds", 1, 0, 's'},
+        {"requests", 1, 0, 'r'},
+        {"connections", 1, 0, 'c'},
+        {"timeout", 1, 0, 't'},
+        {"tokens", 1, 0, 'k'},
+        {"rate", 1, 0, 'R'},
+        {"within", 1, 0, 'w'},
+        {0},
     };
     for (int o; (o = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         if (o == 'p') load.port = atoi(optarg);
@@ -390,13 +399,14 @@ static void read_options(int argc, char **argv)
         if (o == 'c') load.connections = atoi(optarg);
         if (o == 't') load.timeout = atof(optarg);
         if (o == 'R') load.rate = atof(optarg);
+        if (o == 'w') load.within_ms = atof(optarg);
         if (o == 'k') load.tokens = atol(optarg);
         if (o == '?') exit(2);
     }
     if (!load.port || !load.path || (!load.seconds && !load.requests) || load.connections < 1 ||
         load.connections > MAX_CONNECTIONS) {
         fprintf(stderr, "load --port P --path PATH [--body FILE] --seconds S | --requests R "
-                        "[--connections N] [--timeout S] [--tokens N] [--rate R]\n");
+                        "[--connections N] [--timeout S] [--tokens N] [--rate R] [--within MS]\n");
         exit(2);
     }
 }

@@ -54,13 +54,13 @@ struct agent {
 
 /* ---- called by the ingress ----------------------------------------------------------------------------------- */
 static int submit(void *agent, struct request *r, const struct reservation_id *reservation,
-                  u32 *retry_after_s)
+                  struct ingress_refusal *why)
 {
     if (reservation) return ERR_NOT_FOUND;
     struct agent *a = agent;
     struct error err;
     if (request_check(r, r->bytes, a->vocab, &err) < 0) BUG("bad request: %s: %s", err.where, err.message);
-    *retry_after_s = 7;
+    why->retry_after_s = 7;
     if (r->sampling.seed == FULL) return ERR_FULL;
     if (r->sampling.seed == FEW && atomic_fetch_add(&a->few, 1) >= 2) {
         atomic_fetch_sub(&a->few, 1);

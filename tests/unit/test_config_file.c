@@ -123,6 +123,28 @@ static void the_maps_of_ray_serve(void **state)
     assert_true(config_fingerprint(&c) == config_fingerprint(&flat));
 }
 
+static void service_levels(void **state)
+{
+    (void)state;
+    struct config c;
+    struct error err;
+    static const char *const texts[] = {
+        "deployments:\n  - name: a\n    slo: {ttft_ms: 500, itl_ms: 40}\n    admission: slo\n",
+        "slo:\n  ttft-ms: 500\n  itl-ms: 40\nadmission: slo\n",
+        "slo_ttft_ms: 500\nslo-itl-ms: 40\nadmission: slo\n",
+        "deployments: [{slo_ttft_ms: 500, slo: {itl_ms: 40}, admission: slo}]\n"};
+    for (size_t i = 0; i < COUNT_OF(texts); i++) {
+        assert_int_equal(load(&c, &err, texts[i], MODEL, NULL), 0);
+        assert_int_equal(c.slo_ttft_ms, 500);
+        assert_int_equal(c.slo_itl_ms, 40);
+        assert_string_equal(c.admission, "slo");
+    }
+    assert_int_equal(load(&c, &err, "slo: ~\n", MODEL, NULL), 0);
+    assert_true(c.slo_ttft_ms == 0 && c.slo_itl_ms == 0 && strcmp(c.admission, "none") == 0);
+    assert_int_equal(load(&c, &err, "slo: {itl_ms: 5, ttft_ms: none}\n", MODEL, NULL), 0);
+    assert_true(c.slo_ttft_ms == 0 && c.slo_itl_ms == 5);
+}
+
 static void nothing_in_a_file_is_fine(void **state)
 {
     (void)state;
@@ -258,6 +280,19 @@ static const struct bad bad_files[] = {
     {"name: x\n", "1:1: name: stands in deployments; at the top of the file it is served_model_name", 0},
     {"nodes: 4\n", "1:1: nodes: is for the command line of `mpiserve plan` only", 0},
     {"gpus_per_nod: 4\n", "1:1: gpus_per_nod: no such option; see --help", 0},
+    {"slo: {ttft: 5}\n", "1:7: ttft: slo has no such option; it has ttft_ms, itl_ms", 0},
+    {"slo: {ttft_ms: 0}\n", "1:16: ttft_ms: `0` is not in the range none or 1..3600000", 0},
+    {"slo: 5\n", "1:6: slo: needs a mapping (`name: value` lines), not a single value", 0},
+    {"slo: {ttft_ms: 5}\nslo_ttft_ms: 5\n", "2:1: slo_ttft_ms: is given twice; the first is in line 1", 0},
+    {"http_options: {slo: {ttft_ms: 5}}\n", "1:16: slo: no such option; see --help", 0},
+    {"http_options: {slo_ttft_ms: 5}\n",
+     "1:16: slo_ttft_ms: does not belong into http_options: put it at the top of the file, or into "
+     "deployments",
+     0},
+    {"slo: {itl_ms: 5}\nadmission: slo\n",
+     "2:12: admission: slo needs the time to the first token that is to be kept: --slo-ttft-ms, or in a job "
+     "file slo: {ttft_ms: ...}",
+     0},
     {"http_options:\n  prot: 1\n", "2:3: prot: no such option; did you mean port; see --help", 0},
     {"port: 70000\n", "1:7: port: `70000` is not in the range 0..65535", 0},
     {"port: eighty\n", "1:7: port: `eighty` is not a whole number in the range 0..65535", 0},
@@ -573,6 +608,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_option_has_its_place),
         cmocka_unit_test(the_maps_of_ray_serve),
+        cmocka_unit_test(service_levels),
         cmocka_unit_test(nothing_in_a_file_is_fine),
         cmocka_unit_test(precedence),
         cmocka_unit_test(rules_between_options_name_both_places),

@@ -17,14 +17,21 @@ static struct {
     u64 ids[8], cancelled[8];
     struct request *last;
     u32 n, n_cancelled, room;
+    bool late;
 } agent;
 static int wakes;
 static bool asleep;
 
-static int submit(void *a, struct request *r, const struct reservation_id *reservation, u32 *retry_after_s)
+static int submit(void *a, struct request *r, const struct reservation_id *reservation,
+                  struct ingress_refusal *why)
 {
     (void)a, (void)reservation;
-    *retry_after_s = 3;
+    *why = (struct ingress_refusal){.retry_after_s = 3};
+    if (agent.late) {
+        why->predicted_ms = 700;
+        why->allowed_ms = 500;
+        return ERR_FULL;
+    }
     if (agent.n >= agent.room) return ERR_FULL;
     free(agent.last);
     agent.last = r;
@@ -242,6 +249,24 @@ static void test_sleep_and_wake(void **state)
     assert_true(ingress_idle(in));
 }
 
+/* What a call of two prompts is told that cannot start. */
+static struct api_error refusal(void)
+{
+    struct api_error e;
+    struct call *c = call_new(in);
+    c->p =
+        (struct params){.api = API_COMPLETIONS, .n = 1, .max_tokens = 1, .max_completion_tokens = PARAM_NONE};
+    i32 id = 40;
+    struct prompt prompts[2] = {{.ids = &id, .n = 1}, {.ids = &id, .n = 1}};
+    c->prompts = prompts;
+    c->n_prompts = 2;
+    c->wake = wake;
+    c->sampling.n_logprobs = -1;
+    assert_int_equal(call_start(c, &e), -1);
+    call_close(c);
+    return e;
+}
+
 static void test_waiting_for_room(void **state)
 {
     (void)state;
@@ -253,20 +278,15 @@ static void test_waiting_for_room(void **state)
     assert_true(c->over);
     call_close(c);
     /* no room at all is an error, a little makes them take turns */
-    struct api_error e;
-    c = call_new(in);
-    c->p =
-        (struct params){.api = API_COMPLETIONS, .n = 1, .max_tokens = 1, .max_completion_tokens = PARAM_NONE};
-    i32 id = 40;
-    struct prompt prompts[2] = {{.ids = &id, .n = 1}, {.ids = &id, .n = 1}};
-    c->prompts = prompts;
-    c->n_prompts = 2;
-    c->wake = wake;
-    c->sampling.n_logprobs = -1;
     agent.n = agent.room = 0;
-    assert_int_equal(call_start(c, &e), -1);
+    struct api_error e = refusal();
     assert_true(e.kind == API_UNAVAILABLE && e.retry_after_s == 3);
-    call_close(c);
+    agent.late = true;
+    e = refusal();
+    agent.late = false;
+    assert_true(e.kind == API_TOO_MANY && e.retry_after_s == 3);
+    assert_string_equal(
+        e.message, "The first token is predicted to take 700 ms, and 500 ms are allowed. Try again later.");
     assert_true(ingress_idle(in));
 }
 
