@@ -60,8 +60,8 @@
  * has (--balance-abs-threshold, --balance-rel-threshold 1.5; there between the busiest and the idlest), the least match is that of
  * Ray Serve's PrefixCacheAffinityRouter (10 %). */
 /* Only UP is chosen. FULL: up, and known to have no slot left for this ingress, because it holds all of them itself: asking would be
- * in vain. */
-enum route_state { ROUTE_UP, ROUTE_DRAINING, ROUTE_DOWN, ROUTE_FULL };
+ * in vain. LATE: up, but its leader has not answered for a while: asking might wait for it. */
+enum route_state { ROUTE_UP, ROUTE_DRAINING, ROUTE_DOWN, ROUTE_FULL, ROUTE_LATE };
 struct route_view {
     i32 replica;
     u32 leader; /* world rank */

@@ -67,6 +67,7 @@ static void dispatch(struct head *h, struct flight *f)
     const struct route_ask ask = ask_of(f);
     f->replica = f->selection.token.replica;
     router_chosen(h->router, (u32)f->replica, &ask);
+    silence_dispatched(h, (u32)f->replica);
     selection_dispatch(&f->selection);
     struct msg_dispatch m = {.token = f->selection.token, .origin = (u32)a->ingress_index};
     latency_dispatched(h, f);

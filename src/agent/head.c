@@ -70,7 +70,7 @@ static void drain(void *arg)
 /* ---- life ----------------------------------------------------------------------------------------------------*/
 static bool is_up(const struct route_view *v)
 {
-    return v->state == ROUTE_UP || v->state == ROUTE_FULL;
+    return v->state == ROUTE_UP || v->state == ROUTE_FULL || v->state == ROUTE_LATE;
 }
 
 static void recount_capacity(struct head *h)
@@ -138,6 +138,7 @@ int head_new(struct agent *a, struct error *err)
     h->n_replicas = a->plan.n_replicas;
     h->views = mem_zero(h->n_replicas, sizeof *h->views);
     h->replicas = mem_zero(h->n_replicas, sizeof *h->replicas);
+    h->watches = mem_zero(h->n_replicas, sizeof *h->watches);
     for (u32 i = 0; i < h->n_replicas; i++) {
         h->views[i] = (struct route_view){.replica = (i32)i,
                                           .leader = a->plan.replicas[i].leader,
@@ -215,6 +216,7 @@ void head_free(struct head *h)
     router_free(h->router);
     free(h->views);
     free(h->replicas);
+    free(h->watches);
     free(h);
 }
 
@@ -258,9 +260,10 @@ static void deliver(struct head *h, struct flight *f, const struct chunk *c)
 static void set_view(struct head *h, u32 replica, u32 ongoing, bool up)
 {
     struct route_view *v = &h->views[replica];
-    bool full = up && slots_outstanding(h->agent->slots, v->leader) >= v->n_slots;
+    bool late = up && h->watches[replica].late;
+    bool full = up && !late && slots_outstanding(h->agent->slots, v->leader) >= v->n_slots;
     h->n_full += full - (v->state == ROUTE_FULL);
-    v->state = full ? ROUTE_FULL : up ? ROUTE_UP : ROUTE_DOWN;
+    v->state = late ? ROUTE_LATE : full ? ROUTE_FULL : up ? ROUTE_UP : ROUTE_DOWN;
     v->ongoing = ongoing;
     router_update(h->router, replica);
     gate_note(h, replica);
@@ -283,6 +286,7 @@ static void slot_is_free(struct head *h, struct flight *f)
     slots_ended(h->agent->slots, f->selection.leader, &f->selection.token);
     selection_end(&f->selection);
     gate_slot_freed(h, f);
+    silence_ended(h, (u32)f->replica);
     head_note_ongoing(h, (u32)f->replica);
 }
 
@@ -319,6 +323,7 @@ void head_chunks(struct head *h, u32 from, const void *body, size_t len)
     pthread_mutex_lock(&h->lock);
     h->replicas[r].heard_ns = now;
     pthread_mutex_unlock(&h->lock);
+    silence_heard(h, (u32)r);
     slots_published(h->agent->slots, from, m->others);
     head_note_ongoing(h, (u32)r);
     size_t pos = 0;
@@ -374,6 +379,7 @@ void head_load(struct head *h, u32 from, const struct msg_load *m)
     h->replicas[r].load = *m;
     h->replicas[r].heard_ns = clock_ns();
     pthread_mutex_unlock(&h->lock);
+    silence_heard(h, (u32)r);
     check_start(h, from, m);
     slots_published(h->agent->slots, from, m->others);
     set_view(h, (u32)r, slots_ongoing(h->agent->slots, from), m->state == REPLICA_UP);
@@ -446,6 +452,7 @@ int head_turn(struct head *h, u64 now_ns)
         flights_retry_queue(h, now_ns);
         h->retry_queue_ns = now_ns + QUEUE_RETRY_MS * NS_PER_MS;
     }
+    silence_turn(h, now_ns);
     gate_turn(h, now_ns);
     heads_turn(h, now_ns);
     if (h->draining && !h->agent->ended) heads_turn_drain(h, now_ns);

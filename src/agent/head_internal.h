@@ -46,6 +46,11 @@ struct replica_view {
     struct msg_load load;
     u64 heard_ns; /* last LOAD or CHUNK */
 };
+struct replica_watch { /* is its leader late? see silence.c */
+    u32 dispatched;    /* requests that run there */
+    u64 since_ns;      /* since when there are some */
+    bool late;
+};
 enum { FLIGHT_CHAINS = 4096, MAX_RETRIES = 3 };
 struct head {
     struct agent *agent;
@@ -54,9 +59,11 @@ struct head {
     struct flight *chains[FLIGHT_CHAINS];
     u32 n_flights;
     struct route_queue waiting;
-    struct route_view *views; /* [n_replicas] */
-    u32 n_replicas, n_full;   /* full: ROUTE_FULL */
-    struct router *router;    /* told of every change of views */
+    struct route_view *views;      /* [n_replicas] */
+    struct replica_watch *watches; /* [n_replicas] */
+    u64 watched_ns;
+    u32 n_replicas, n_full; /* full: ROUTE_FULL */
+    struct router *router;  /* told of every change of views */
     u64 retry_queue_ns, drain_started_ns, hurry_ns;
     bool wants_prefix;
     bool ready, all_up, draining, closing, hurried; /* closing: no slot can be had any more */
@@ -115,6 +122,11 @@ void heads_turn(struct head *h, u64 now_ns);
 void heads_turn_drain(struct head *h, u64 now_ns);
 bool heads_may_take(struct head *h);               /* a slot more would not be another's share */
 void heads_slot_free(struct head *h, u32 replica); /* one of ours has come free there */
+/* silence.c */
+void silence_dispatched(struct head *h, u32 replica);
+void silence_ended(struct head *h, u32 replica);
+void silence_heard(struct head *h, u32 replica);
+void silence_turn(struct head *h, u64 now_ns);
 /* latency.c: from a dispatch to the first chunk, by replica */
 void latency_init(struct head *h);
 void latency_release(struct head *h);

@@ -4,13 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    LOAD_BUSY_MS = 200,
-    LOAD_IDLE_MS = 4000,
-    LOAD_GAP_MS = 12,
-    PUBLISH_MS = 10,
-    CHANGES_MAX = 512
-}; /* GAP: for each ingress, all get one */
+enum { PUBLISH_MS = 10, CHANGES_MAX = 512 };
 
 int leader_new(struct agent *a, struct error *err)
 {
@@ -264,7 +258,7 @@ int leader_turn(struct leader *l, u64 now_ns)
     l->was_busy = busy;
     publish_cached(l, now_ns);
     u64 every = MAX_OF((u64)LOAD_BUSY_MS, (u64)LOAD_GAP_MS * l->agent->n_ingresses);
-    u64 period = (busy ? MIN_OF(every, (u64)LOAD_IDLE_MS) : LOAD_IDLE_MS) * NS_PER_MS;
+    u64 period = (busy ? MIN_OF(every, (u64)LOAD_BUSY_MOST_MS) : LOAD_IDLE_MS) * NS_PER_MS;
     if (l->load_due || now_ns - l->load_sent_ns >= period) send_load(l, now_ns);
     return n;
 }

@@ -24,6 +24,8 @@ enum drain_stage { DRAIN_SERVING, DRAIN_QUIET, DRAIN_DONE };
 struct msg_demand {
     u32 waiting, in_use; /* requests that wait for a slot; slots that this ingress has */
 };
+/* Time between two LOAD of a leader, in ms: while it is busy, GAP for each ingress, since all get one, within these bounds. */
+enum { LOAD_BUSY_MS = 200, LOAD_BUSY_MOST_MS = 1000, LOAD_IDLE_MS = 4000, LOAD_GAP_MS = 12 };
 struct msg_cached { /* what changed in a replica's prefix cache, in order */
     i32 replica;
     u32 anew; /* not 0: what was said before does not hold any more */

@@ -85,7 +85,8 @@ static void write_replica(struct json_out *o, struct head *h, u32 i)
         json_out_int(o, numbers[k].value);
     }
     json_out_key(o, "state");
-    json_out_str(o, state_names[v.load.state]);
+    bool late = v.load.state == REPLICA_UP && h->views[i].state == ROUTE_LATE;
+    json_out_str(o, late ? "late" : state_names[v.load.state]);
     json_out_key(o, "replica_rank");
     json_out_object(o);
     const struct {

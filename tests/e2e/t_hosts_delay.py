@@ -237,4 +237,31 @@ def a_lease_that_ends_on_the_way():
         ends_cleanly(job)
 
 
-run(pulses_with_the_demo_model, pulses_longer_than_the_lease, a_lease_that_ends_on_the_way)
+def a_late_leader_is_not_asked():
+    """A leader of another host stands still with a request: what comes now goes elsewhere, and does not wait for it."""
+    slowly = ("--engine", "null", "--null-step-us", "10000", "--router", "round_robin")
+    with Lab(2) as lab, HostsJob(lab, *slowly, ranks=4) as job:
+        body = {"prompt": "Once", "ignore_eos": True, "temperature": 0}
+        agent = job.all_agents()[2]
+        streams = [job.stream("/v1/completions", dict(body, max_tokens=500)) for _ in range(4)]
+        events = [iter(s) for s in streams]
+        for e in events:
+            next(e)
+
+        def state():
+            return job.get("/v1/topology").json["replicas"][2]["state"]
+        equal(state(), "up")
+        agent.kill(signal.SIGSTOP)
+        try:
+            until(lambda: state() == "late", 3 * SLOW, "its silence is noticed")
+            for _ in range(8):
+                equal(job.post("/v1/completions", dict(body, max_tokens=2), timeout=3 * SLOW).status, 200)
+        finally:
+            agent.kill(signal.SIGCONT)
+        for s, e in zip(streams, events):
+            all(True for _ in e)
+            check(s.done, "the stream has its end")
+        equal(state(), "up")
+
+
+run(a_late_leader_is_not_asked, pulses_with_the_demo_model, pulses_longer_than_the_lease, a_lease_that_ends_on_the_way)
