@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PUBLISH_MS = 10, CHANGES_MAX = 512 };
-
 int leader_new(struct agent *a, struct error *err)
 {
     struct leader *l = mem_zero(1, sizeof *l);
@@ -62,50 +60,6 @@ static void send_chunks(void *arg, u32 origin, const void *msg, size_t len)
     free_slots_of_ended(l);
     struct msg_chunk head = {.others = slots_in_use_by_others(l->agent->slots, (u16)origin)};
     agent_send(l->agent, agent_ingress_rank(l->agent, origin), MSG_CHUNK, &head, sizeof head, msg, len);
-}
-
-/* ---- what is cached -------------------------------------------------------------------------------------------*/
-static void send_cached(struct leader *l, const struct cached_change *changes, u32 n, bool anew)
-{
-    struct msg_cached m = {.replica = l->replica, .anew = anew, .n = n};
-    for (u32 i = 0; i < l->agent->n_ingresses; i++)
-        agent_send(l->agent, agent_ingress_rank(l->agent, i), MSG_CACHED, &m, sizeof m, changes,
-                   n * sizeof *changes);
-}
-
-/* More changed than was kept: all that is cached, in several messages. */
-static void send_snapshot(struct leader *l, struct cached_change *changes)
-{
-    u32 n = batch_cached(l->batch, NULL, 0);
-    u64 *hashes = mem_alloc((n + 1) * sizeof *hashes);
-    batch_cached(l->batch, hashes, n);
-    for (u32 at = 0, part; at == 0 || at < n; at += part) {
-        part = MIN_OF(n - at, (u32)CHANGES_MAX);
-        for (u32 i = 0; i < part; i++) changes[i] = (struct cached_change){hashes[at + i], false};
-        send_cached(l, changes, part, at == 0);
-        if (n == 0) break;
-    }
-    free(hashes);
-}
-
-/* While the replica is busy, what changed in a while goes together. */
-static void publish_cached(struct leader *l, u64 now)
-{
-    struct cached_change changes[CHANGES_MAX];
-    u32 n = 0;
-    u64 hash;
-    if (!l->publishes || (now < l->published_ns + PUBLISH_MS * NS_PER_MS && !batch_idle(l->batch))) return;
-    for (enum kv_change c; (c = batch_next_change(l->batch, &hash)) != KV_UNCHANGED;) {
-        l->published_ns = now;
-        if (c == KV_ALL_CHANGED) {
-            n = 0;
-            send_snapshot(l, changes);
-            continue;
-        }
-        changes[n++] = (struct cached_change){hash, c == KV_REMOVED};
-        if (n == CHANGES_MAX) send_cached(l, changes, n, false), n = 0;
-    }
-    if (n) send_cached(l, changes, n, false);
 }
 
 void leader_flush(struct leader *l)
@@ -256,7 +210,7 @@ int leader_turn(struct leader *l, u64 now_ns)
     bool busy = leader_busy(l);
     if (l->was_busy && !busy) l->load_due = true; /* so that idle looks idle at once */
     l->was_busy = busy;
-    publish_cached(l, now_ns);
+    leader_publish(l, now_ns);
     u64 every = MAX_OF((u64)LOAD_BUSY_MS, (u64)LOAD_GAP_MS * l->agent->n_ingresses);
     u64 period = (busy ? MIN_OF(every, (u64)LOAD_BUSY_MOST_MS) : LOAD_IDLE_MS) * NS_PER_MS;
     if (l->load_due || now_ns - l->load_sent_ns >= period) send_load(l, now_ns);

@@ -43,6 +43,8 @@ struct leader {
 int supervise_init(struct leader *l, struct error *err);
 void supervise_release(struct leader *l);
 int supervise_turn(struct leader *l, u64 now_ns); /* births, deaths, steps out, results in */
+/* publish.c */
+void leader_publish(struct leader *l, u64 now_ns);
 /* leader.c */
 void leader_engine_changed(struct leader *l, enum replica_state state, const char *trouble);
 void leader_flush(struct leader *l);

@@ -1,5 +1,6 @@
 /* The HTTP library alone, as the limit beside which the job's requests/s are read: libmicrohttpd with the job's mode
- * and number of threads answers every request with the same small body. Prints its port, ends when stdin does.
+ * and number of threads answers every request with the same small body, and POST /v1/completions with a stream of EVENTS events, each in
+ * a chunk, as a server with nothing behind it would. Prints its port, ends when stdin does.
  *   bare_http THREADS */
 #include <arpa/inet.h>
 #include <microhttpd.h>
@@ -8,16 +9,52 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { EVENTS = 100 };
+
+static ssize_t next_event(void *sent, uint64_t at, char *to, size_t room)
+{
+    static const char event[] =
+        "data: {\"id\":\"cmpl-0123456789abcdef\",\"object\":\"text_completion\",\"created\":1700000000,"
+        "\"model\":\"demo-model\",\"choices\":[{\"index\":0,\"text\":\" a\",\"logprobs\":null,"
+        "\"finish_reason\":null}]}\n\n";
+    static const char last[] =
+        "data: {\"choices\":[],\"usage\":{\"completion_tokens\":100}}\n\ndata: [DONE]\n\n";
+    int *n = sent;
+    const char *text = *n < EVENTS ? event : last;
+    size_t len = *n < EVENTS ? sizeof event - 1 : sizeof last - 1;
+    (void)at;
+    if (*n > EVENTS || len > room) return MHD_CONTENT_READER_END_OF_STREAM;
+    ++*n;
+    memcpy(to, text, len);
+    return (ssize_t)len;
+}
+
+static enum MHD_Result stream(struct MHD_Connection *connection)
+{
+    int *sent = calloc(1, sizeof *sent);
+    struct MHD_Response *r =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, next_event, sent, free);
+    MHD_add_response_header(r, "Content-Type", "text/event-stream");
+    enum MHD_Result queued = MHD_queue_response(connection, MHD_HTTP_OK, r);
+    MHD_destroy_response(r);
+    return queued;
+}
+
 static enum MHD_Result answer(void *arg, struct MHD_Connection *connection, const char *url,
                               const char *method, const char *version, const char *data, size_t *size,
                               void **state)
 {
-    (void)url, (void)method, (void)version, (void)data, (void)size;
+    (void)method, (void)version, (void)data;
     static int seen;
     if (!*state) { /* the first call of a request has only its head */
         *state = &seen;
         return MHD_YES;
     }
+    if (*size) {
+        *size = 0;
+        return MHD_YES;
+    }
+    if (strcmp(url, "/v1/completions") == 0) return stream(connection);
     return MHD_queue_response(connection, MHD_HTTP_OK, arg);
 }
 

@@ -233,11 +233,16 @@ def plane(b):
                           limit=("<=", limit) if limit else None, setting=shape)
                 b.add(group, f"reserve, dispatch, first answer inside the job, {connections} connection{'s' * many}, p50", "us",
                       [1e6 * median_of(histogram(job.metrics(), FIRST_CHUNK), before)], setting=shape)
-            events = []
+            events, mock = [], []
             for _ in range(n):
-                r = job.load("/v1/completions", body=stream, connections=32, requests=320, tokens=100)
+                streams = {"body": stream, "connections": 32, "requests": 1280, "tokens": 100}
+                r, m = job.load("/v1/completions", **streams), load(bare.port, "/v1/completions", **streams)
                 events.append(r["tokens"] / r["seconds"])
+                mock.append(m["tokens"] / m["seconds"])
             b.add(group, "SSE events, 32 streams of 100", "events/s", events, better="more",
+                  setting={"ranks": ranks, "streams": 32, "output_tokens": 100})
+            b.add(group, "SSE events, 32 streams of 100: of a server with nothing behind it", "x",
+                  [e / m for e, m in zip(events, mock)], limit=(">=", 0.5), better="more",
                   setting={"ranks": ranks, "streams": 32, "output_tokens": 100})
     with b.job(2, "--engine", "null", "--router", "round_robin") as job: # the other rank sleeps before its turn
         job.load("/v1/completions", body=body, seconds=seconds, tokens=1)

@@ -83,6 +83,15 @@ void agent_die(struct agent *a, const char *what, const struct error *err)
     fail_msg("%s: %s", what, err->message);
     abort();
 }
+u32 agent_ingress_rank(const struct agent *a, u32 index)
+{
+    (void)a;
+    return index;
+}
+void leader_publish(struct leader *l, u64 now_ns)
+{
+    (void)l, (void)now_ns;
+}
 u32 wire_rank(const struct wire *wire)
 {
     (void)wire;
@@ -155,7 +164,7 @@ static int open_leader(void **state)
     (void)state;
     n_added = n_refused = n_chunks = 0;
     ended = 0;
-    agent = (struct agent){.max_ongoing = SLOTS, .model.vocab = 100};
+    agent = (struct agent){.max_ongoing = SLOTS, .n_ingresses = 1, .model.vocab = 100};
     static struct place_rank ranks[1] = {{.replica = REPLICA}};
     agent.plan.ranks = ranks;
     for (u32 i = 0; i < SLOTS_PER_RANK; i++) memory[i] = slot_word(EPOCH, SLOT_CLOSED, 0, 0);
@@ -260,6 +269,18 @@ static void test_stale(void **state)
     assert_true(n_added == 1 && n_refused == 3 && refused.request == 4);
 }
 
+/* An ingress had the slot before it heard that the drain's time is over. */
+static void test_after_the_drain(void **state)
+{
+    (void)state;
+    struct slot_token token = reserve();
+    leader_hurry(agent.leader);
+    deliver(1, token);
+    assert_true(n_added == 0 && n_refused == 1);
+    assert_int_equal(refused.why, REFUSED_UNAVAILABLE);
+    assert_int_equal(memory[token.slot], slot_word(EPOCH, SLOT_FREE, 0, token.seq + 1));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -267,6 +288,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_delivered_twice, open_leader, close_leader),
         cmocka_unit_test_setup_teardown(test_after_its_end, open_leader, close_leader),
         cmocka_unit_test_setup_teardown(test_stale, open_leader, close_leader),
+        cmocka_unit_test_setup_teardown(test_after_the_drain, open_leader, close_leader),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("leader", tests, NULL, NULL);
