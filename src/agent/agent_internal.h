@@ -43,7 +43,8 @@ struct agent {
     int signals;    /* signalfd */
     u64 signals_ns; /* when it was last read */
     int epoll;
-    u64 bell_until_ns; /* a bell came: its message may follow */
+    u64 bell_until_ns;                    /* a bell came: its message may follow */
+    u64 beat_ns, turned_ns, listening_ns; /* beat.c: last BEAT sent or heard; of the loop */
     bool draining, ended;
     int exit_code;
 };
@@ -75,6 +76,9 @@ int agree_on_start(struct agent *a, struct error *err);
 /* The same model, wherever each has its copy. Fills a->fingerprint. */
 int agree_on_model(struct agent *a, struct error *err);
 void agent_print(const struct error *err);
+/* beat.c: between rank 0 and the first ranks of other nodes */
+void beat_turn(struct agent *a, u64 now_ns);
+void beat_heard(struct agent *a);
 /* loop.c */
 int agent_loop(struct agent *a);
 

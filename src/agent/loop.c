@@ -93,6 +93,11 @@ static void on_yield(struct agent *a, u32 from, const void *body, size_t len)
     memcpy(&replica, body, sizeof replica);
     head_yielded(a->head, replica);
 }
+static void on_beat(struct agent *a, u32 from, const void *body, size_t len)
+{
+    (void)body, (void)len;
+    if (from == 0) beat_heard(a);
+}
 static void on_end(struct agent *a, u32 from, const void *body, size_t len)
 {
     (void)from, (void)body, (void)len;
@@ -102,11 +107,11 @@ static void on_end(struct agent *a, u32 from, const void *body, size_t len)
 static void on_message(void *arg, u32 from, u16 type, const void *body, size_t len)
 {
     static void (*const handlers[])(struct agent *, u32, const void *, size_t) = {
-        [MSG_DISPATCH] = on_dispatch, [MSG_CANCEL] = on_cancel,   [MSG_CHUNK] = on_chunk,
-        [MSG_REFUSED] = on_refused,   [MSG_LOAD] = on_load,       [MSG_DRAIN] = on_drain,
-        [MSG_CLOSE] = on_close,       [MSG_HURRY] = on_hurry,     [MSG_END] = on_end,
-        [MSG_CACHED] = on_cached,     [MSG_DRAINED] = on_drained, [MSG_DEMAND] = on_demand,
-        [MSG_YIELD] = on_yield,
+        [MSG_DISPATCH] = on_dispatch, [MSG_CANCEL] = on_cancel, [MSG_CHUNK] = on_chunk,
+        [MSG_REFUSED] = on_refused,   [MSG_LOAD] = on_load,     [MSG_DRAIN] = on_drain,
+        [MSG_CLOSE] = on_close,       [MSG_HURRY] = on_hurry,   [MSG_END] = on_end,
+        [MSG_CACHED] = on_cached,     [MSG_BEAT] = on_beat,     [MSG_DRAINED] = on_drained,
+        [MSG_DEMAND] = on_demand,     [MSG_YIELD] = on_yield,
     };
     if (type < COUNT_OF(handlers) && handlers[type]) handlers[type](arg, from, body, len);
 }
@@ -216,6 +221,7 @@ int agent_loop(struct agent *a)
             n += leader_turn(a->leader, now);
         }
         n += take_signals(a, now);
+        beat_turn(a, now);
         if (n == 0 && !a->ended) rest(a, now);
     }
     return a->exit_code;

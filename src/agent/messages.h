@@ -14,6 +14,7 @@ enum message_type {
     MSG_DRAINED, /* ingress -> rank 0: u32, enum drain_stage that it has reached */
     MSG_CLOSE,   /* rank 0 -> all: nothing waits for a slot any more, close those that are free */
     MSG_HURRY,   /* rank 0 -> all: the drain's time is over, end what runs */
+    MSG_BEAT,    /* rank 0 -> first rank of other nodes: it is there */
     MSG_END,     /* rank 0 -> all: leave the loop and finalize */
     MSG_DEMAND, /* ingress -> other ingresses: struct msg_demand, while requests wait there, and when none does any more */
     MSG_CACHED, /* leader -> ingress: struct msg_cached, then n struct cached_change; where the router wants to know */

@@ -127,6 +127,24 @@ def a_cable_is_cut_without_a_word():
     cut_and_look(("silent",))
 
 
+def a_cable_is_cut_while_the_launcher_has_something_to_say():
+    """An engine dies behind the cut, and its rank says so: the kernel does not probe a connection on which something waits for an answer.
+    The cut node ends by itself, since it does not hear of rank 0."""
+    with Lab(2) as lab, HostsJob(lab, ranks=4) as job:
+        nothing_under_way(lab, job)
+        rank = next(r["rank"] for r in job.ranks() if r["host"] == "node1")
+        engine = job.all_engines()[rank]
+        lab.call("cut", "1", "silent")
+        started = time.monotonic()
+        engine.kill(signal.SIGKILL)
+        until(lambda: not lab.processes(1), 30 * SLOW, "nothing lives on the cut host")
+        gone = time.monotonic() - started
+        until(job.nothing_lives, 10 * SLOW, "nothing lives")
+        equal(job.wait(3 * SLOW), 1, "exit status of up")
+        equal(job.files_left(), [], "files, on the cut host too")
+        print(f"# nothing lives on the cut host after {gone:.1f} s")
+
+
 def nobody_is_left_to_serve():
     """All replicas are behind the cut: /health says so, before the job ends."""
     seen = cut_and_look((), ("-dpl", "0"), ranks=3)
@@ -208,5 +226,5 @@ def a_replica_that_stands_still():
         until(job.healthy, 10 * SLOW, "/health is 200 again")
 
 
-run(a_cable_is_cut, a_cable_is_cut_without_a_word, nobody_is_left_to_serve, a_cable_is_cut_while_nothing_runs, short_cuts,
-    a_replica_that_stands_still)
+run(a_cable_is_cut, a_cable_is_cut_without_a_word, a_cable_is_cut_while_the_launcher_has_something_to_say,
+    nobody_is_left_to_serve, a_cable_is_cut_while_nothing_runs, short_cuts, a_replica_that_stands_still)
