@@ -80,7 +80,8 @@ void batch_flush(struct batch *b, void (*fn)(void *arg, u32 origin, const void *
 bool batch_has_output(const struct batch *b);
 /* Requests that ended (their last chunk was flushed) since the last call: the agent frees their slots. */
 bool batch_next_ended(struct batch *b, u64 *request);
-bool batch_idle(const struct batch *b); /* no request left */
+bool batch_idle(const struct batch *b);     /* no request left */
+bool batch_computes(const struct batch *b); /* a sequence runs or waits */
 /* What the prefix cache holds, for routing: kv_next_change and kv_hashes of its blocks. */
 enum kv_change batch_next_change(struct batch *b, u64 *hash);
 u32 batch_cached(const struct batch *b, u64 *out, u32 max);

@@ -200,7 +200,7 @@ struct admission_load { /* what a request finds */
 };
 void admission_init(struct admission *a, u32 step_tokens /* of a replica, at most */);
 /* So many slots came free since the last call, and now all are in use or not. Call it when either changes. */
-void admission_observe_slots(struct admission *a, u64 now_ns, u32 freed, bool full);
+void admission_observe_slots(struct admission *a, u64 now_ns, double freed, bool full);
 /* A replica had `unread` prompt tokens to read and read some of them in the time given (0: in the same step as those of the
  * last call). Counts if unread is more than a step's worth. */
 void admission_observe_prefill(struct admission *a, u64 now_ns, u64 unread, u64 read, double seconds);

@@ -157,6 +157,7 @@ void flight_new(struct head *h, const struct command *command, const struct sele
     f->wait.since_ns = now_ns;
     f->next = *chain_of(h, f->id);
     *chain_of(h, f->id) = f;
+    bool may_take = h->waiting.n == 0 && heads_may_take(h);
     h->n_flights++;
     gate_arrived(h, f, held, now_ns);
     if (held && !h->closing) {
@@ -165,7 +166,7 @@ void flight_new(struct head *h, const struct command *command, const struct sele
         return;
     }
     if (held) reservations_give_back(h, held);
-    if (h->waiting.n > 0 || !heads_may_take(h) || !flight_try(h, f)) enqueue(h, f);
+    if (!may_take || !flight_try(h, f)) enqueue(h, f);
 }
 
 /* The replica does not run it (stale, unavailable, given up): it waits in its old place for another. */
@@ -177,7 +178,8 @@ void flight_put_back(struct head *h, struct flight *f, u64 now_ns)
     }
     atomic_fetch_add(&h->requeued, 1);
     if (h->closing || ++f->retries > MAX_RETRIES) {
-        flight_fail(h, f, FINISH_RETRY, "no replica could run the request");
+        flight_fail(h, f, FINISH_RETRY,
+                    h->closing ? "the server is shutting down" : "no replica could run the request");
         return;
     }
     if (f->wait.deadline_ns < now_ns + NS_PER_S) f->wait.deadline_ns = now_ns + NS_PER_S;
@@ -195,11 +197,18 @@ void flight_cancel(struct head *h, u64 id)
         agent_send(h->agent, f->selection.leader, MSG_CANCEL, &id, sizeof id, NULL, 0);
 }
 
-void flights_retry_queue(struct head *h, u64 now_ns)
+void flights_expire(struct head *h, u64 now_ns)
 {
     struct route_waiter *w;
     while ((w = route_queue_expired(&h->waiting, now_ns)))
         flight_fail(h, (struct flight *)w, FINISH_RETRY, "no replica was free in time");
+}
+
+void flights_retry_queue(struct head *h, u64 now_ns)
+{
+    struct route_waiter *w;
+    h->retry_due = false;
+    flights_expire(h, now_ns);
     const char *why = hopeless(h);
     while (why && (w = route_queue_first(&h->waiting, now_ns)))
         flight_fail(h, (struct flight *)w, FINISH_RETRY, why);

@@ -69,19 +69,24 @@ void gate_note(struct head *h, u32 replica)
     h->gate.replicas[replica].ongoing = ongoing;
 }
 
-/* Slots that this ingress can have: not those that others use. */
-static u32 own_slots(const struct head *h)
+static u32 own_use(const struct head *h)
 {
-    u32 own = h->n_flights - h->waiting.n + atomic_load(&h->n_held);
-    u32 others = h->gate.busy > own ? h->gate.busy - own : 0;
-    return h->slots_up - MIN_OF(others, h->slots_up);
+    return h->n_flights - h->waiting.n + atomic_load(&h->n_held);
+}
+
+/* Slots that this ingress can have: not those that others use, but its equal part at least, which they leave to it when it waits. An
+ * ingress that went by the slots it happens to have would refuse what brings it more. */
+static u32 own_slots(const struct head *h, u32 own)
+{
+    u32 others = h->gate.busy > own ? h->gate.busy - own : 0, n = h->agent->n_ingresses;
+    return MAX_OF(h->slots_up - MIN_OF(others, h->slots_up), (h->slots_up + n - 1) / n);
 }
 
 void gate_arrived(struct head *h, struct flight *f, bool held, u64 now_ns)
 {
     struct gate *g = &h->gate;
     struct admission_load load = {.others = h->n_flights - 1 + atomic_load(&h->n_held),
-                                  .slots = own_slots(h),
+                                  .slots = own_slots(h, own_use(h) - 1),
                                   .replicas = h->replicas_up,
                                   .own = f->request->prompt.len,
                                   .unread = g->unread_here};
@@ -156,9 +161,11 @@ void gate_turn(struct head *h, u64 now_ns)
 {
     struct gate *g = &h->gate;
     bool full = h->slots_up > 0 && g->busy >= h->slots_up;
-    u32 slots = own_slots(h);
+    u32 slots = own_slots(h, own_use(h));
     if (g->freed || full != g->measured.full) {
-        admission_observe_slots(&g->measured, now_ns, g->freed, full);
+        /* as many as would have come free of all that it can have */
+        double part = (double)slots / MAX_OF(own_use(h) + g->freed, 1u);
+        admission_observe_slots(&g->measured, now_ns, g->freed * MAX_OF(part, 1.0), full);
         g->freed = 0;
         g->changed = true;
     }

@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { QUEUE_RETRY_MS = 20, ABORT_MS = 300 };
+enum { QUEUE_RETRY_MS = 20, QUEUE_RETRY_MOST_MS = 160, ABORT_MS = 300 };
 
 /* ---- called by HTTP threads ----------------------------------------------------------------------------------*/
 void head_push(struct head *h, const struct command *command)
@@ -75,13 +75,15 @@ static bool is_up(const struct route_view *v)
 
 static void recount_capacity(struct head *h)
 {
-    u32 slots = 0, up = 0, broken = 0;
+    u32 slots = 0, of_late = 0, up = 0, broken = 0;
     for (u32 i = 0; i < h->n_replicas; i++) {
-        up += is_up(&h->views[i]);
-        if (is_up(&h->views[i])) slots += h->views[i].n_slots;
+        bool there = is_up(&h->views[i]), late = h->views[i].state == ROUTE_LATE;
+        up += there && !late;
+        if (there) slots += h->views[i].n_slots;
+        if (late) of_late += h->views[i].n_slots;
         broken += h->replicas[i].load.state == REPLICA_BROKEN;
     }
-    h->slots_up = slots;
+    h->slots_up = slots - of_late; /* what can be had now */
     h->replicas_up = up;
     atomic_store(&h->capacity, slots + (u32)h->agent->config.max_queued_requests);
     atomic_store(&h->none_left, broken == h->n_replicas);
@@ -130,6 +132,14 @@ static void make_url(struct head *h)
              ingress_port(h->ingress));
 }
 
+/* As many as a replica's cache has, within what this rank should spend on it. */
+static u32 prefix_blocks(const struct agent *a)
+{
+    enum { BLOCK_BYTES = 16, MOST_BYTES = 256 << 20 };
+    u32 most = MOST_BYTES / BLOCK_BYTES / MAX_OF(a->plan.n_replicas, 1u);
+    return MAX_OF(MIN_OF(a->n_blocks, most), 64u);
+}
+
 int head_new(struct agent *a, struct error *err)
 {
     struct head *h = mem_zero(1, sizeof *h);
@@ -156,11 +166,12 @@ int head_new(struct agent *a, struct error *err)
     route_queue_init(&h->waiting, (u32)a->config.max_queued_requests + h->n_replicas * a->max_ongoing);
     h->waiting.patience_ns = (u64)(a->config.queue_timeout_s / 2 * (double)NS_PER_S);
     h->seconds_per_request = 1;
+    h->retry_gap_ms = QUEUE_RETRY_MS;
     atomic_store(&h->retry_after_s, 1);
     const struct route_policy *policy = route_policy_find(a->config.router, err);
     if (!policy) return err->code;
     h->wants_prefix = route_policy_wants_prefix(policy);
-    h->router = router_new(policy, h->views, h->n_replicas, (u64)a->ingress_index, ROUTE_PREFIX_BLOCKS);
+    h->router = router_new(policy, h->views, h->n_replicas, (u64)a->ingress_index, prefix_blocks(a));
     h->commands = queue_new(err);
     if (!h->commands) return -1;
     snprintf(h->fingerprint, sizeof h->fingerprint, "mpiserve-%s-%08x", MPISERVE_VERSION,
@@ -260,13 +271,14 @@ static void deliver(struct head *h, struct flight *f, const struct chunk *c)
 static void set_view(struct head *h, u32 replica, u32 ongoing, bool up)
 {
     struct route_view *v = &h->views[replica];
-    bool late = up && h->watches[replica].late;
+    bool late = up && h->watches[replica].late, turned = late != (v->state == ROUTE_LATE);
     bool full = up && !late && slots_outstanding(h->agent->slots, v->leader) >= v->n_slots;
     h->n_full += full - (v->state == ROUTE_FULL);
     v->state = late ? ROUTE_LATE : full ? ROUTE_FULL : up ? ROUTE_UP : ROUTE_DOWN;
     v->ongoing = ongoing;
     router_update(h->router, replica);
     gate_note(h, replica);
+    if (turned) recount_capacity(h);
 }
 
 void head_note_asked(struct head *h, u32 replica, const struct slots_answer *answer)
@@ -281,10 +293,19 @@ void head_note_ongoing(struct head *h, u32 replica)
     set_view(h, replica, slots_ongoing(h->agent->slots, v->leader), is_up(v));
 }
 
+/* Who waits tries again when somebody has left: to ask full replicas at every message would cost more than it brings. */
+static void note_published(struct head *h, u32 replica, u32 others)
+{
+    u32 leader = h->views[replica].leader, before = slots_ongoing(h->agent->slots, leader);
+    slots_published(h->agent->slots, leader, others);
+    h->retry_due |= slots_ongoing(h->agent->slots, leader) < before || h->views[replica].state == ROUTE_LATE;
+}
+
 static void slot_is_free(struct head *h, struct flight *f)
 {
     slots_ended(h->agent->slots, f->selection.leader, &f->selection.token);
     selection_end(&f->selection);
+    h->retry_due = true;
     gate_slot_freed(h, f);
     silence_ended(h, (u32)f->replica);
     head_note_ongoing(h, (u32)f->replica);
@@ -296,9 +317,9 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
     if (!f || f->selection.state != SELECTION_DISPATCHED || f->selection.leader != from ||
         c->sample >= f->request->n_samples)
         return;
-    latency_answered(h, f, now);
+    if (c->n_tokens > 0) latency_answered(h, f, now);
     bool was_open = f->n_open > 0;
-    if (c->finish != FINISH_RETRY || h->closing) deliver(h, f, c);
+    if (c->finish != FINISH_RETRY) deliver(h, f, c);
     if (!c->last) {
         if (was_open && f->n_open == 0) flight_cancel(h, f->id); /* what is left only repeats */
         return;
@@ -324,14 +345,14 @@ void head_chunks(struct head *h, u32 from, const void *body, size_t len)
     h->replicas[r].heard_ns = now;
     pthread_mutex_unlock(&h->lock);
     silence_heard(h, (u32)r);
-    slots_published(h->agent->slots, from, m->others);
+    note_published(h, (u32)r, m->others);
     head_note_ongoing(h, (u32)r);
     size_t pos = 0;
     struct error err = {0};
     const struct chunk *c;
     while ((c = chunk_next(m + 1, len - sizeof *m, &pos, &err))) take_chunk(h, from, c, now);
     if (err.code) agent_die(h->agent, "message CHUNK", &err);
-    flights_retry_queue(h, now);
+    if (h->retry_due) flights_retry_queue(h, now);
 }
 
 void head_refused(struct head *h, u32 from, const struct msg_refused *m)
@@ -381,11 +402,12 @@ void head_load(struct head *h, u32 from, const struct msg_load *m)
     pthread_mutex_unlock(&h->lock);
     silence_heard(h, (u32)r);
     check_start(h, from, m);
-    slots_published(h->agent->slots, from, m->others);
+    note_published(h, (u32)r, m->others);
+    h->retry_due |= (m->state == REPLICA_UP) != is_up(&h->views[r]) || m->state == REPLICA_BROKEN;
     set_view(h, (u32)r, slots_ongoing(h->agent->slots, from), m->state == REPLICA_UP);
     recount_capacity(h);
     note_ready(h);
-    flights_retry_queue(h, clock_ns());
+    if (h->retry_due) flights_retry_queue(h, clock_ns());
 }
 
 void head_cached(struct head *h, u32 from, const struct msg_cached *m, const struct cached_change *changes)
@@ -448,9 +470,13 @@ int head_turn(struct head *h, u64 now_ns)
 {
     int n = take_commands(h, now_ns);
     reservations_turn(h, now_ns);
+    if (h->waiting.n > 0 && now_ns >= route_queue_deadline(&h->waiting)) flights_expire(h, now_ns);
     if (h->waiting.n > 0 && now_ns >= h->retry_queue_ns) {
+        u32 before = h->waiting.n;
         flights_retry_queue(h, now_ns);
-        h->retry_queue_ns = now_ns + QUEUE_RETRY_MS * NS_PER_MS;
+        bool vain = h->waiting.n == before;
+        h->retry_gap_ms = vain ? MIN_OF(2 * h->retry_gap_ms, (u32)QUEUE_RETRY_MOST_MS) : QUEUE_RETRY_MS;
+        h->retry_queue_ns = now_ns + h->retry_gap_ms * NS_PER_MS;
     }
     silence_turn(h, now_ns);
     gate_turn(h, now_ns);

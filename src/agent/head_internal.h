@@ -64,6 +64,8 @@ struct head {
     u64 watched_ns;
     u32 n_replicas, n_full; /* full: ROUTE_FULL */
     struct router *router;  /* told of every change of views */
+    bool retry_due;         /* a slot may have come free since the queue was tried */
+    u32 retry_gap_ms;
     u64 retry_queue_ns, drain_started_ns, hurry_ns;
     bool wants_prefix;
     bool ready, all_up, draining, closing, hurried; /* closing: no slot can be had any more */
@@ -111,6 +113,7 @@ bool flight_try_at(struct head *h, struct flight *f, u32 replica);
 void flight_fail(struct head *h, struct flight *f, enum finish how, const char *why);
 void flight_put_back(struct head *h, struct flight *f, u64 now_ns);
 void flight_drop(struct head *h, struct flight *f);
+void flights_expire(struct head *h, u64 now_ns); /* those whose deadline is over */
 void flights_retry_queue(struct head *h, u64 now_ns);
 void head_note_ongoing(struct head *h, u32 replica); /* after a slot of it came or went */
 void head_note_asked(struct head *h, u32 replica, const struct slots_answer *answer);

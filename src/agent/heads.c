@@ -35,8 +35,9 @@ int heads_meet(struct agent *a, struct error *err)
     if (a->head) snprintf(mine, sizeof mine, "%s", a->head->url);
     int rc = wire_allgather(a->wire, mine, sizeof mine, all, err);
     if (!rc && a->head) {
-        a->head->urls = mem_zero(a->n_ingresses, URL);
-        for (u32 i = 0; i < a->n_ingresses; i++) memcpy(a->head->urls[i], all[agent_ingress_rank(a, i)], URL);
+        char(*urls)[URL] = mem_zero(a->n_ingresses, URL);
+        for (u32 i = 0; i < a->n_ingresses; i++) memcpy(urls[i], all[agent_ingress_rank(a, i)], URL);
+        a->head->urls = urls;
     }
     free(all);
     return rc;
@@ -65,6 +66,7 @@ static void close_slots(struct head *h)
 void head_close(struct head *h)
 {
     h->closing = true;
+    h->retry_queue_ns = 0;
 }
 
 void head_hurry(struct head *h)
@@ -175,9 +177,11 @@ void heads_slot_free(struct head *h, u32 replica)
     if (!h->n_others_wait || own_use(h) < own_share(h)) return;
     u32 to = neediest(h);
     i32 body = (i32)replica;
-    struct route_demand *d = &h->demands[to]; /* as it will be; its next message says what is */
+    struct route_demand *d =
+        &h->demands[to]; /* as it will be; its next message says what is, and that none waits only it can say:
+                                               * who took itself what it has just yielded would be no help */
     d->in_use++;
-    h->n_others_wait -= --d->waiting == 0;
+    d->waiting -= d->waiting > 1;
     h->yielded_ns = clock_ns();
     atomic_fetch_add(&h->yielded, 1);
     agent_send(h->agent, agent_ingress_rank(h->agent, to), MSG_YIELD, &body, sizeof body, NULL, 0);
@@ -200,10 +204,10 @@ void head_yielded(struct head *h, i32 replica)
 void heads_turn(struct head *h, u64 now)
 {
     if (h->agent->n_ingresses == 1) return;
-    bool waits = h->waiting.n > 0;
+    bool waits = h->waiting.n > 0 && h->slots_up > 0; /* else it could not take what others leave to it */
     if (!waits && !h->told_waiting) return;
     if (waits && h->told_waiting && now < h->demand_ns) return;
-    struct msg_demand m = {h->waiting.n, own_use(h)};
+    struct msg_demand m = {waits ? h->waiting.n : 0, own_use(h)};
     u64 every = MAX_OF(DEMAND_MS * NS_PER_MS, (u64)DEMAND_GAP_US * NS_PER_US * h->agent->n_ingresses);
     tell_others(h, MSG_DEMAND, &m, sizeof m);
     h->told_waiting = waits;

@@ -156,7 +156,10 @@ void reservations_give_back(struct head *h, const struct selection *s)
     struct selection held = *s;
     struct error err;
     selection_release(&held);
-    if (slots_release(h->agent->slots, held.leader, &held.token, &err) < 0)
+    if (h->views[held.token.replica].state ==
+        ROUTE_LATE) /* to ask it might take long: it takes the slot back itself */
+        slots_ended(h->agent->slots, held.leader, &held.token);
+    else if (slots_release(h->agent->slots, held.leader, &held.token, &err) < 0)
         agent_die(h->agent, "slot window", &err);
     head_note_ongoing(h, (u32)held.token.replica);
     heads_slot_free(h, (u32)held.token.replica);

@@ -28,13 +28,15 @@ static u64 longest_ns(const struct head *h)
 
 void silence_turn(struct head *h, u64 now_ns)
 {
-    if (h->n_flights == 0 || now_ns < h->watched_ns + LOOK_MS * NS_PER_MS) return;
+    if (now_ns < h->watched_ns + LOOK_MS * NS_PER_MS) return;
     h->watched_ns = now_ns;
     for (u32 i = 0; i < h->n_replicas; i++) {
         struct replica_watch *w = &h->watches[i];
-        if (w->late || !w->dispatched ||
-            now_ns < MAX_OF(w->since_ns, h->replicas[i].heard_ns) + longest_ns(h))
-            continue;
+        const struct replica_view *v = &h->replicas[i];
+        bool was_busy =
+            v->load.slots_in_use > 0; /* when it last spoke: with requests of other ingresses, too */
+        u64 since = was_busy ? v->heard_ns : MAX_OF(w->since_ns, v->heard_ns);
+        if (w->late || !(was_busy || w->dispatched) || now_ns < since + longest_ns(h)) continue;
         w->late = true;
         head_note_ongoing(h, i);
         log_debug("replica %u: its leader is late", i);

@@ -240,7 +240,7 @@ int supervise_turn(struct leader *l, u64 now_ns)
     if (proc_state(l->proc) != PROC_READY) return n;
     n += take_results(l, now_ns);
     if (proc_state(l->proc) != PROC_READY) return n;
-    if (batch_idle(l->batch)) leader_flush(l); /* the step to come only frees: the answers go first */
+    if (!batch_computes(l->batch)) leader_flush(l); /* the step to come only frees: the answers go first */
     n += send_steps(l, now_ns);
     if (l->n_sent == 0 && now_ns - l->progress_ns > CANARY_MS * NS_PER_MS) send_canary(l, now_ns);
     return n;

@@ -297,3 +297,8 @@ u32 batch_cached(const struct batch *b, u64 *out, u32 max)
 {
     return kv_hashes(b->kv, out, max);
 }
+
+bool batch_computes(const struct batch *b)
+{
+    return b->counts.running + b->counts.waiting > 0;
+}

@@ -356,6 +356,9 @@ int cli_bench(int argc, char **argv)
     log_setup(LOG_INFO, "");
     if (argc > 2 && strcmp(argv[2], "route") == 0) return bench_route(argc, argv);
     bool help = argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0);
-    fputs(usage, help ? stdout : stderr);
+    if (!help)
+        log_error("bench: there is `mpiserve bench route`%s%.80s", argc > 2 ? ", not " : "",
+                  argc > 2 ? argv[2] : "");
+    if (help) fputs(usage, stdout);
     return help ? EXIT_FINE : EXIT_USAGE;
 }

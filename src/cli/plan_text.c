@@ -93,9 +93,10 @@ static void picture(const struct plan *p, struct buf *to)
             continue;
         }
         node_box(p, node, to);
-        buf_printf(to, "    nodes %u to %u likewise: ranks %u to %u, %u engine%s each\n", node + 1, end - 1,
+        buf_printf(to, "    nodes %u to %u likewise: ranks %u to %u, %u engine%s each%s\n", node + 1, end - 1,
                    (node + 1) * each, end * each - 1, p->engines_on[node],
-                   p->engines_on[node] == 1 ? "" : "s");
+                   p->engines_on[node] == 1 ? "" : "s",
+                   strcmp(p->config.ingress, "node") == 0 ? ", HTTP on the first rank of each" : "");
         node = end;
     }
 }

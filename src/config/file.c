@@ -140,14 +140,24 @@ static int check_once(const struct file *f, const struct option *o, const struct
     return refuse(f, key, key->text, ERR_INPUT, "excludes the %s in line %d", other->name, line);
 }
 
+/* `engine: null` means what it says. */
+static bool is_word_null(const struct option *o, const struct node *n)
+{
+    const char *at = o->kind == OPTION_CHOICE && n->kind == NODE_TEXT && strcmp(n->text, "null") == 0
+                         ? strstr(o->words, "null")
+                         : NULL;
+    return at && (at == o->words || at[-1] == ' ') && (at[4] == 0 || at[4] == ' ');
+}
+
 static int set_option(const struct file *f, const struct option *o, const struct node *n)
 {
     const char *key = n->key->text;
+    bool none = is_null(n) && !is_word_null(o, n);
     int rc = check_once(f, o, n->key);
     if (rc < 0) return rc;
-    if (!is_null(n))
+    if (!none)
         rc = o->kind == OPTION_NAMES && n->kind == NODE_LIST ? set_list(f, n, key) : set_text(f, o, n, key);
-    if (rc == 0 && !is_null(n)) value_came(f->c, o, FROM_FILE, n->line, n->column);
+    if (rc == 0 && !none) value_came(f->c, o, FROM_FILE, n->line, n->column);
     return rc;
 }
 

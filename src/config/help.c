@@ -75,6 +75,8 @@ static void print_all(struct buf *to, const char *program)
                "      running jobs, their replicas and rates\n"
                "  %1$s doctor [--json]\n"
                "      what this machine has and misses, and what to do\n"
+               "  %1$s bench route [options]\n"
+               "      routers in simulation, see mpiserve bench route --help\n"
                "  %1$s sweep\n"
                "      remove what dead jobs of yours left on this machine (every start does, too)\n"
                "  %1$s help | version\n"

@@ -146,7 +146,8 @@ const struct option option_table[] = {
 
     {"ingress", "", OPTION_CHOICE, GROUP_HTTP, 0, AT(ingress), .words = "head node", .standard = "head",
      .help =
-         "Where HTTP is answered. head: on rank 0; node: on the first rank of every node, at the same port; "
+         "Where HTTP is answered. head: on rank 0; node: on the first rank of every node, at the same port "
+         "(with --port 0 each has its own, see /v1/topology); "
          "each serves all replicas."},
     {"host", "", OPTION_TEXT, GROUP_HTTP, 0, AT(host), .standard = "127.0.0.1",
      .help = "Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for all interfaces."},

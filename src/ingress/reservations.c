@@ -43,7 +43,10 @@ int reservation_fail(int rc, struct api_error *e)
         api_fail(e, API_RESERVATION_EXPIRED, header,
                  "This reservation has expired: it was not used in time (--reservation-lease).");
         break;
-    default: api_fail(e, API_NO_RESERVATION, header, "There is no reservation with this id.");
+    default:
+        api_fail(e, API_NO_RESERVATION, header,
+                 "There is no reservation with this id: it never was one, ended long ago, or is another "
+                 "ingress's.");
     }
     e->no_retry = true; /* clients come again after a 409 */
     return -1;

@@ -94,6 +94,14 @@ static bool is_dead(const char *folder)
     return folder[0] && owner_read(folder, &o) && owner_gone(&o);
 }
 
+/* Never had an owner, or had one that did not come to write it: who makes a folder does so at once. */
+static bool is_ownerless(const char *folder, const struct stat *st)
+{
+    enum { OLD_S = 60 };
+    struct owner o;
+    return !owner_read(folder, &o) && time(NULL) > st->st_mtime + OLD_S;
+}
+
 void jobdir_remove_dead_shm(const struct jobdir *d)
 {
     if (is_dead(d->shm)) remove_tree(d->shm);
@@ -123,7 +131,7 @@ static void sweep(const char *parent, const char *prefix, struct swept *n)
         if (e->d_name[0] == '.' || strncmp(e->d_name, prefix, strlen(prefix)) != 0) continue;
         if (path_join(path, sizeof(path), NULL, "%s/%s", parent, e->d_name) < 0) continue;
         if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid()) continue;
-        if (is_dead(path)) {
+        if (is_dead(path) || is_ownerless(path, &st)) {
             session_remove_dead(path);
             remove_tree(path);
             n->removed++;

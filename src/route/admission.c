@@ -26,13 +26,13 @@ static bool forgotten(const struct admission *a, u64 now_ns)
     return !a->full && seconds_since(a->service_ns, now_ns) > ADMISSION_FORGET_S;
 }
 
-void admission_observe_slots(struct admission *a, u64 now_ns, u32 freed, bool full)
+void admission_observe_slots(struct admission *a, u64 now_ns, double freed, bool full)
 {
     if (forgotten(a, now_ns)) a->service = (struct admission_rate){0};
     if (a->full) a->waited_s += seconds_since(a->service_ns, now_ns);
-    if (a->full && freed) add(&a->service, freed, a->waited_s, SERVICE_WINDOW);
+    if (a->full && freed > 0) add(&a->service, freed, a->waited_s, SERVICE_WINDOW);
     /* What passed while all were in use and ends without one coming free says nothing: it was not the requests' time. */
-    if (freed || !full) a->waited_s = 0;
+    if (freed > 0 || !full) a->waited_s = 0;
     a->full = full;
     a->service_ns = MAX_OF(now_ns, a->service_ns);
 }

@@ -239,7 +239,7 @@ def a_lease_that_ends_on_the_way():
 
 def a_late_leader_is_not_asked():
     """A leader of another host stands still with a request: what comes now goes elsewhere, and does not wait for it."""
-    slowly = ("--engine", "null", "--null-step-us", "10000", "--router", "round_robin")
+    slowly = ("--engine", "null", "--null-step-us", "10000", "--router", "round_robin", "--reservation-lease", "8")
     with Lab(2) as lab, HostsJob(lab, *slowly, ranks=4) as job:
         body = {"prompt": "Once", "ignore_eos": True, "temperature": 0}
         agent = job.all_agents()[2]
@@ -251,9 +251,12 @@ def a_late_leader_is_not_asked():
         def state():
             return job.get("/v1/topology").json["replicas"][2]["state"]
         equal(state(), "up")
+        held = {r["replica"]: r["id"] for r in (job.post("/v1/reservations", None).json for _ in range(4))}
         agent.kill(signal.SIGSTOP)
         try:
             until(lambda: state() == "late", 3 * SLOW, "its silence is noticed")
+            for r in held.values():  # its own among them: it takes that slot back later
+                equal(job.call("DELETE", "/v1/reservations/" + r, timeout=3 * SLOW).status, 200)
             for _ in range(8):
                 equal(job.post("/v1/completions", dict(body, max_tokens=2), timeout=3 * SLOW).status, 200)
         finally:
@@ -262,6 +265,7 @@ def a_late_leader_is_not_asked():
             all(True for _ in e)
             check(s.done, "the stream has its end")
         equal(state(), "up")
+        until(lambda: job.metric("mpiserve_slots_in_use") == 0, 8 * SLOW, "all slots are free")
 
 
 run(a_late_leader_is_not_asked, pulses_with_the_demo_model, pulses_longer_than_the_lease, a_lease_that_ends_on_the_way)

@@ -58,6 +58,7 @@ static void every_option_has_its_place(void **state)
                                "mpirun: mpirun\n"
                                "run_dir: /tmp/x\n"
                                "host: ~\n"
+                               "engine: null\n" /* the word, not nothing */
                                "threads: null\n";
     struct config c;
     struct error err;
@@ -66,6 +67,7 @@ static void every_option_has_its_place(void **state)
     assert_int_equal(c.n_served_model_names, 2);
     assert_string_equal(c.served_model_name[1], "b c");
     assert_string_equal(c.compute, "f32");
+    assert_string_equal(c.engine, "null");
     assert_int_equal(c.max_model_len, 1024);
     assert_int_equal(c.seed, 7);
     assert_false(c.generation_config);

@@ -2,6 +2,7 @@
 #include "jobdir/owner.h"
 #include "mpiserve/jobdir.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -279,6 +281,22 @@ static void what_a_dead_owner_leaves_is_swept(void **state)
     assert_int_equal(rmdir(parent), 0);
 }
 
+/* Made by somebody who died before the name of its owner was in it; or by somebody who is about to write that. */
+static void a_folder_without_owner_is_swept_when_it_is_old(void **state)
+{
+    (void)state;
+    char old[PATH_LEN], young[PATH_LEN];
+    const struct timespec long_ago[2] = {{.tv_sec = time(NULL) - 3600}, {.tv_sec = time(NULL) - 3600}};
+    snprintf(old, sizeof(old), "/dev/shm/mpiserve-%u-0ld%d", geteuid(), getpid());
+    snprintf(young, sizeof(young), "/dev/shm/mpiserve-%u-y0ung%d", geteuid(), getpid());
+    assert_int_equal(mkdir(old, 0700) | mkdir(young, 0700), 0);
+    assert_int_equal(utimensat(AT_FDCWD, old, long_ago, 0), 0);
+    jobdir_sweep();
+    assert_false(file_exists(old));
+    assert_true(file_exists(young));
+    assert_int_equal(rmdir(young), 0);
+}
+
 /* A job that is just ending is waited for; one that lives is left alone, as are others. */
 static void one_job_is_swept(void **state)
 {
@@ -400,6 +418,7 @@ int main(void)
         cmocka_unit_test(pids_there_and_back),
         cmocka_unit_test(keys),
         cmocka_unit_test(what_a_dead_owner_leaves_is_swept),
+        cmocka_unit_test(a_folder_without_owner_is_swept_when_it_is_old),
         cmocka_unit_test(one_job_is_swept),
         cmocka_unit_test(who_counts_as_dead),
         cmocka_unit_test(a_given_folder),
