@@ -186,7 +186,7 @@ def components_are_chosen_before_mpi_starts():
             environment = {k: v for k, v in lab.environment.items() if k != "OMPI_MCA_osc"}
             if users:
                 environment["OMPI_MCA_osc"] = users
-            done = subprocess.run([HOSTS, "mpirun", "-np", "4", os.path.join(BUILD, "tests/mpi/components"), wanted], env=environment,
+            done = subprocess.run([HOSTS, "mpirun", "-np", "4", "-x", "ASAN_OPTIONS", os.path.join(BUILD, "tests/mpi/components"), wanted], env=environment,
                                   capture_output=True, text=True, timeout=60 * SLOW)
             equal((done.returncode, "\nok 1 - " in done.stdout), (0, True), f"{users}: {done.stdout}{done.stderr}")
 

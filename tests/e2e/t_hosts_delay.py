@@ -238,18 +238,19 @@ def a_lease_that_ends_on_the_way():
 
 
 def a_late_leader_is_not_asked():
-    """A leader of another host stands still with a request: what comes now goes elsewhere, and does not wait for it."""
+    """A leader of another host stands still with a request: what comes now goes elsewhere, and does not wait for it. (Not the first rank
+    there: with Open MPI 5 that one has the locks for all slots of its host.)"""
     slowly = ("--engine", "null", "--null-step-us", "10000", "--router", "round_robin", "--reservation-lease", "8")
     with Lab(2) as lab, HostsJob(lab, *slowly, ranks=4) as job:
         body = {"prompt": "Once", "ignore_eos": True, "temperature": 0}
-        agent = job.all_agents()[2]
+        agent = job.all_agents()[3]
         streams = [job.stream("/v1/completions", dict(body, max_tokens=500)) for _ in range(4)]
         events = [iter(s) for s in streams]
         for e in events:
             next(e)
 
         def state():
-            return job.get("/v1/topology").json["replicas"][2]["state"]
+            return job.get("/v1/topology").json["replicas"][3]["state"]
         equal(state(), "up")
         held = {r["replica"]: r["id"] for r in (job.post("/v1/reservations", None).json for _ in range(4))}
         agent.kill(signal.SIGSTOP)

@@ -241,7 +241,7 @@ def admission_keeps_the_shares():
         for clients in ((24, 12), (12, 24)):
             counts = load(both, clients, 120)
             print(f"# {clients} callers: {counts[0]} and {counts[1]} answers")
-            check(0.35 <= counts[1] / sum(counts) <= 0.65, f"{clients}: {counts}")
+            check(0.3 <= counts[1] / sum(counts) <= 0.7, f"{clients}: {counts}")
 
 
 run(each_reaches_all_replicas, an_engine_of_one_node_dies_under_requests_of_both, the_head_node_without_engines,
