@@ -79,7 +79,7 @@ check: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) SANITIZE=$(SANITIZE) $(RUN_ENV) tests/tools/run-tests $(TESTS)
 # The same with Open MPI 5: MPI_HOME names it; without, PyPI's is installed into build/openmpi5.
 MPI5       = $(abspath $(or $(MPI_HOME),build/openmpi5))
-MPI5_TESTS = $(addprefix build-mpi5/tests/mpi/,wire slots components) $(wildcard tests/e2e/t_*.py)
+MPI5_TESTS = $(addprefix build-mpi5/tests/mpi/,wire slots wakes components) $(wildcard tests/e2e/t_*.py)
 check-mpi5:
 	@tests/tools/deps mpi5 $(MPI5)
 	@$(MAKE) --no-print-directory MPI_HOME=$(MPI5) BUILD=build-mpi5 PROGRAM=build-mpi5/mpiserve \
