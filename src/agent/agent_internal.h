@@ -55,6 +55,7 @@ static inline u32 agent_rank(const struct agent *a)
 }
 /* Rank of the ingress with this index. */
 u32 agent_ingress_rank(const struct agent *a, u32 index);
+i32 agent_ingress_of(const struct agent *a, u32 rank); /* its index; -1: the rank has none */
 /* The local rank whose engine loads the node's weights: the lowest with an engine. */
 u32 agent_loader_rank(const struct agent *a);
 /* Sends; a message that cannot be sent breaks the job's bookkeeping, so the rank (and with it the job) ends. */

@@ -98,18 +98,19 @@ i32 flight_select(struct head *h, const struct route_ask *ask, enum slot_class l
     }
 }
 
-static bool take(struct head *h, struct flight *f, u32 replica, const struct slots_answer *answer)
+static void take(struct head *h, struct flight *f, u32 replica, const struct slots_answer *answer)
 {
     selection_choose(&f->selection, h->views[replica].leader, &answer->token);
     dispatch(h, f);
-    return true;
 }
 
 bool flight_try_at(struct head *h, struct flight *f, u32 replica)
 {
     struct slots_answer answer;
-    return h->views[replica].state == ROUTE_UP && ask_for_slot(h, replica, SLOT_CLASS_SHORT, &answer) &&
-           take(h, f, replica, &answer);
+    if (h->views[replica].state != ROUTE_UP || !ask_for_slot(h, replica, SLOT_CLASS_SHORT, &answer))
+        return false;
+    take(h, f, replica, &answer);
+    return true;
 }
 
 bool flight_try(struct head *h, struct flight *f)
@@ -117,7 +118,9 @@ bool flight_try(struct head *h, struct flight *f)
     const struct route_ask ask = ask_of(f);
     struct slots_answer answer;
     i32 r = flight_select(h, &ask, SLOT_CLASS_SHORT, &answer);
-    return r >= 0 && take(h, f, (u32)r, &answer);
+    if (r < 0) return false;
+    take(h, f, (u32)r, &answer);
+    return true;
 }
 
 /* Why nobody who waits will get a slot any more; NULL: they may. */

@@ -69,11 +69,6 @@ void gate_note(struct head *h, u32 replica)
     h->gate.replicas[replica].ongoing = ongoing;
 }
 
-static u32 own_use(const struct head *h)
-{
-    return h->n_flights - h->waiting.n + atomic_load(&h->n_held);
-}
-
 /* Slots that this ingress can have: not those that others use, but its equal part at least, which they leave to it when it waits. An
  * ingress that went by the slots it happens to have would refuse what brings it more. */
 static u32 own_slots(const struct head *h, u32 own)
@@ -86,7 +81,7 @@ void gate_arrived(struct head *h, struct flight *f, bool held, u64 now_ns)
 {
     struct gate *g = &h->gate;
     struct admission_load load = {.others = h->n_flights - 1 + atomic_load(&h->n_held),
-                                  .slots = own_slots(h, own_use(h) - 1),
+                                  .slots = own_slots(h, head_own_use(h) - 1),
                                   .replicas = h->replicas_up,
                                   .own = f->request->prompt.len,
                                   .unread = g->unread_here};
@@ -161,10 +156,10 @@ void gate_turn(struct head *h, u64 now_ns)
 {
     struct gate *g = &h->gate;
     bool full = h->slots_up > 0 && g->busy >= h->slots_up;
-    u32 slots = own_slots(h, own_use(h));
+    u32 slots = own_slots(h, head_own_use(h));
     if (g->freed || full != g->measured.full) {
         /* as many as would have come free of all that it can have */
-        double part = (double)slots / MAX_OF(own_use(h) + g->freed, 1u);
+        double part = (double)slots / MAX_OF(head_own_use(h) + g->freed, 1u);
         admission_observe_slots(&g->measured, now_ns, g->freed * MAX_OF(part, 1.0), full);
         g->freed = 0;
         g->changed = true;

@@ -77,15 +77,18 @@ static void recount_capacity(struct head *h)
 {
     u32 slots = 0, of_late = 0, up = 0, broken = 0;
     for (u32 i = 0; i < h->n_replicas; i++) {
-        bool there = is_up(&h->views[i]), late = h->views[i].state == ROUTE_LATE;
-        up += there && !late;
-        if (there) slots += h->views[i].n_slots;
-        if (late) of_late += h->views[i].n_slots;
+        const struct route_view *v = &h->views[i];
+        if (v->state == ROUTE_LATE) {
+            of_late += v->n_slots;
+        } else if (is_up(v)) {
+            slots += v->n_slots;
+            up++;
+        }
         broken += h->replicas[i].load.state == REPLICA_BROKEN;
     }
-    h->slots_up = slots - of_late; /* what can be had now */
+    h->slots_up = slots; /* what can be had now */
     h->replicas_up = up;
-    atomic_store(&h->capacity, slots + (u32)h->agent->config.max_queued_requests);
+    atomic_store(&h->capacity, slots + of_late + (u32)h->agent->config.max_queued_requests);
     atomic_store(&h->none_left, broken == h->n_replicas);
 }
 

@@ -99,6 +99,11 @@ struct head {
     _Atomic bool none_left;    /* every replica is out of service for good */
     _Atomic u64 routed, refused_full, requeued, yielded;
 };
+/* Slots that this ingress has: of requests that run, and held by clients. */
+static inline u32 head_own_use(const struct head *h)
+{
+    return h->n_flights - h->waiting.n + atomic_load(&h->n_held);
+}
 /* flights.c */
 struct flight *flight_find(struct head *h, u64 id);
 /* held NULL: it is routed; else a reservation's CHOSEN selection, which is its own from now on. */

@@ -121,38 +121,27 @@ void heads_turn_drain(struct head *h, u64 now)
     }
 }
 
-static i32 ingress_of(const struct agent *a, u32 rank)
-{
-    const struct wire_peer *p = &wire_peers(a->wire)[rank];
-    return p->local_rank == 0 && p->node_rank < a->n_ingresses ? (i32)p->node_rank : -1;
-}
-
 void head_drained(struct head *h, u32 from, u32 stage)
 {
-    i32 i = ingress_of(h->agent, from);
+    i32 i = agent_ingress_of(h->agent, from);
     if (i >= 0 && stage <= DRAIN_DONE) h->stages[i] = stage;
 }
 
 /* ---- shares --------------------------------------------------------------------------------------------------*/
-static u32 own_use(const struct head *h)
-{
-    return h->n_flights - h->waiting.n + atomic_load(&h->n_held);
-}
-
 static u32 own_share(struct head *h)
 {
-    h->demands[h->agent->ingress_index] = (struct route_demand){h->waiting.n, own_use(h)};
+    h->demands[h->agent->ingress_index] = (struct route_demand){h->waiting.n, head_own_use(h)};
     return route_fair_share(h->slots_up, h->demands, h->agent->n_ingresses, (u32)h->agent->ingress_index);
 }
 
 bool heads_may_take(struct head *h)
 {
-    return !h->n_others_wait || own_use(h) < own_share(h);
+    return !h->n_others_wait || head_own_use(h) < own_share(h);
 }
 
 void head_demand(struct head *h, u32 from, const struct msg_demand *m)
 {
-    i32 i = ingress_of(h->agent, from);
+    i32 i = agent_ingress_of(h->agent, from);
     if (i < 0 || i == h->agent->ingress_index) return;
     h->n_others_wait += (m->waiting > 0) - (h->demands[i].waiting > 0);
     h->demands[i] = (struct route_demand){m->waiting, m->in_use};
@@ -174,12 +163,11 @@ static u32 neediest(const struct head *h)
 
 void heads_slot_free(struct head *h, u32 replica)
 {
-    if (!h->n_others_wait || own_use(h) < own_share(h)) return;
+    if (!h->n_others_wait || head_own_use(h) < own_share(h)) return;
     u32 to = neediest(h);
     i32 body = (i32)replica;
-    struct route_demand *d =
-        &h->demands[to]; /* as it will be; its next message says what is, and that none waits only it can say:
-                                               * who took itself what it has just yielded would be no help */
+    struct route_demand *d = &h->demands[to];
+    /* As it will be; its next message says what is. That none waits only it can say: else we would take back what we have just yielded. */
     d->in_use++;
     d->waiting -= d->waiting > 1;
     h->yielded_ns = clock_ns();
@@ -207,7 +195,7 @@ void heads_turn(struct head *h, u64 now)
     bool waits = h->waiting.n > 0 && h->slots_up > 0; /* else it could not take what others leave to it */
     if (!waits && !h->told_waiting) return;
     if (waits && h->told_waiting && now < h->demand_ns) return;
-    struct msg_demand m = {waits ? h->waiting.n : 0, own_use(h)};
+    struct msg_demand m = {waits ? h->waiting.n : 0, head_own_use(h)};
     u64 every = MAX_OF(DEMAND_MS * NS_PER_MS, (u64)DEMAND_GAP_US * NS_PER_US * h->agent->n_ingresses);
     tell_others(h, MSG_DEMAND, &m, sizeof m);
     h->told_waiting = waits;

@@ -211,8 +211,7 @@ int leader_turn(struct leader *l, u64 now_ns)
     if (l->was_busy && !busy) l->load_due = true; /* so that idle looks idle at once */
     l->was_busy = busy;
     leader_publish(l, now_ns);
-    u64 every = MAX_OF((u64)LOAD_BUSY_MS, (u64)LOAD_GAP_MS * l->agent->n_ingresses);
-    u64 period = (busy ? MIN_OF(every, (u64)LOAD_BUSY_MOST_MS) : LOAD_IDLE_MS) * NS_PER_MS;
+    u64 period = (busy ? load_busy_ms(l->agent->n_ingresses) : LOAD_IDLE_MS) * NS_PER_MS;
     if (l->load_due || now_ns - l->load_sent_ns >= period) send_load(l, now_ns);
     return n;
 }

@@ -27,6 +27,11 @@ struct msg_demand {
 };
 /* Time between two LOAD of a leader, in ms: while it is busy, GAP for each ingress, since all get one, within these bounds. */
 enum { LOAD_BUSY_MS = 200, LOAD_BUSY_MOST_MS = 1000, LOAD_IDLE_MS = 4000, LOAD_GAP_MS = 12 };
+static inline u64 load_busy_ms(u32 n_ingresses)
+{
+    u64 every = MAX_OF((u64)LOAD_BUSY_MS, (u64)LOAD_GAP_MS * n_ingresses);
+    return MIN_OF(every, (u64)LOAD_BUSY_MOST_MS);
+}
 struct msg_cached { /* what changed in a replica's prefix cache, in order */
     i32 replica;
     u32 anew; /* not 0: what was said before does not hold any more */

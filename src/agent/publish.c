@@ -18,12 +18,13 @@ static void send_snapshot(struct leader *l, struct cached_change *changes)
     u32 n = batch_cached(l->batch, NULL, 0);
     u64 *hashes = mem_alloc((n + 1) * sizeof *hashes);
     batch_cached(l->batch, hashes, n);
-    for (u32 at = 0, part; at == 0 || at < n; at += part) {
-        part = MIN_OF(n - at, (u32)CHANGES_MAX);
+    u32 at = 0;
+    do { /* nothing is cached: a message says that, too */
+        u32 part = MIN_OF(n - at, (u32)CHANGES_MAX);
         for (u32 i = 0; i < part; i++) changes[i] = (struct cached_change){hashes[at + i], false};
         send_cached(l, changes, part, at == 0);
-        if (n == 0) break;
-    }
+        at += part;
+    } while (at < n);
     free(hashes);
 }
 

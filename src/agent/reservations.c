@@ -156,8 +156,9 @@ void reservations_give_back(struct head *h, const struct selection *s)
     struct selection held = *s;
     struct error err;
     selection_release(&held);
-    if (h->views[held.token.replica].state ==
-        ROUTE_LATE) /* to ask it might take long: it takes the slot back itself */
+    bool late = h->views[held.token.replica].state == ROUTE_LATE;
+    /* To ask a leader that is late might take long: it takes the slot back itself. */
+    if (late)
         slots_ended(h->agent->slots, held.leader, &held.token);
     else if (slots_release(h->agent->slots, held.leader, &held.token, &err) < 0)
         agent_die(h->agent, "slot window", &err);

@@ -22,8 +22,7 @@ void silence_heard(struct head *h, u32 replica)
 
 static u64 longest_ns(const struct head *h)
 {
-    u64 every = MAX_OF((u64)LOAD_BUSY_MS, (u64)LOAD_GAP_MS * h->agent->n_ingresses);
-    return (2 * MIN_OF(every, (u64)LOAD_BUSY_MOST_MS) + GRACE_MS) * NS_PER_MS;
+    return (2 * load_busy_ms(h->agent->n_ingresses) + GRACE_MS) * NS_PER_MS;
 }
 
 void silence_turn(struct head *h, u64 now_ns)

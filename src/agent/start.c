@@ -233,13 +233,18 @@ static int check_head_address(const struct agent *a, struct error *err)
     return address_check_own(a->config.data_parallel_address, "--data-parallel-address", err);
 }
 
+i32 agent_ingress_of(const struct agent *a, u32 rank)
+{
+    const struct wire_peer *p = &wire_peers(a->wire)[rank];
+    return p->local_rank == 0 && p->node_rank < a->n_ingresses ? (i32)p->node_rank : -1;
+}
+
 /* One on rank 0, or on the first rank of each node: its index is its node's. */
 static void place_ingresses(struct agent *a)
 {
-    const struct wire_peer *me = &wire_peers(a->wire)[agent_rank(a)];
     bool every_node = strcmp(a->config.ingress, "node") == 0;
     a->n_ingresses = every_node ? wire_n_nodes(a->wire) : 1;
-    a->ingress_index = me->local_rank == 0 && me->node_rank < a->n_ingresses ? (i32)me->node_rank : -1;
+    a->ingress_index = agent_ingress_of(a, agent_rank(a));
 }
 
 u32 agent_ingress_rank(const struct agent *a, u32 index)

@@ -143,10 +143,8 @@ static int check_once(const struct file *f, const struct option *o, const struct
 /* `engine: null` means what it says. */
 static bool is_word_null(const struct option *o, const struct node *n)
 {
-    const char *at = o->kind == OPTION_CHOICE && n->kind == NODE_TEXT && strcmp(n->text, "null") == 0
-                         ? strstr(o->words, "null")
-                         : NULL;
-    return at && (at == o->words || at[-1] == ' ') && (at[4] == 0 || at[4] == ' ');
+    int index;
+    return o->kind == OPTION_CHOICE && n->kind == NODE_TEXT && value_word_in(o->words, n->text, &index);
 }
 
 static int set_option(const struct file *f, const struct option *o, const struct node *n)

@@ -103,6 +103,8 @@ int value_set(struct config *c, const struct option *o, const char *text, enum c
               const char *where, struct error *err);
 /* Notes where the value of o came from. */
 void value_came(struct config *c, const struct option *o, enum config_source from, int line, int column);
+/* Is the text one of the words, which stand between blanks? *index: which. */
+bool value_word_in(const char *words, const char *text, int *index);
 int value_add_name(struct config *c, const char *text, const char *where, struct error *err);
 /* "0..65535", "auto or 1..1024", "f32|bf16", as shown in errors and --help; returns out. */
 const char *value_range(const struct option *o, char *out, size_t size);

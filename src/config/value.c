@@ -18,7 +18,7 @@ static const char *meaning(const char *same, const char *text, char *out, size_t
     return text;
 }
 
-static bool word_in(const char *words, const char *text, int *index)
+bool value_word_in(const char *words, const char *text, int *index)
 {
     size_t len = strlen(text);
     *index = 0;
@@ -250,12 +250,12 @@ int value_set(struct config *c, const struct option *o, const char *text, enum c
     case OPTION_TEXT: rc = set_text(c, o, text, from, where, err); break;
     case OPTION_CHOICE:
         text = meaning(o->same, text, word, sizeof(word));
-        if (!word_in(o->words, text, &index)) return out_of_range(o, text, where, err);
+        if (!value_word_in(o->words, text, &index)) return out_of_range(o, text, where, err);
         snprintf((char *)c + o->at, o->size, "%s", text);
         break;
     case OPTION_SWITCH:
     case OPTION_FLAG:
-        if (!word_in(o->words, text, &index)) return out_of_range(o, text, where, err);
+        if (!value_word_in(o->words, text, &index)) return out_of_range(o, text, where, err);
         *(bool *)((char *)c + o->at) = index == 1;
         break;
     case OPTION_INT:
