@@ -214,7 +214,8 @@ static void on_deadline(struct up *u)
         u->deadline_ns = clock_ns() + TELL_MS * NS_PER_MS;
         return;
     }
-    if (u->lost && u->phase < DRAINING && u->ranks.n_gone < u->ranks.n) {
+    bool told = u->phase == STARTING && u->tail.errors; /* why; that the others end is what follows */
+    if (u->lost && !told && u->phase < DRAINING && u->ranks.n_gone < u->ranks.n) {
         const struct watched *w = &u->ranks.list[u->ranks.first_gone];
         log_error("rank %d (process %d) died", w->rank, w->pid);
     } else if (u->phase == DRAINING) {

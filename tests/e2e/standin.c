@@ -2,6 +2,7 @@
  * file, pids, SIGUSR1), each with a child in the role of its engine, and fail in the way that STANDIN says:
  *   abort     rank 0 says why and aborts before the job is ready
  *   exit      rank 0 says why and exits before MPI starts
+ *   linger    rank 0 says why before the job is ready; rank 1 exits, and the others take seconds to
  *   silent    every rank exits with 3 without a word
  *   crash     rank 1 dies of SIGSEGV 100 ms after the job is ready
  *   slow      the job is never ready
@@ -78,7 +79,8 @@ static void write_files(const struct jobdir *d, const struct config *c, int rank
         log_error("127.0.0.1:%lld: the port is in use", (long long)c->port);
         MPI_Abort(MPI_COMM_WORLD, 1);
     }
-    if (!is_mode("slow")) write_state(d, c, ENDPOINT_READY, ranks);
+    if (is_mode("linger")) log_error("models/none: there is no such file");
+    if (!is_mode("slow") && !is_mode("linger")) write_state(d, c, ENDPOINT_READY, ranks);
 }
 
 static int rank_main(int argc, char **argv)
@@ -105,6 +107,10 @@ static int rank_main(int argc, char **argv)
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
     start_engine();
     write_files(&d, &c, rank, ranks);
+    if (is_mode("linger")) {
+        usleep(rank == 1 ? 300000 : 5000000);
+        _exit(1);
+    }
     if (is_mode("crash") && rank == 1) {
         usleep(100000);
         signal(SIGSEGV, SIG_DFL);

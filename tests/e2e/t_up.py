@@ -82,6 +82,15 @@ def failed_starts_say_why():
             check(log in job.output() and os.path.exists(log), "the log is kept")
 
 
+def the_reason_is_told_alone():
+    """Ranks end one after the other when one has said why: a slow machine needs no second error."""
+    with standin(mode="linger", wait=False, ranks=3) as job:
+        equal(job.wait(), 1)
+        errors = re.findall(r" E (?:rank \d+: )?(.*)", job.output())
+        equal(errors, ["models/none: there is no such file", "the job did not start"], job.output())
+        equal(job.leftovers(), [])
+
+
 def a_word_that_is_no_command():
     done = subprocess.run([PROGRAM, "caht"], capture_output=True, text=True, timeout=20)
     equal(done.returncode, 2, done.stderr)
@@ -174,6 +183,7 @@ def idle_up_sleeps():
 
 
 run(says_what_to_do_when_ready, a_signal_drains, a_second_signal_ends_at_once, a_drain_has_an_end,
-    interrupted_before_it_was_ready, failed_starts_say_why, a_word_that_is_no_command, a_crash_is_shown_and_ends_the_job_within_a_second,
+    interrupted_before_it_was_ready, failed_starts_say_why, the_reason_is_told_alone, a_word_that_is_no_command,
+    a_crash_is_shown_and_ends_the_job_within_a_second,
     kills_leave_nothing, a_killed_up_leaves_nothing_alive_and_the_next_start_removes_its_files,
     a_given_folder_keeps_what_is_not_ours, wrong_places_are_errors, idle_up_sleeps)
