@@ -1,7 +1,7 @@
 /* What a slot costs on a node. Prints one JSON object.
  *   mpirun -np 2 slots [BATCHES]      reserve + release, uncontended: rank 0 takes and gives back a slot of rank 1, which sleeps, and
  *                                     one of its own; microseconds of a pair, median, least and most of the batches
- *   mpirun -np 8 slots wanted [N]     every rank wants slots of all, two a rank: N cycles each, one at a time (reserve, DISPATCH to the
+ *   mpirun -np 8 slots wanted [N]     every rank wants slots of the others, two a rank: N cycles each, one at a time (reserve, DISPATCH to the
  *                                     leader, run, finish, answer); microseconds of one, p50, p99, most */
 #include "mpiserve/slots.h"
 #include "mpiserve/wire.h"
@@ -110,7 +110,7 @@ static void one(struct wanted *w)
     u32 out[4], leader = 0;
     for (;; serve(w)) {
         rng_block(wire_rank(wire) + 1, w->draws++, 0, out);
-        leader = out[0] % wire_size(wire);
+        leader = (wire_rank(wire) + 1 + out[0] % (wire_size(wire) - 1)) % wire_size(wire);
         need(!slots_reserve(w->slots, (i32)leader, leader, WANTED, SLOT_CLASS_SHORT, &a, &err), &err);
         if (a.accepted) break;
     }
