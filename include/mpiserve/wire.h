@@ -4,8 +4,9 @@
  * ranks in the order of sending (also a rank's messages to itself). Inside: bodies over WIRE_FRAGMENT travel
  * in fragments; every packet has a sequence number of its pair and is processed strictly in that order,
  * because preposted receives complete out of order. A doorbell is a datagram (AF_UNIX in the node, UDP with a
- * nonce between nodes): only a hint, never data. It can come before the message it announces, so who was rung
- * goes on polling for WIRE_BELL_NS.
+ * nonce between nodes): only a hint, never data. Who sleeps says so to its node first, in shared memory, and is rung then only, once;
+ * ranks on other nodes are rung at most every 50 us. A bell can come before what it announces, so who was rung goes on polling
+ * for WIRE_BELL_NS, or, where the job has one node, until a message has come.
  *
  * Life cycle, collective where marked (every rank of the job calls it, in the same order):
  *   wire_init (c) -> wire_agree (c) -> wire_bells (c) -> { wire_send, wire_poll, ... } -> wire_end (c), or
@@ -14,10 +15,9 @@
  * the launcher. After start-up nothing here is collective but wire_barrier and wire_end.
  *
  * The main loop's way to sleep:
- *   1. wire_poll until it returns 0;
- *   2. if wire_busy: nap (50 us at most), since MPI moves those bytes only while it is called; else
- *   3. epoll on wire_fd and the rest; after waking, wire_drain_bell: true = keep polling (step 1) until
- * WIRE_BELL_NS from now. Thread rule: only the thread that called wire_init may call anything here
+ *   1. wire_poll until it returns 0; wire_sleep(true), and wire_poll once more: 0 again;
+ *   2. if wire_busy: nap (50 us at most), since MPI moves those bytes only while it is called; if wire_listens: nap; else
+ *   3. epoll on wire_fd and the rest; then wire_sleep(false), wire_drain_bell, and step 1. Thread rule: only the thread that called wire_init may call anything here
  * (MPI_THREAD_FUNNELED), except wire_ring, which any thread may call after wire_bells. Handlers may send, but
  * not poll. */
 #ifndef MPISERVE_WIRE_H
@@ -110,9 +110,11 @@ void wire_forget(struct wire *w, u32 rank);
 int wire_bells(struct wire *w, const char *dir, struct error *err); /* collective */
 int wire_fd(const struct wire
                 *w); /* readable when this rank was rung; -1 before wire_bells. For epoll, level-triggered */
-bool wire_drain_bell(struct wire *w); /* empties wire_fd; true: a genuine bell was there */
-/* Rings, at most once in 50 us per peer (a bell keeps its receiver awake for 200 us). Self: nothing. Costs
- * about 2 us. */
+void wire_sleep(struct wire *w, bool sleeps);        /* see "way to sleep" above */
+void wire_drain_bell(struct wire *w);                /* empties wire_fd */
+bool wire_listens(const struct wire *w, u64 now_ns); /* what a bell has announced may still be on its way */
+/* Rings: a rank of this node if it sleeps; of another one at most once in 50 us (a bell keeps its receiver awake for 200 us).
+ * Self: nothing. A bell costs about 2 us. */
 void wire_ring(struct wire *w, u32 rank);
 
 struct wire_counts {

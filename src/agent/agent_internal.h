@@ -43,7 +43,6 @@ struct agent {
     int signals;    /* signalfd */
     u64 signals_ns; /* when it was last read */
     int epoll;
-    u64 bell_until_ns;                    /* a bell came: its message may follow */
     u64 beat_ns, turned_ns, listening_ns; /* beat.c: last BEAT sent or heard; of the loop */
     bool draining, ended;
     int exit_code;

@@ -171,7 +171,7 @@ static bool busy(const struct agent *a)
 
 static u64 sleep_ns(const struct agent *a, u64 now)
 {
-    if (now < a->bell_until_ns || wire_busy(a->wire)) return NAP_US * NS_PER_US;
+    if (wire_listens(a->wire, now) || wire_busy(a->wire)) return NAP_US * NS_PER_US;
     u64 ns = (busy(a) ? BUSY_SLEEP_MS : IDLE_SLEEP_MS) * NS_PER_MS;
     u64 deadline = a->head ? head_deadline(a->head) : UINT64_MAX;
     if (deadline != UINT64_MAX) ns = deadline <= now ? NAP_US * NS_PER_US : MIN_OF(ns, deadline - now);
@@ -196,13 +196,15 @@ static void rest(struct agent *a, u64 now)
 {
     bool may = !a->head || head_prepare_sleep(a->head);
     if (may && a->leader) may = leader_prepare_sleep(a->leader);
+    wire_sleep(a->wire, true);
     if (may && poll_wire(a) == 0) {
         watchdog_turn(&a->watchdog, now, "sleep");
         wait_ready(a, sleep_ns(a, now));
     }
+    wire_sleep(a->wire, false);
     if (a->head) head_woke(a->head);
     if (a->leader) leader_woke(a->leader);
-    if (wire_drain_bell(a->wire)) a->bell_until_ns = clock_ns() + WIRE_BELL_NS;
+    wire_drain_bell(a->wire);
 }
 
 int agent_loop(struct agent *a)

@@ -13,13 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 enum { NONCE = 16, MAX_ADDRESSES = 4, DRAIN_MAX = 64 };
-static const u64 bell_gap_ns = 50 * NS_PER_US;
+static const u64 bell_gap_ns = 50 * NS_PER_US; /* between nodes: a bell keeps its receiver awake for longer */
 
 /* What a rank tells the others about its sockets. */
 struct bell_card {
@@ -36,12 +37,19 @@ struct bell_target {
     _Atomic u64 rung_ns;
 };
 
+/* A rank's word in memory that the ranks of its node share: 1 while it sleeps, or is about to. */
+struct sleeper {
+    _Alignas(CACHE_LINE) _Atomic u32 asleep;
+};
+
 struct bell {
     int local, remote, fd; /* AF_UNIX; UDP or -1; what the main loop waits on */
     char dir[PATH_LEN];
     char own_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
     u8 nonce[NONCE];
     struct bell_target *targets; /* [size] */
+    struct sleeper *sleepers;    /* [node_size], by local rank */
+    u64 listen_until_ns;
 };
 
 static int bell_path(struct sockaddr_un *a, const char *dir, u32 rank, struct error *err)
@@ -105,6 +113,22 @@ static void list_addresses(struct bell_card *card)
     freeifaddrs(all);
 }
 
+/* The first rank of a node makes the file, the others open it when that is told, and it goes when all have. */
+static int map_sleepers(struct wire *w, struct bell *b, const char *path, int flags, struct error *err)
+{
+    size_t bytes = w->node_size * sizeof *b->sleepers;
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+    if (fd < 0) return error_errno(err, path, "cannot open it");
+    int rc = flags && posix_fallocate(fd, 0, (off_t)bytes)
+                 ? error_errno(err, path, "no room for %zu bytes", bytes)
+                 : 0;
+    void *memory = rc ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (!rc && memory == MAP_FAILED) rc = error_errno(err, path, "cannot map it");
+    close(fd);
+    if (!rc) b->sleepers = memory;
+    return rc;
+}
+
 /* One descriptor for the main loop, whatever is behind it. */
 static int join_fds(struct bell *b, struct error *err)
 {
@@ -132,16 +156,22 @@ static void choose_addresses(struct bell_target *t, const struct bell_card *mine
         }
 }
 
+static int check_cards(const struct wire *w, struct bell_card *cards, struct error *err)
+{
+    for (u32 r = 0; r < w->size; r++) {
+        cards[r].message[sizeof cards[r].message - 1] = 0;
+        if (cards[r].code)
+            return error_set(err, cards[r].code, "doorbell", "rank %u (%s): %s", r, w->peers[r].host,
+                             cards[r].message);
+    }
+    return 0;
+}
+
 static int exchange(struct wire *w, struct bell *b, struct bell_card *mine, struct error *err)
 {
     struct bell_card *cards = mem_zero(w->size, sizeof *cards);
     int rc = wire_allgather(w, mine, sizeof *mine, cards, err);
-    for (u32 r = 0; !rc && r < w->size; r++)
-        if (cards[r].code) {
-            cards[r].message[sizeof cards[r].message - 1] = 0;
-            rc = error_set(err, cards[r].code, "doorbell", "rank %u (%s): %s", r, w->peers[r].host,
-                           cards[r].message);
-        }
+    if (!rc) rc = check_cards(w, cards, err);
     memcpy(b->nonce, cards[0].nonce, NONCE);
     for (u32 r = 0; !rc && r < w->size; r++) {
         if (wire_same_node(w, r)) continue;
@@ -152,6 +182,34 @@ static int exchange(struct wire *w, struct bell *b, struct bell_card *mine, stru
                 w->peers[r].host);
     }
     free(cards);
+    return rc;
+}
+
+/* Collective: every rank says whether it could. */
+static int all_could(struct wire *w, int rc, const struct error *why, struct error *err)
+{
+    struct bell_card mine = {.code = rc}, *cards = mem_zero(w->size, sizeof *cards);
+    if (rc) snprintf(mine.message, sizeof mine.message, "%.150s: %.100s", why->where, why->message);
+    rc = wire_allgather(w, &mine, sizeof mine, cards, err);
+    if (!rc) rc = check_cards(w, cards, err);
+    free(cards);
+    return rc;
+}
+
+static int share_sleepers(struct wire *w, struct bell *b, const char *dir, struct error *err)
+{
+    char path[PATH_LEN + 16];
+    struct error why = {0};
+    bool first = w->peers[w->rank].local_rank == 0;
+    snprintf(path, sizeof path, "%s/sleepers", dir);
+    if (first) unlink(path);
+    int rc = first ? map_sleepers(w, b, path, O_CREAT | O_EXCL, &why) : 0;
+    rc = all_could(w, rc, &why, err);
+    if (!rc) {
+        if (!first) rc = map_sleepers(w, b, path, 0, &why);
+        rc = all_could(w, rc, &why, err);
+    }
+    if (first) unlink(path);
     return rc;
 }
 
@@ -174,6 +232,7 @@ int wire_bells(struct wire *w, const char *dir, struct error *err)
     if (rc) snprintf(card.message, sizeof card.message, "%.150s: %.100s", why.where, why.message);
     w->bell = b;
     rc = exchange(w, b, &card, err);
+    if (!rc) rc = share_sleepers(w, b, dir, err);
     if (rc) bell_release(w);
     return rc;
 }
@@ -186,6 +245,7 @@ void bell_release(struct wire *w)
     if (b->fd >= 0 && b->fd != b->local) close(b->fd);
     if (b->local >= 0) close(b->local);
     if (b->remote >= 0) close(b->remote);
+    if (b->sleepers) munmap(b->sleepers, w->node_size * sizeof *b->sleepers);
     free(b->targets);
     free(b);
     w->bell = NULL;
@@ -196,11 +256,41 @@ int wire_fd(const struct wire *w)
     return w->bell ? w->bell->fd : -1;
 }
 
+/* Once for each sleep: who rings takes the word away. The fence stands between what was sent, by stores to shared memory, and this
+ * look; its pair is in wire_sleep. */
+static void ring_sleeper(struct wire *w, u32 rank)
+{
+    struct bell *b = w->bell;
+    struct sockaddr_un a;
+    atomic_thread_fence(memory_order_seq_cst);
+    _Atomic u32 *asleep = &b->sleepers[w->peers[rank].local_rank].asleep;
+    if (!atomic_load_explicit(asleep, memory_order_relaxed) || !atomic_exchange(asleep, 0)) {
+        atomic_fetch_add_explicit(&w->bells_saved, 1, memory_order_relaxed);
+        return;
+    }
+    atomic_fetch_add_explicit(&w->bells_sent, 1, memory_order_relaxed);
+    if (bell_path(&a, b->dir, rank, NULL)) return;
+    /* a full queue or a rank that has left: it is awake, or does not matter */
+    (void)!sendto(b->local, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&a, sizeof a);
+}
+
+void wire_sleep(struct wire *w, bool sleeps)
+{
+    if (!w->bell) return;
+    w->asleep = sleeps;
+    atomic_store(&w->bell->sleepers[w->peers[w->rank].local_rank].asleep, sleeps);
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
 void wire_ring(struct wire *w, u32 rank)
 {
     struct bell *b = w->bell;
     if (!b || rank == w->rank || w->states[rank].forgotten) return;
     struct bell_target *t = &b->targets[rank];
+    if (wire_same_node(w, rank)) {
+        ring_sleeper(w, rank);
+        return;
+    }
     u64 now = clock_ns();
     if (now - atomic_load_explicit(&t->rung_ns, memory_order_relaxed) < bell_gap_ns) {
         atomic_fetch_add_explicit(&w->bells_saved, 1, memory_order_relaxed);
@@ -208,13 +298,6 @@ void wire_ring(struct wire *w, u32 rank)
     }
     atomic_store_explicit(&t->rung_ns, now, memory_order_relaxed);
     atomic_fetch_add_explicit(&w->bells_sent, 1, memory_order_relaxed);
-    if (wire_same_node(w, rank)) {
-        struct sockaddr_un a;
-        if (bell_path(&a, b->dir, rank, NULL)) return;
-        /* a full queue or a rank that has left: it is awake, or does not matter */
-        (void)!sendto(b->local, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&a, sizeof a);
-        return;
-    }
     for (u32 i = 0; i < t->n; i++)
         (void)!sendto(b->remote, b->nonce, NONCE, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&t->to[i],
                       sizeof t->to[i]);
@@ -235,9 +318,22 @@ static bool drain(struct wire *w, int fd, const u8 *nonce)
     return heard;
 }
 
-bool wire_drain_bell(struct wire *w)
+void wire_drain_bell(struct wire *w)
 {
-    if (!w->bell) return false;
-    bool local = drain(w, w->bell->local, NULL); /* only this user can reach it */
-    return drain(w, w->bell->remote, w->bell->nonce) || local;
+    struct bell *b = w->bell;
+    if (!b) return;
+    bool heard = drain(w, b->local, NULL); /* only this user can reach it */
+    heard |= drain(w, b->remote, b->nonce);
+    if (heard) b->listen_until_ns = clock_ns() + WIRE_BELL_NS;
+}
+
+/* In a job of one node only messages are announced, and each is there before its bell: the first one answers it. */
+void bell_answered(struct wire *w)
+{
+    if (w->bell && w->n_nodes == 1) w->bell->listen_until_ns = 0;
+}
+
+bool wire_listens(const struct wire *w, u64 now_ns)
+{
+    return w->bell && now_ns < w->bell->listen_until_ns;
 }

@@ -63,7 +63,7 @@ struct wire {
     char library[128];
     struct wire_counts counts;
     _Atomic u64 bells_sent, bells_saved; /* any thread rings */
-    bool polling;
+    bool polling, asleep;                /* asleep: it says so */
 
     struct peer_state *states; /* [size] */
     u8 *recv_memory;           /* [RECEIVES] packets of full size */
@@ -97,6 +97,7 @@ struct packet *packet_shift(struct packet_list *list);
 int wire_finish_sends(struct wire *w, struct error *err);
 /* bell.c */
 void bell_release(struct wire *w);
+void bell_answered(struct wire *w); /* a message has come */
 /* together.c: waits for a non-blocking collective with naps */
 int wire_wait(MPI_Request *request, const char *what, struct error *err);
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 enum { PAIRS = 1000, SLOTS = 64, MAX_BATCHES = 10000 };
@@ -91,15 +92,20 @@ static void on_message(void *ctx, u32 from, u16 type, const void *body, size_t l
     need(verdict == SLOT_OK && !wire_send(wire, from, ENDED, &token, sizeof token, &err), &err);
 }
 
-/* As an agent does that waits for something: a doorbell ends its nap. */
-static void serve(struct wanted *w)
+enum { NAP_US = 50, SLEEP_US = 10000 }; /* a bell ends both */
+
+/* As an agent does that waits for something. */
+static void serve(struct wanted *w, int most_us)
 {
     struct error err = {0};
     int n = wire_poll(wire, on_message, w, &err);
+    wire_sleep(wire, true);
+    if (n == 0) n = wire_poll(wire, on_message, w, &err);
     need(n >= 0, &err);
-    if (n > 0) return;
     struct pollfd bell = {.fd = wire_fd(wire), .events = POLLIN};
-    ppoll(&bell, 1, &(struct timespec){.tv_nsec = 50000}, NULL);
+    struct timespec t = {.tv_nsec = 1000L * (wire_busy(wire) ? NAP_US : most_us)};
+    if (n == 0) ppoll(&bell, 1, &t, NULL);
+    wire_sleep(wire, false);
     wire_drain_bell(wire);
 }
 
@@ -108,7 +114,7 @@ static void one(struct wanted *w)
     struct error err = {0};
     struct slots_answer a = {0};
     u32 out[4], leader = 0;
-    for (;; serve(w)) {
+    for (;; serve(w, NAP_US)) { /* nobody tells that a slot has come free */
         rng_block(wire_rank(wire) + 1, w->draws++, 0, out);
         leader = (wire_rank(wire) + 1 + out[0] % (wire_size(wire) - 1)) % wire_size(wire);
         need(!slots_reserve(w->slots, (i32)leader, leader, WANTED, SLOT_CLASS_SHORT, &a, &err), &err);
@@ -116,7 +122,7 @@ static void one(struct wanted *w)
     }
     w->answered = false;
     need(!wire_send(wire, leader, DISPATCH, &a.token, sizeof a.token, &err), &err);
-    while (!w->answered) serve(w);
+    while (!w->answered) serve(w, SLEEP_US);
 }
 
 static void fight(struct wanted *w, int n)
@@ -132,7 +138,7 @@ static void fight(struct wanted *w, int n)
         us[i] = (double)(clock_ns() - since) / 1e3;
     }
     for (u32 r = 0; r < size; r++) need(!wire_send(wire, r, QUIET, NULL, 0, &err), &err);
-    while (w->n_quiet < size || wire_busy(wire)) serve(w);
+    while (w->n_quiet < size || wire_busy(wire)) serve(w, NAP_US);
     double seconds = (double)(clock_ns() - start) / 1e9;
     need(!wire_allgather(wire, us, (size_t)n * sizeof *us, all, &err), &err);
     qsort(all, total, sizeof *all, by_value);
@@ -173,6 +179,7 @@ int main(int argc, char **argv)
     int n = argc > 1 + all ? atoi(argv[1 + all]) : all ? 20000 : 200;
     wire = wire_init(&argc, &argv, &err);
     need(wire != NULL, &err);
+    prctl(PR_SET_TIMERSLACK, NS_PER_US);
     if ((!all && wire_size(wire) != 2) || wire_n_nodes(wire) != 1 || n < 1 ||
         n > (all ? MAX_CYCLES : MAX_BATCHES))
         error_set(&err, ERR_INPUT, "slots",

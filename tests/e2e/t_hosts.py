@@ -83,16 +83,17 @@ def an_engine_dies_on_another_host():
     with Lab(2) as lab, HostsJob(lab, *F32, "--data-parallel-size-local", "0", ranks=2) as job:
         equal([r["replica"] for r in job.ranks()], [None, 0], "host 0 has no engine")
         wanted = job.post("/v1/completions", body).json["choices"][0]["text"]
-        for after in (0, 40):
-            old, text = job.all_engines(), ""
+        for after in (0, len(wanted) // 5):  # letters: how many events they come in is nobody's promise
+            old, text, killed = job.all_engines(), "", False
             equal(list(old), [1])
             stream = job.stream("/v1/completions", body)
-            for n, event in enumerate(stream):
+            for event in stream:
                 check("error" not in event, event)
                 text += "".join(c["text"] for c in event["choices"])
-                if n == after:
+                if len(text) >= after and not killed:
+                    killed = True
                     old[1].kill()
-            equal((text, stream.done), (wanted, True), f"text after a kill behind {after} chunks")
+            equal((text, stream.done), (wanted, True), f"text after a kill behind {after} letters")
             check(not old[1].alive(), "it was killed")
             until(lambda: job.all_engines().get(1) and job.healthy(), 10 * SLOW, "the engine is back")
 

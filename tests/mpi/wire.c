@@ -101,12 +101,13 @@ static void case_bells(void)
     bad[sizeof bad - 1] = 0;
     CHECK(&tap, wire_bells(w, wire_rank(w) == 2 ? bad : folder, &err) == ERR_INPUT);
     CHECK(&tap, strstr(err.message, "rank 2") && strstr(err.message, "shorter"), "%s", err.message);
-    CHECK(&tap, wire_fd(w) == -1 && !wire_drain_bell(w));
+    CHECK(&tap, wire_fd(w) == -1);
+    wire_drain_bell(w); /* there are none: nothing */
     CHECK(&tap, wire_bells(w, wire_rank(w) == 1 ? "/tmp" : folder, &err) == ERR_INPUT);
     CHECK(&tap, strstr(err.message, "rank 1") && strstr(err.message, "0700"), "%s", err.message);
     CHECK(&tap, wire_bells(w, wire_rank(w) == 3 ? "/tmp/is-not-there" : folder, &err) == ERR_IO);
     CHECK(&tap, !wire_bells(w, folder, &err), "%s", err.message);
-    CHECK(&tap, wire_fd(w) >= 0 && !wire_drain_bell(w));
+    CHECK(&tap, wire_fd(w) >= 0 && !wire_listens(w, clock_ns()));
     tap_case(&tap, "doorbells: bad folders are refused on all ranks");
 }
 
@@ -143,12 +144,16 @@ static void case_wake(void)
     if (wire_rank(w) == 0) {
         for (u32 i = 0; i + 1 < wire_size(w); i++) {
             struct pollfd p = {.fd = wire_fd(w), .events = POLLIN};
+            wire_sleep(w, true);
             wire_send(w, i + 1, TYPE_WAKE, NULL, 0, NULL);
             u64 before = clock_ns();
             CHECK(&tap, poll(&p, 1, 3000) == 1, "nobody rang");
             CHECK(&tap, clock_ns() - before < NS_PER_S);
-            CHECK(&tap, wire_drain_bell(w) && !wire_drain_bell(w));
+            wire_sleep(w, false);
+            wire_drain_bell(w);
+            CHECK(&tap, wire_listens(w, clock_ns()));
             CHECK(&tap, !poll_until(on_wake, &x, &x.wakes, i + 1, 5), "the message did not follow its bell");
+            CHECK(&tap, !wire_listens(w, clock_ns()), "the message came, and it still listens");
         }
     } else {
         CHECK(&tap, !poll_until(on_wake, &x, &x.wakes, 1, 10));
@@ -159,8 +164,17 @@ static void case_wake(void)
     for (int i = 0; i < 10; i++) wire_ring(w, (wire_rank(w) + 1) % wire_size(w));
     wire_ring(w, wire_rank(w));
     CHECK(&tap,
-          wire_counts(w)->bells_sent <= c.bells_sent + 2 && wire_counts(w)->bells_saved >= c.bells_saved + 8);
-    tap_case(&tap, "a message wakes a sleeping rank");
+          wire_counts(w)->bells_sent == c.bells_sent && wire_counts(w)->bells_saved >= c.bells_saved + 10);
+    tap_case(&tap, "a message wakes a sleeping rank, and who is awake is not rung");
+    wire_sleep(w, true);
+    CHECK(&tap, !wire_barrier(w, NULL)); /* all sleep */
+    for (int i = 0; i < 10; i++) wire_ring(w, (wire_rank(w) + 1) % wire_size(w));
+    CHECK(&tap, wire_counts(w)->bells_sent == c.bells_sent + 1, "%llu bells",
+          (unsigned long long)(wire_counts(w)->bells_sent - c.bells_sent));
+    CHECK(&tap, !wire_barrier(w, NULL));
+    wire_sleep(w, false);
+    wire_drain_bell(w);
+    tap_case(&tap, "a sleep is ended by one bell");
 }
 
 /* ---- bulk ----------------------------------------------------------------------------------------------------*/
