@@ -17,16 +17,28 @@
  * again gives the same state.
  *
  * The channel is the shared memory of one agent and its engine: boot parameters, state words, the two rings.
+ *
+ * Groups: a replica of pp x tp engines (boot.group; engine index = pp_rank * tp + tp_rank) gets its steps in the channel of engine 0, the root,
+ * which hands every frame to the others through the group (coll.h) as it takes it. All keep the same row
+ * table. The engine of the last stage with tp_rank 0, the sampler, samples and answers in its own channel; the others answer nothing:
+ * their channels have no frames, only boot and state words.
+ *   pp = 1: root and sampler are one. It hands on with each step what it sampled in the one before, so that histories agree, and two steps may
+ *           be in flight as with one engine.
+ *   pp > 1: a row whose last token is not committed is not planned. A row of one sampled token carries it (SRC_RING, n_tok 1): who has no
+ *           such token appends it to its history; who has it (the sampler) checks that it is the same.
+ * A canary goes through all engines. An engine that waits for others ticks heartbeat_ns; one that waits inside a step
+ * longer than group_wait_ms, or whose group is broken, ends with the reason in its channel.
  */
 #ifndef MPISERVE_STEP_H
 #define MPISERVE_STEP_H
 
 #include "mpiserve/base.h"
+#include "mpiserve/coll.h"
 #include "mpiserve/request.h"
 #include <stdatomic.h>
 
 enum { STEP_KV_GROUPS = 4, STEP_IN_FLIGHT = 2 };
-enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 1 };
+enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 2 };
 
 enum step_kind {
     STEP_FORWARD = 1,
@@ -163,8 +175,9 @@ enum channel_fd {
     FD_TO_ENGINE = 4,
     FD_TO_AGENT = 5,
     FD_WEIGHTS = 6,
-    FD_KV = 7
-}; /* 4, 5: eventfds */
+    FD_KV = 7,
+    FD_GROUP = 8 /* only where a replica has several engines */
+};               /* 4, 5: eventfds */
 
 struct engine_boot { /* the reservation: all an engine may use */
     char model[PATH_LEN];
@@ -183,6 +196,11 @@ struct engine_boot { /* the reservation: all an engine may use */
     u8 log_level, pad[2];
     u32 null_step_us; /* "null": how long a step takes */
     u64 cpus[16];     /* cpuset bits; all zero: do not bind */
+    /* the replica, see "groups" below; all zero for one engine */
+    struct coll_shape group;
+    u32 tp_rank, pp_rank;
+    u64 group_bytes;   /* of the memory at FD_GROUP: coll_bytes of this engine's node */
+    u32 group_wait_ms; /* how long to wait for another engine inside a step; 0: 20 s */
 };
 enum engine_state { ENGINE_STARTING, ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED };
 struct channel_head {
@@ -194,6 +212,8 @@ struct channel_head {
                                  work and when idle >= 1 s */
     _Atomic u64 loaded_bytes; /* progress of the loader */
     _Atomic u32 engine_sleeps, agent_sleeps; /* announced before blocking: the other side rings only then */
+    _Atomic u64
+        steps_done; /* id of the last step that this engine has executed: progress of those that answer none */
     _Atomic u32 error_set;
     char error[768]; /* why the state is FAILED */
 };
@@ -238,6 +258,8 @@ void *channel_result_claim(struct channel *c, size_t len);
 void channel_result_publish(struct channel *c, size_t len);
 /* Returns when a step is there, after max_ns, or for no reason; polls for spin_ns before it blocks. */
 void channel_engine_wait(struct channel *c, u64 spin_ns, u64 max_ns);
+/* Wakes the agent if it has announced that it sleeps: something else than a result is waiting (coll_relay). */
+void channel_wake_agent(struct channel *c);
 size_t channel_max_frame(const struct channel *c); /* bytes, of steps and of results */
 
 #endif

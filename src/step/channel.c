@@ -282,6 +282,11 @@ void channel_result_publish(struct channel *c, size_t len)
     ring_bell(&c->head->agent_sleeps, c->to_agent);
 }
 
+void channel_wake_agent(struct channel *c)
+{
+    ring_bell(&c->head->agent_sleeps, c->to_agent);
+}
+
 static void cpu_pause(void)
 {
 #if defined(__x86_64__)
