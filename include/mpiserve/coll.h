@@ -71,7 +71,7 @@ u32 coll_size(const struct coll *c);
 u32 coll_me(const struct coll *c); /* this engine's number in the group: members are named by it below */
 
 /* How a call is made. NULL: by one thread, with the world's deadline. A team: all `threads` threads make the same call, each with
- * its number; barrier waits for all of them. All get the same result; err is filled for each. */
+ * its number; barrier waits for all of them. All return when all are done, with the same result; err is filled for each. */
 struct coll_how {
     u64 wait_ns; /* 0: the world's; COLL_FOREVER */
     u32 thread, threads;
@@ -84,7 +84,7 @@ struct coll_reduce {
     void *out;      /* [count]; may be in */
     size_t count;
     enum coll_type type;
-    bool add; /* out += sum instead of out = sum; not with out = in */
+    bool add; /* out += sum, as it is in its type, instead of out = sum; not with out = in */
 };
 /* out = sum of all members' in. Teams. */
 int coll_all_reduce(struct coll *c, const struct coll_reduce *r, const struct coll_how *how,
@@ -92,11 +92,17 @@ int coll_all_reduce(struct coll *c, const struct coll_reduce *r, const struct co
 /* Where the in of the next call, an all_reduce of so many bytes, can be written in place (64-byte aligned), or NULL: use own memory.
  * Nothing is sent before that call. One thread; it may wait for a member that still reads. */
 void *coll_slot(struct coll *c, size_t bytes);
-/* out [n, bytes] = every member's in [bytes], by number. Teams. */
-int coll_all_gather(struct coll *c, const void *in, void *out, size_t bytes, const struct coll_how *how,
+struct coll_gather { /* out [rows, n * bytes]: in each row, the row of member 0, of member 1, ... */
+    const void *in;  /* [rows, bytes]; may be where it belongs in out */
+    void *out;
+    size_t rows, bytes;   /* of a row of one member */
+    size_t ld_in, ld_out; /* bytes from row to row */
+};
+/* Teams. */
+int coll_all_gather(struct coll *c, const struct coll_gather *g, const struct coll_how *how,
                     struct error *err);
-/* The same at member root only; the others' out is not used. Teams. */
-int coll_gather(struct coll *c, u32 root, const void *in, void *out, size_t bytes, const struct coll_how *how,
+/* To member root only; the others' out is not used. Teams. */
+int coll_gather(struct coll *c, u32 root, const struct coll_gather *g, const struct coll_how *how,
                 struct error *err);
 /* The root's data to all. The root does not wait for the others, unless they are two calls behind. */
 int coll_broadcast(struct coll *c, u32 root, void *data, size_t bytes, const struct coll_how *how,
