@@ -116,7 +116,7 @@ struct embed_args {              /* y[r] = row ids[r] of the embedding */
     const void *table;           /* [vocab, n] of dtype, row-major; or NULL: */
     const struct packed *packed; /* the rows of a packed weight */
     enum dtype dtype;
-    const i32 *ids; /* [rows], checked by the caller */
+    const i32 *ids; /* [rows], checked by the caller; -1: a row of zeros */
     float *y;       /* [rows, n] */
     u32 rows, n;
     size_t ld_y;

@@ -1,12 +1,15 @@
 /* forward: one forward pass of a model over an ops table. Inside the engine room.
  *
  * A sequence's logits depend on its tokens and the numerics class alone: not on the batch, the chunking of its
- * prompt, the threads (batch invariance). Thread rule: one caller; work is spread over the pool it is given. */
+ * prompt, the threads (batch invariance). With several engines in a replica each makes the same calls, with the same
+ * sequences but for the ids of their tokens, which only the first stage looks at; the first engine of the last stage gets the logits. Thread rule: one caller; work is spread over the pool it is given. */
 #ifndef MPISERVE_ENGINE_FORWARD_H
 #define MPISERVE_ENGINE_FORWARD_H
 
+#include "engine/shard.h"
 #include "engine/weights.h"
 #include "mpiserve/base.h"
+#include "mpiserve/coll.h"
 #include "mpiserve/model.h"
 
 struct fwd_seq {       /* the part of one sequence that a step computes */
@@ -18,6 +21,8 @@ struct fwd_seq {       /* the part of one sequence that a step computes */
 struct forward;
 struct forward_spec {
     const struct model_config *config;
+    struct shard shard;       /* shard_whole, or this engine's part: of weights and KV too */
+    struct coll *all, *stage; /* the replica's groups; NULL: one engine */
     const struct weights *weights;
     const struct ops *ops;
     enum compute compute;
@@ -26,18 +31,22 @@ struct forward_spec {
     u32 block_size, n_blocks, max_step_tokens, max_rows; /* block_size: a multiple of KV_TILE */
 };
 /* K and V of all layers: f32 with COMPUTE_F32, else bf16 (half the memory and reads; sums stay f32). */
-size_t forward_kv_bytes(const struct model_config *c, enum compute compute, u32 n_blocks, u32 block_size);
-/* Bytes that forward_new allocates; looks at config and max_* only. */
+size_t forward_kv_bytes(const struct model_config *c, const struct shard *part, enum compute compute,
+                        u32 n_blocks, u32 block_size);
+/* Bytes that forward_new allocates; looks at config, shard and max_* only. */
 size_t forward_work_bytes(const struct forward_spec *spec);
 /* Copies *spec; what it points to must outlive the forward. Allocates all working memory. */
 struct forward *forward_new(const struct forward_spec *spec, struct error *err);
 void forward_free(struct forward *f);
 /* Computes n sequences (n_tok >= 1, sum <= max_step_tokens, at most max_rows want logits; token ids < vocab); rows of logits for those that want them, in order, valid until the
- * next call: [n_wanted, vocab] f32. */
+ * next call: [n_wanted, vocab] f32. Of several engines only forward_has_logits gets them; elsewhere what is returned is only not NULL.
+ * NULL: the group is broken (forward_error), and the forward of no further use. */
 const float *forward_run(struct forward *f, const struct fwd_seq *seqs, u32 n);
 /* The same, logits of every position: [sum n_tok, vocab]; for tests and prompt log-probabilities. The first call
  * allocates max_step_tokens rows; NULL when there is no memory for them. */
 const float *forward_run_all(struct forward *f, const struct fwd_seq *seqs, u32 n);
+bool forward_has_logits(const struct forward_spec *s);
+const struct error *forward_error(const struct forward *f);
 /* A block of the KV pool, all layers together: copied, zeroed, stored and restored as bytes. */
 void *forward_block(const struct forward *f, u32 block);
 size_t forward_block_bytes(const struct forward *f);

@@ -8,11 +8,28 @@ enum { IMAGE_ALIGN = 64, NAME_LEN = 128 };
 /* Sizes by meaning, so that the tables below hold for every model. */
 enum dim { DIM_ONE, DIM_HIDDEN, DIM_Q, DIM_KV, DIM_FFN, DIM_HEAD, DIM_VOCAB, DIM_COUNT };
 
-static u32 size_of(const struct model_config *c, enum dim d)
+static struct slice whole(u32 n)
 {
-    const u32 sizes[DIM_COUNT] = {
-        1, c->hidden, c->heads * c->head_dim, c->kv_heads * c->head_dim, c->ffn, c->head_dim, c->vocab};
-    return sizes[d];
+    return (struct slice){0, n, n};
+}
+
+static struct slice times(struct slice s, u32 n)
+{
+    return (struct slice){s.first * n, s.n * n, s.of * n};
+}
+
+static struct slice slice_of(const struct model_config *c, const struct shard *part, enum dim d)
+{
+    const struct slice slices[DIM_COUNT] = {
+        [DIM_ONE] = whole(1),
+        [DIM_HIDDEN] = whole(c->hidden),
+        [DIM_Q] = times(part->heads, c->head_dim),
+        [DIM_KV] = times(part->kv_heads, c->head_dim),
+        [DIM_FFN] = part->ffn,
+        [DIM_HEAD] = whole(c->head_dim),
+        [DIM_VOCAB] = part->vocab,
+    };
+    return slices[d];
 }
 
 /* When a tensor is part of a model: always, or if a flag of its config is set. */
@@ -67,6 +84,7 @@ static const struct norm {
 struct builder {
     struct layout *l;
     const struct model_config *c;
+    const struct shard *shard;
     const struct model_files *f;
     struct error *err;
 };
@@ -119,7 +137,7 @@ static void add(const struct builder *b, struct slot s)
     struct layout *l = b->l;
     s.dtype = s.kind == SLOT_VECTOR ? DTYPE_F32 : DTYPE_BF16;
     for (u32 i = 0; i < s.n_parts; i++)
-        if (s.part[i]->dtype != DTYPE_BF16) s.dtype = DTYPE_F32;
+        if (s.part[i].tensor->dtype != DTYPE_BF16) s.dtype = DTYPE_F32;
     s.offset = l->bytes;
     l->bytes += (slot_bytes(&s) + IMAGE_ALIGN - 1) / IMAGE_ALIGN * IMAGE_ALIGN;
     if (l->n == l->cap) {
@@ -129,15 +147,25 @@ static void add(const struct builder *b, struct slot s)
     l->slots[l->n++] = s;
 }
 
+/* What this engine has of a tensor becomes the slot's next part. */
+static int stack(const struct builder *b, struct slot *s, const char *name, enum dim rows, enum dim cols)
+{
+    struct slot_part p = {.rows = slice_of(b->c, b->shard, rows), .cols = slice_of(b->c, b->shard, cols)};
+    p.tensor = find(b, name, p.rows.of, s->kind == SLOT_VECTOR ? 0 : p.cols.of);
+    if (!p.tensor) return b->err->code;
+    s->n_in = p.cols.n;
+    s->n_out += p.rows.n;
+    s->part[s->n_parts++] = p;
+    return 0;
+}
+
 static int add_one(const struct builder *b, enum slot_kind kind, size_t target, const char *name,
                    enum dim rows, enum dim cols)
 {
-    u32 n_out = size_of(b->c, rows), n_in = size_of(b->c, cols);
-    struct slot s = {.kind = kind, .target = target, .n_out = n_out, .n_in = n_in, .n_parts = 1};
-    s.part[0] = find(b, name, n_out, kind == SLOT_VECTOR ? 0 : n_in);
-    if (!s.part[0]) return b->err ? b->err->code : ERR_INPUT;
-    add(b, s);
-    return 0;
+    struct slot s = {.kind = kind, .target = target};
+    int rc = stack(b, &s, name, rows, cols);
+    if (!rc) add(b, s);
+    return rc;
 }
 
 /* The weights of a linear layer, or its biases: parts stacked along the outputs. */
@@ -145,17 +173,16 @@ static int add_stack(const struct builder *b, enum slot_kind kind, size_t target
                      const struct linear *lin)
 {
     bool bias = kind == SLOT_VECTOR;
-    struct slot s = {.kind = kind, .target = target, .n_in = bias ? 1 : size_of(b->c, lin->cols)};
-    for (; s.n_parts < SLOT_PARTS && lin->parts[s.n_parts].name; s.n_parts++) {
+    struct slot s = {.kind = kind, .target = target};
+    int rc = 0;
+    while (!rc && s.n_parts < SLOT_PARTS && lin->parts[s.n_parts].name) {
         const struct part *p = &lin->parts[s.n_parts];
         char name[NAME_LEN];
         snprintf(name, sizeof name, "model.layers.%u.%s.%s", layer, p->name, bias ? "bias" : "weight");
-        s.part[s.n_parts] = find(b, name, size_of(b->c, p->rows), bias ? 0 : s.n_in);
-        if (!s.part[s.n_parts]) return b->err ? b->err->code : ERR_INPUT;
-        s.n_out += size_of(b->c, p->rows);
+        rc = stack(b, &s, name, p->rows, bias ? DIM_ONE : lin->cols);
     }
-    add(b, s);
-    return 0;
+    if (!rc) add(b, s);
+    return rc;
 }
 
 static int add_layer(const struct builder *b, u32 layer)
@@ -176,20 +203,30 @@ static int add_layer(const struct builder *b, u32 layer)
     return rc;
 }
 
-int layout_build(struct layout *l, const struct model_config *c, const struct model_files *f,
-                 struct error *err)
+/* What lies at the two ends. A tied head serves as the embedding as well, if one engine has both. */
+static int add_ends(const struct builder *b)
 {
-    struct error own; /* add_one and add_stack take the code from it */
-    struct builder b = {l, c, f, err ? err : &own};
-    const char *embed = "model.embed_tokens.weight", *head = c->tied ? embed : "lm_head.weight";
-    memset(l, 0, sizeof *l);
+    const char *embed = "model.embed_tokens.weight", *head = b->c->tied ? embed : "lm_head.weight";
+    bool first = shard_first(b->shard), last = shard_last(b->shard);
     int rc = 0;
-    if (!c->tied) rc = add_one(&b, SLOT_ROWS, offsetof(struct weights, embed), embed, DIM_VOCAB, DIM_HIDDEN);
-    if (!rc) rc = add_one(&b, SLOT_PANELS, offsetof(struct weights, head), head, DIM_VOCAB, DIM_HIDDEN);
-    if (!rc)
-        rc = add_one(&b, SLOT_VECTOR, offsetof(struct weights, norm), "model.norm.weight", DIM_HIDDEN,
-                     DIM_ONE);
-    for (u32 i = 0; i < c->layers && !rc; i++) rc = add_layer(&b, i);
+    if (first && !(last && b->c->tied))
+        rc = add_one(b, SLOT_ROWS, offsetof(struct weights, embed), embed, DIM_VOCAB, DIM_HIDDEN);
+    if (last && !rc)
+        rc = add_one(b, SLOT_PANELS, offsetof(struct weights, head), head, DIM_VOCAB, DIM_HIDDEN);
+    if (last && !rc)
+        rc =
+            add_one(b, SLOT_VECTOR, offsetof(struct weights, norm), "model.norm.weight", DIM_HIDDEN, DIM_ONE);
+    return rc;
+}
+
+int layout_build(struct layout *l, const struct model_config *c, const struct shard *part,
+                 const struct model_files *f, struct error *err)
+{
+    struct error own; /* stack takes the code from it */
+    struct builder b = {l, c, part, f, err ? err : &own};
+    memset(l, 0, sizeof *l);
+    int rc = add_ends(&b);
+    for (u32 i = 0; i < part->layers.n && !rc; i++) rc = add_layer(&b, part->layers.first + i);
     if (rc) layout_release(l);
     return rc;
 }
@@ -221,7 +258,7 @@ u32 layout_unused(const struct layout *l, const struct model_config *c, const st
     u32 n = 0, unused = 0;
     const struct tensor **used = mem_alloc((l->n * SLOT_PARTS + 1) * sizeof(const struct tensor *));
     for (u32 i = 0; i < l->n; i++)
-        for (u32 j = 0; j < l->slots[i].n_parts; j++) used[n++] = l->slots[i].part[j];
+        for (u32 j = 0; j < l->slots[i].n_parts; j++) used[n++] = l->slots[i].part[j].tensor;
     qsort(used, n, sizeof *used, by_address);
     for (size_t i = 0; i < model_tensor_count(f); i++) {
         const struct tensor *t = model_tensor_at(f, i);

@@ -1,10 +1,12 @@
 /* layout: which tensors make which part of the weights' image, and where in it they lie. Inside the engine
  * room.
  *
- * A pure function of the config and the stored dtypes: every process computes the same offsets. */
+ * A pure function of the config, the shard and the stored dtypes: every process computes the same offsets. What an engine has of a tensor
+ * follows from the meaning of its two sizes: heads, ffn and vocabulary are divided, the hidden size is not. */
 #ifndef MPISERVE_ENGINE_LAYOUT_H
 #define MPISERVE_ENGINE_LAYOUT_H
 
+#include "engine/shard.h"
 #include "engine/weights.h"
 
 enum { SLOT_PARTS = 3 };
@@ -13,14 +15,18 @@ enum slot_kind {
     SLOT_ROWS,   /* row-major: the embedding */
     SLOT_PANELS, /* a linear layer's weight */
 };
+struct slot_part { /* a tensor's part that an engine has: rows, and columns of them (vectors: one) */
+    const struct tensor *tensor;
+    struct slice rows, cols;
+};
 struct slot { /* one pointer of struct weights */
     enum slot_kind kind;
     enum dtype dtype; /* in the image */
     size_t target;    /* byte offset in struct weights of the pointer, or of the struct packed */
     size_t offset;    /* byte offset in the image */
     u32 n_out, n_in;  /* [n_out, n_in]; vectors [n_out, 1] */
-    u32 n_parts;      /* tensors stacked along n_out, in order */
-    const struct tensor *part[SLOT_PARTS];
+    u32 n_parts;      /* stacked along n_out, in order */
+    struct slot_part part[SLOT_PARTS];
 };
 struct layout {
     struct slot *slots;
@@ -28,10 +34,10 @@ struct layout {
     size_t bytes; /* of the image */
 };
 /* Checks that every tensor is there with the right shape and a dtype that is offered. */
-int layout_build(struct layout *l, const struct model_config *c, const struct model_files *f,
-                 struct error *err);
+int layout_build(struct layout *l, const struct model_config *c, const struct shard *part,
+                 const struct model_files *f, struct error *err);
 void layout_release(struct layout *l);
-/* Tensors of the files that no slot uses and that are not known to be idle; *first is the name of one of
+/* Tensors of the files that no slot of a whole model's layout uses and that are not known to be idle; *first is the name of one of
  * them. */
 u32 layout_unused(const struct layout *l, const struct model_config *c, const struct model_files *f,
                   const char **first);

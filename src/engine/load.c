@@ -25,6 +25,14 @@ static int map(int fd, const char *what, u64 bytes, bool writable, void **out, s
     return 0;
 }
 
+/* Of the model and of which part of it the image holds. */
+static u64 image_fingerprint(const struct loaded *l)
+{
+    const struct shard *s = &l->shard;
+    const u32 part[] = {s->tp, s->pp, s->tp_rank, s->pp_rank};
+    return hash_bytes(part, sizeof(part), model_fingerprint(&l->config, l->files));
+}
+
 static bool image_is(const struct weights_head *h, u64 bytes, u64 fingerprint)
 {
     return h->bytes == bytes && h->fingerprint == fingerprint;
@@ -39,7 +47,7 @@ static int fill(struct loaded *l, u64 fingerprint, struct channel_head *head, st
     atomic_store(&h->ready, IMAGE_LOADING);
     h->bytes = bytes;
     h->fingerprint = fingerprint;
-    int rc = weights_fill(&l->config, l->files, (u8 *)l->image + WEIGHTS_IMAGE_OFFSET, bytes,
+    int rc = weights_fill(&l->config, &l->shard, l->files, (u8 *)l->image + WEIGHTS_IMAGE_OFFSET, bytes,
                           &head->loaded_bytes, err);
     if (rc < 0) return rc;
     atomic_store(&h->ready, IMAGE_READY);
@@ -70,26 +78,31 @@ static int load_weights(struct loaded *l, struct channel_head *head, int fd, str
 {
     const struct engine_boot *boot = &head->boot;
     size_t bytes;
-    int rc = weights_plan(&l->config, l->files, &bytes, err);
+    int rc = weights_plan(&l->config, &l->shard, l->files, &bytes, err);
     if (rc < 0) return rc;
     l->image_bytes = WEIGHTS_IMAGE_OFFSET + bytes;
     if (boot->weights_bytes != l->image_bytes)
         return error_set(err, ERR_PEER, "weights", "planned %llu bytes, the model in %s needs %zu",
                          (unsigned long long)boot->weights_bytes, l->config.dir, l->image_bytes);
-    u64 fingerprint = model_fingerprint(&l->config, l->files);
+    u64 fingerprint = image_fingerprint(l);
     rc = map(fd, "weights", l->image_bytes, boot->loader, &l->image, err);
     if (rc == 0)
         rc = boot->loader ? fill(l, fingerprint, head, err) : wait_for_loader(l, fingerprint, head, err);
     if (rc < 0) return rc;
     mprotect(l->image, l->image_bytes, PROT_READ); /* others use it too: no stray write may reach it */
-    return weights_bind(&l->config, l->files, (const u8 *)l->image + WEIGHTS_IMAGE_OFFSET, &l->weights, err);
+    return weights_bind(&l->config, &l->shard, l->files, (const u8 *)l->image + WEIGHTS_IMAGE_OFFSET,
+                        &l->weights, err);
 }
 
 int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int kv_fd, struct error *err)
 {
     memset(l, 0, sizeof(*l));
     l->kv_bytes = head->boot.kv_bytes;
-    int rc = model_read_config(head->boot.model, &l->config, err);
+    const struct engine_boot *b = &head->boot;
+    int rc = model_read_config(b->model, &l->config, err);
+    if (rc == 0)
+        rc = shard_of(&l->shard, &l->config, MAX_OF(b->group.tp, 1u), MAX_OF(b->group.pp, 1u), b->tp_rank,
+                      b->pp_rank, err);
     if (rc == 0) {
         l->files = model_open(head->boot.model, err);
         rc = l->files ? load_weights(l, head, weights_fd, err) : -1;

@@ -2,11 +2,13 @@
 #ifndef MPISERVE_ENGINE_LOAD_H
 #define MPISERVE_ENGINE_LOAD_H
 
+#include "engine/shard.h"
 #include "engine/weights.h"
 #include "mpiserve/step.h"
 
 struct loaded {
     struct model_config config;
+    struct shard shard; /* by the boot: which part of the model is here */
     struct model_files *files;
     struct weights weights;
     void *image, *kv; /* mappings, or NULL */

@@ -93,6 +93,7 @@ static int make_forward(struct engine *e, struct error *err)
 {
     const struct engine_boot *b = e->boot;
     struct forward_spec spec = {.config = &e->model.config,
+                                .shard = e->model.shard,
                                 .weights = &e->model.weights,
                                 .ops = ops_cpu(b->isa),
                                 .kv = e->model.kv,
@@ -106,7 +107,7 @@ static int make_forward(struct engine *e, struct error *err)
     if (compute_parse(b->compute, &spec.compute) < 0)
         return error_set(err, ERR_PEER, "compute", "\"%s\"", b->compute);
     if (!b->block_size ||
-        forward_kv_bytes(spec.config, spec.compute, b->n_blocks, b->block_size) > b->kv_bytes)
+        forward_kv_bytes(spec.config, &spec.shard, spec.compute, b->n_blocks, b->block_size) > b->kv_bytes)
         return error_set(err, ERR_PEER, "KV", "%u blocks of %u tokens do not fit into %llu bytes",
                          b->n_blocks, b->block_size, (unsigned long long)b->kv_bytes);
     int rc = make_pool(e, b->threads, err);

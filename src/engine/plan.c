@@ -29,11 +29,11 @@ static int resolve(const struct engine_ask *ask, struct engine_needs *out, enum 
     return 0;
 }
 
-static u32 numerics_class(const struct engine_needs *n, u32 block_size)
+static u32 numerics_class(const struct engine_needs *n, const struct shard *part, u32 block_size)
 {
     char text[160];
-    int len = snprintf(text, sizeof(text), "mpiserve %s, %s, %s, tp 1, pp 1, ep 1, blocks of %u",
-                       MPISERVE_VERSION, n->isa, n->compute, block_size);
+    int len = snprintf(text, sizeof(text), "mpiserve %s, %s, %s, tp %u, pp %u, ep 1, blocks of %u",
+                       MPISERVE_VERSION, n->isa, n->compute, part->tp, part->pp, block_size);
     u32 h = (u32)hash_bytes(text, (size_t)len, 0);
     return h ? h : 1;
 }
@@ -50,13 +50,15 @@ int compute_parse(const char *name, enum compute *out)
 }
 
 /* What an engine allocates for its work. */
-static u64 work_bytes(const struct model_config *c, const struct engine_ask *ask, bool null)
+static u64 work_bytes(const struct model_config *c, const struct shard *part, const struct engine_ask *ask,
+                      bool null)
 {
     u32 len = ask->max_model_len ? ask->max_model_len : c->max_position;
     struct forward_spec spec = {
-        .config = c, .max_step_tokens = ask->max_step_tokens, .max_rows = ask->max_rows};
+        .config = c, .shard = *part, .max_step_tokens = ask->max_step_tokens, .max_rows = ask->max_rows};
     u64 row = (len + ask->block_size - 1) / ask->block_size * sizeof(u32) + len * (u64)sizeof(i32);
-    u64 maths = null ? 0 : forward_work_bytes(&spec) + ask->threads * (u64)sampler_bytes(c->vocab);
+    u64 samplers = forward_has_logits(&spec) ? ask->threads * (u64)sampler_bytes(c->vocab) : 0;
+    u64 maths = null ? 0 : forward_work_bytes(&spec) + samplers;
     return maths + execute_results_max(ask->max_rows, ask->max_logprobs) + ask->max_rows * row;
 }
 
@@ -76,15 +78,19 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     if (ask->max_model_len > config.max_position)
         return error_set(err, ERR_INPUT, "--max-model-len", "%u is more than the model's %u",
                          ask->max_model_len, config.max_position);
+    struct shard part;
+    rc = shard_of(&part, &config, MAX_OF(ask->tp, 1u), MAX_OF(ask->pp, 1u), ask->tp_rank, ask->pp_rank, err);
+    if (rc < 0) return rc;
     struct model_files *files = model_open(ask->model, err);
     if (!files) return err ? err->code : ERR_INPUT;
-    rc = weights_plan(&config, files, &bytes, err);
+    rc = weights_plan(&config, &part, files, &bytes, err);
     if (rc == 0) {
         out->weights_bytes = WEIGHTS_IMAGE_OFFSET + (out->null ? 0 : bytes);
-        out->kv_bytes_per_block = out->null ? 1 : forward_kv_bytes(&config, compute, 1, ask->block_size);
-        if (ask->max_rows) out->work_bytes = work_bytes(&config, ask, out->null);
+        out->kv_bytes_per_block =
+            out->null ? 1 : forward_kv_bytes(&config, &part, compute, 1, ask->block_size);
+        if (ask->max_rows) out->work_bytes = work_bytes(&config, &part, ask, out->null);
         out->fingerprint = model_fingerprint(&config, files);
-        out->numerics = numerics_class(out, ask->block_size);
+        out->numerics = numerics_class(out, &part, ask->block_size);
         out->vocab = config.vocab;
         out->max_model_len = ask->max_model_len ? ask->max_model_len : config.max_position;
     }

@@ -10,10 +10,11 @@ enum {
     MAX_THREADS = 8,
 };
 
-int weights_plan(const struct model_config *c, const struct model_files *f, size_t *bytes, struct error *err)
+int weights_plan(const struct model_config *c, const struct shard *part, const struct model_files *f,
+                 size_t *bytes, struct error *err)
 {
     struct layout l;
-    int rc = layout_build(&l, c, f, err);
+    int rc = layout_build(&l, c, part, f, err);
     if (rc) return rc;
     *bytes = l.bytes;
     layout_release(&l);
@@ -25,8 +26,8 @@ int weights_plan(const struct model_config *c, const struct model_files *f, size
  * image, so the threads share nothing but the list's position. */
 struct range {
     u32 slot, part;
-    u32 row0; /* in the slot, of the part's first row */
-    u32 row, n;
+    u32 row0;   /* in the slot, of the part's first row */
+    u32 row, n; /* of the part */
 };
 struct reader { /* a thread's own */
     void *staging;
@@ -65,16 +66,15 @@ static void store(u8 *image, const struct slot *s, u32 row, u32 n, const void *n
         for (size_t i = 0; i < count; i++) ((float *)at)[first + i] = widened(numbers, from, i);
 }
 
-static u64 row_bytes(const struct slot *s, const struct tensor *t)
+static u64 row_bytes(const struct slot_part *p)
 {
-    return (u64)s->n_in * dtype_bytes(t->dtype);
+    return (u64)p->cols.n * dtype_bytes(p->tensor->dtype);
 }
 
 static void list_part(struct filler *x, struct range r)
 {
-    const struct slot *s = &x->layout->slots[r.slot];
-    const struct tensor *t = s->part[r.part];
-    u32 rows = (u32)t->dims[0], most = (u32)MIN_OF(STAGING / row_bytes(s, t), (u64)rows);
+    const struct slot_part *p = &x->layout->slots[r.slot].part[r.part];
+    u32 rows = p->rows.n, most = (u32)MIN_OF(STAGING / row_bytes(p), (u64)rows);
     if (most > PANEL) most -= most % PANEL;
     for (; r.row < rows; r.row += r.n) {
         r.n = MIN_OF(most, rows - r.row);
@@ -93,7 +93,7 @@ static void list_ranges(struct filler *x)
         u32 row0 = 0;
         for (u32 j = 0; j < s->n_parts; j++) {
             list_part(x, (struct range){.slot = i, .part = j, .row0 = row0});
-            row0 += (u32)s->part[j]->dims[0];
+            row0 += s->part[j].rows.n;
         }
     }
 }
@@ -101,12 +101,13 @@ static void list_ranges(struct filler *x)
 static int fill_range(struct filler *x, struct reader *own, const struct range *r)
 {
     const struct slot *s = &x->layout->slots[r->slot];
-    const struct tensor *t = s->part[r->part];
-    u64 bytes = r->n * row_bytes(s, t);
-    int rc = model_read(x->files, t, r->row * row_bytes(s, t), own->staging, bytes, &own->err);
+    const struct slot_part *p = &s->part[r->part];
+    u64 element = dtype_bytes(p->tensor->dtype), stride = p->cols.of * element;
+    u64 from = (p->rows.first + r->row) * stride + p->cols.first * element;
+    int rc = model_read_rows(x->files, p->tensor, from, stride, own->staging, row_bytes(p), r->n, &own->err);
     if (rc) return rc;
-    store(x->image, s, r->row0 + r->row, r->n, own->staging, t->dtype);
-    if (x->progress) atomic_fetch_add(x->progress, bytes);
+    store(x->image, s, r->row0 + r->row, r->n, own->staging, p->tensor->dtype);
+    if (x->progress) atomic_fetch_add(x->progress, r->n * row_bytes(p));
     return 0;
 }
 
@@ -146,20 +147,25 @@ static int fill_all(struct filler *x, struct error *err)
     return 0;
 }
 
-static void report_unused(const struct layout *l, const struct model_config *c, const struct model_files *f)
+/* One engine of a replica says it for all. */
+static void report_unused(const struct model_config *c, const struct shard *part, const struct model_files *f)
 {
+    const struct shard all = shard_whole(c);
     const char *first = NULL;
-    u32 n = layout_unused(l, c, f, &first);
+    struct layout l;
+    if (part->tp_rank || part->pp_rank || layout_build(&l, c, &all, f, NULL)) return;
+    u32 n = layout_unused(&l, c, f, &first);
+    layout_release(&l);
     if (n)
         log_warning("%s: %u tensor%s not used by this architecture, the first is %s", c->dir, n,
                     n == 1 ? " is" : "s are", first);
 }
 
-int weights_fill(const struct model_config *c, const struct model_files *f, void *image, size_t bytes,
-                 _Atomic u64 *progress, struct error *err)
+int weights_fill(const struct model_config *c, const struct shard *part, const struct model_files *f,
+                 void *image, size_t bytes, _Atomic u64 *progress, struct error *err)
 {
     struct layout l;
-    int rc = layout_build(&l, c, f, err);
+    int rc = layout_build(&l, c, part, f, err);
     if (rc) return rc;
     if (bytes < l.bytes) {
         rc = error_set(err, ERR_INPUT, c->dir,
@@ -167,7 +173,7 @@ int weights_fill(const struct model_config *c, const struct model_files *f, void
                        bytes);
     } else {
         struct filler x = {.files = f, .layout = &l, .image = image, .progress = progress};
-        report_unused(&l, c, f);
+        report_unused(c, part, f);
         rc = fill_all(&x, err);
     }
     layout_release(&l);
@@ -176,11 +182,11 @@ int weights_fill(const struct model_config *c, const struct model_files *f, void
 
 /* ---- binding
  * -------------------------------------------------------------------------------------------------*/
-int weights_bind(const struct model_config *c, const struct model_files *f, const void *image,
-                 struct weights *out, struct error *err)
+int weights_bind(const struct model_config *c, const struct shard *part, const struct model_files *f,
+                 const void *image, struct weights *out, struct error *err)
 {
     struct layout l;
-    int rc = layout_build(&l, c, f, err);
+    int rc = layout_build(&l, c, part, f, err);
     if (rc) return rc;
     memset(out, 0, sizeof *out);
     for (u32 i = 0; i < l.n; i++) {

@@ -1,15 +1,16 @@
 /* weights: a model's weights in the kernels' layout, in one block of memory that engines of a node share.
  *
- * The layout is a pure function of (config, stored dtypes, compute): weights_plan gives every process the same offsets, so that
+ * The layout is a pure function of (config, shard, stored dtypes): weights_plan gives every process the same offsets, so that
  * the image holds no pointers. weights_fill reads the files and packs; weights_bind makes the pointers of this process. */
 #ifndef MPISERVE_ENGINE_WEIGHTS_H
 #define MPISERVE_ENGINE_WEIGHTS_H
 
+#include "engine/shard.h"
 #include "mpiserve/base.h"
 #include "mpiserve/model.h"
 #include "mpiserve/ops.h"
 
-struct layer_weights {
+struct layer_weights {                 /* heads, kv_heads and ffn: those of the shard */
     const float *attn_norm, *mlp_norm; /* [hidden] */
     const float *q_norm, *k_norm;      /* [head_dim], or NULL */
     struct packed qkv;                 /* rows: heads*d of q, kv_heads*d of k, kv_heads*d of v */
@@ -22,21 +23,23 @@ struct layer_weights {
     const float *down_bias;
 };
 struct weights {
-    const void
-        *embed; /* [vocab, hidden], row-major, embed_dtype (f32 or bf16); NULL when tied: rows of the head */
+    const void *
+        embed; /* first stage: [vocab, hidden], row-major, embed_dtype (f32 or bf16); NULL: rows of the head */
     enum dtype embed_dtype;
-    struct packed head; /* [vocab, hidden] packed */
+    struct packed head; /* last stage: [vocab, hidden] packed */
     const float *norm;  /* [hidden] */
-    struct layer_weights layer[MODEL_MAX_LAYERS];
+    struct layer_weights
+        layer[MODEL_MAX_LAYERS]; /* by number in the model; those of the stage are filled in */
 };
 /* Bytes of the image; checks that all tensors are there with the right shapes and dtypes (f32, bf16; f16 becomes f32),
  * and names what is missing or of another shape. */
-int weights_plan(const struct model_config *c, const struct model_files *f, size_t *bytes, struct error *err);
-/* Fills the image. progress (may be NULL) is told the bytes read so far. */
-int weights_fill(const struct model_config *c, const struct model_files *f, void *image, size_t bytes,
-                 _Atomic u64 *progress, struct error *err);
+int weights_plan(const struct model_config *c, const struct shard *part, const struct model_files *f,
+                 size_t *bytes, struct error *err);
+/* Fills the image; of the files it reads what the shard has. progress (may be NULL) is told the bytes read so far. */
+int weights_fill(const struct model_config *c, const struct shard *part, const struct model_files *f,
+                 void *image, size_t bytes, _Atomic u64 *progress, struct error *err);
 /* Pointers into an image that is filled, or will be. */
-int weights_bind(const struct model_config *c, const struct model_files *f, const void *image,
-                 struct weights *out, struct error *err);
+int weights_bind(const struct model_config *c, const struct shard *part, const struct model_files *f,
+                 const void *image, struct weights *out, struct error *err);
 
 #endif

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { INDEX_MAX_BYTES = 100000000, MAX_FILES = 4096, MAX_FILE_NAME = 255 };
+enum { INDEX_MAX_BYTES = 100000000, MAX_FILES = 4096, MAX_FILE_NAME = 255, LARGE_READ = 1 << 20 };
 
 struct file {
     int fd;
@@ -195,4 +195,18 @@ int model_read(const struct model_files *f, const struct tensor *t, u64 off, voi
     BUG_ON(t->file >= f->n_files || off > t->bytes || len > t->bytes - off);
     const struct file *file = &f->files[t->file];
     return read_span(file->fd, file->path, t->offset + off, to, len, err);
+}
+
+int model_read_rows(const struct model_files *f, const struct tensor *t, u64 off, u64 stride, void *to,
+                    u64 len, u32 n, struct error *err)
+{
+    if (stride == len || n == 1) return model_read(f, t, off, to, len * n, err);
+    BUG_ON(t->file >= f->n_files || !n || len > stride);
+    /* a hint, which a file system may ignore */
+    if (len < LARGE_READ)
+        posix_fadvise(f->files[t->file].fd, (off_t)(t->offset + off), (off_t)(stride * (n - 1) + len),
+                      POSIX_FADV_WILLNEED);
+    int rc = 0;
+    for (u32 i = 0; i < n && !rc; i++) rc = model_read(f, t, off + i * stride, (u8 *)to + i * len, len, err);
+    return rc;
 }

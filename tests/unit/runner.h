@@ -14,6 +14,7 @@ enum { RUNNER_LENGTH = RUNNER_BLOCKS * RUNNER_BLOCK };
 
 struct runner {
     struct model_config config;
+    struct shard shard;
     struct model_files *files;
     struct weights weights;
     void *image, *kv;
@@ -43,11 +44,12 @@ static inline void runner_load(struct runner *r, const char *dir)
     size_t bytes;
     memset(r, 0, sizeof *r);
     runner_need(!model_read_config(dir, &r->config, &err), &err);
+    r->shard = shard_whole(&r->config);
     runner_need((r->files = model_open(dir, &err)) != NULL, &err);
-    runner_need(!weights_plan(&r->config, r->files, &bytes, &err), &err);
+    runner_need(!weights_plan(&r->config, &r->shard, r->files, &bytes, &err), &err);
     r->image = aligned_alloc(CACHE_LINE, (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
-    runner_need(!weights_fill(&r->config, r->files, r->image, bytes, NULL, &err), &err);
-    runner_need(!weights_bind(&r->config, r->files, r->image, &r->weights, &err), &err);
+    runner_need(!weights_fill(&r->config, &r->shard, r->files, r->image, bytes, NULL, &err), &err);
+    runner_need(!weights_bind(&r->config, &r->shard, r->files, r->image, &r->weights, &err), &err);
     for (u32 s = 0; s < RUNNER_SEQS; s++)
         for (u32 b = 0; b < RUNNER_BLOCKS; b++)
             r->blocks[s][b] = (s * RUNNER_BLOCKS + b) * 37 % (RUNNER_SEQS * RUNNER_BLOCKS);
@@ -70,11 +72,12 @@ static inline void runner_start(struct runner *r, const char *isa, enum compute 
     struct error err = {0};
     runner_stop(r);
     u32 n_blocks = RUNNER_SEQS * RUNNER_BLOCKS;
-    size_t bytes = forward_kv_bytes(&r->config, compute, n_blocks, RUNNER_BLOCK);
+    size_t bytes = forward_kv_bytes(&r->config, &r->shard, compute, n_blocks, RUNNER_BLOCK);
     r->kv = aligned_alloc(CACHE_LINE, bytes);
     memset(r->kv, 0xff, bytes);
     runner_need((r->pool = pool_new(threads, r->spin_ns, &err)) != NULL, &err);
     struct forward_spec spec = {.config = &r->config,
+                                .shard = r->shard,
                                 .weights = &r->weights,
                                 .ops = ops_cpu(isa),
                                 .compute = compute,

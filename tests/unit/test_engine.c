@@ -533,7 +533,8 @@ static void planning(void **state)
     assert_int_equal(engine_plan(&ask, &needs, &err), 0);
     assert_string_equal(needs.compute, "f32");
     assert_string_equal(needs.isa, ops_cpu_best());
-    assert_true(needs.kv_bytes_per_block == forward_kv_bytes(&fix.model.config, COMPUTE_F32, 1, 16));
+    assert_true(needs.kv_bytes_per_block ==
+                forward_kv_bytes(&fix.model.config, &fix.model.shard, COMPUTE_F32, 1, 16));
     assert_true(needs.vocab == 384 && needs.max_model_len == 512 && needs.weights_bytes > 4096);
     u32 numerics = needs.numerics;
     ask.compute = "bf16";

@@ -5,6 +5,7 @@
 
 struct loaded {
     struct model_config config;
+    struct shard shard;
     struct model_files *files;
     struct weights weights;
     void *image;
@@ -17,13 +18,15 @@ static void load(const char *dir, struct loaded *x)
     _Atomic u64 read = 0;
     u64 stored = 0;
     if (model_read_config(dir, &x->config, &e)) fail_msg("%s: %s", e.where, e.message);
+    x->shard = shard_whole(&x->config);
     x->files = model_open(dir, &e);
     if (!x->files) fail_msg("%s: %s", e.where, e.message);
-    if (weights_plan(&x->config, x->files, &x->bytes, &e)) fail_msg("%s", e.message);
+    if (weights_plan(&x->config, &x->shard, x->files, &x->bytes, &e)) fail_msg("%s", e.message);
     x->image = aligned_alloc(64, x->bytes);
     memset(x->image, 0xaa, x->bytes);
-    if (weights_fill(&x->config, x->files, x->image, x->bytes, &read, &e)) fail_msg("%s", e.message);
-    if (weights_bind(&x->config, x->files, x->image, &x->weights, &e)) fail_msg("%s", e.message);
+    if (weights_fill(&x->config, &x->shard, x->files, x->image, x->bytes, &read, &e))
+        fail_msg("%s", e.message);
+    if (weights_bind(&x->config, &x->shard, x->files, x->image, &x->weights, &e)) fail_msg("%s", e.message);
     for (size_t i = 0; i < model_tensor_count(x->files); i++) stored += model_tensor_at(x->files, i)->bytes;
     assert_true(read <= stored && read > stored / 2);
 }
@@ -285,8 +288,9 @@ static int plan(struct error *e)
     assert_int_equal(model_read_config(folder, &c, e), 0);
     struct model_files *f = model_open(folder, e);
     if (!f) fail_msg("%s", e->message);
-    int rc = weights_plan(&c, f, &bytes, e);
-    assert_int_equal(weights_plan(&c, f, &bytes, NULL) < 0, rc < 0);
+    const struct shard all = shard_whole(&c);
+    int rc = weights_plan(&c, &all, f, &bytes, e);
+    assert_int_equal(weights_plan(&c, &all, f, &bytes, NULL) < 0, rc < 0);
     model_close(f);
     return rc;
 }
@@ -345,7 +349,8 @@ static void test_unused(void **state)
         assert_int_equal(model_read_config(folder, &c, &e), 0);
         struct model_files *f = model_open(folder, &e);
         assert_non_null(f);
-        assert_int_equal(layout_build(&l, &c, f, &e), 0);
+        const struct shard all = shard_whole(&c);
+        assert_int_equal(layout_build(&l, &c, &all, f, &e), 0);
         assert_int_equal(layout_unused(&l, &c, f, &first), 2);
         assert_string_equal(first, "model.layers.1.mlp.up_proj.weight");
         layout_release(&l);
@@ -365,13 +370,14 @@ static void test_fill_fails(void **state)
     put_model(SMALL, COUNT_OF(SMALL), "");
     assert_int_equal(model_read_config(folder, &c, &e), 0);
     struct model_files *f = model_open(folder, &e);
-    assert_int_equal(weights_plan(&c, f, &bytes, &e), 0);
+    const struct shard all = shard_whole(&c);
+    assert_int_equal(weights_plan(&c, &all, f, &bytes, &e), 0);
     void *image = aligned_alloc(64, bytes);
-    assert_int_equal(weights_fill(&c, f, image, bytes - 64, NULL, &e), ERR_INPUT);
+    assert_int_equal(weights_fill(&c, &all, f, image, bytes - 64, NULL, &e), ERR_INPUT);
     expect_error(&e, "are set aside");
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     assert_int_equal(truncate(path, 2200), 0);
-    assert_int_equal(weights_fill(&c, f, image, bytes, NULL, &e), ERR_IO);
+    assert_int_equal(weights_fill(&c, &all, f, image, bytes, NULL, &e), ERR_IO);
     expect_error(&e, "model.safetensors");
     free(image);
     model_close(f);

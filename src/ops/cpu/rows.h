@@ -119,7 +119,9 @@ static void embed(const struct embed_args *a, struct share s)
     for (u32 r = s.i; r < a->rows; r += s.n) {
         float *y = a->y + r * a->ld_y;
         size_t from = (size_t)a->ids[r] * a->n;
-        if (!a->table)
+        if (a->ids[r] < 0)
+            __builtin_memset(y, 0, a->n * sizeof *y);
+        else if (!a->table)
             embed_packed(a->packed, (u32)a->ids[r], y, a->n);
         else if (a->dtype == DTYPE_F32)
             __builtin_memcpy(y, (const float *)a->table + from, a->n * sizeof *y);
