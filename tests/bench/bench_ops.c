@@ -103,7 +103,8 @@ static double step_seconds(struct runner *r, u32 n, u32 pos, u32 take)
 static void bench_model(struct runner *r, const char *isa, enum compute compute)
 {
     runner_start(r, isa, compute, 1, RUNNER_LENGTH);
-    memset(r->kv, 0, forward_kv_bytes(&r->config, &r->shard, compute, RUNNER_SEQS * RUNNER_BLOCKS, RUNNER_BLOCK));
+    memset(r->kv, 0,
+           forward_kv_bytes(&r->config, &r->shard, compute, RUNNER_SEQS * RUNNER_BLOCKS, RUNNER_BLOCK));
     printf("%-12s %-5s", isa, compute == COMPUTE_F32 ? "f32" : "bf16");
     static const u32 batches[] = {1, 4, 8, 32};
     for (u32 i = 0; i < COUNT_OF(batches); i++)

@@ -15,6 +15,7 @@ enum { RUNNER_LENGTH = RUNNER_BLOCKS * RUNNER_BLOCK };
 struct runner {
     struct model_config config;
     struct shard shard;
+    struct coll *all, *stage; /* of an engine of several */
     struct model_files *files;
     struct weights weights;
     void *image, *kv;
@@ -38,13 +39,15 @@ static inline void runner_need(bool fine, const struct error *err)
     abort();
 }
 
-static inline void runner_load(struct runner *r, const char *dir)
+/* One engine's part of the model. */
+static inline void runner_load_part(struct runner *r, const char *dir, u32 tp, u32 pp, u32 tp_rank,
+                                    u32 pp_rank)
 {
     struct error err = {0};
     size_t bytes;
     memset(r, 0, sizeof *r);
     runner_need(!model_read_config(dir, &r->config, &err), &err);
-    r->shard = shard_whole(&r->config);
+    runner_need(!shard_of(&r->shard, &r->config, tp, pp, tp_rank, pp_rank, &err), &err);
     runner_need((r->files = model_open(dir, &err)) != NULL, &err);
     runner_need(!weights_plan(&r->config, &r->shard, r->files, &bytes, &err), &err);
     r->image = aligned_alloc(CACHE_LINE, (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
@@ -53,6 +56,11 @@ static inline void runner_load(struct runner *r, const char *dir)
     for (u32 s = 0; s < RUNNER_SEQS; s++)
         for (u32 b = 0; b < RUNNER_BLOCKS; b++)
             r->blocks[s][b] = (s * RUNNER_BLOCKS + b) * 37 % (RUNNER_SEQS * RUNNER_BLOCKS);
+}
+
+static inline void runner_load(struct runner *r, const char *dir)
+{
+    runner_load_part(r, dir, 1, 1, 0, 0);
 }
 
 static inline void runner_stop(struct runner *r)
@@ -78,6 +86,8 @@ static inline void runner_start(struct runner *r, const char *isa, enum compute 
     runner_need((r->pool = pool_new(threads, r->spin_ns, &err)) != NULL, &err);
     struct forward_spec spec = {.config = &r->config,
                                 .shard = r->shard,
+                                .all = r->all,
+                                .stage = r->stage,
                                 .weights = &r->weights,
                                 .ops = ops_cpu(isa),
                                 .compute = compute,

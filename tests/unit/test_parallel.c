@@ -1,0 +1,289 @@
+/* The forward pass of several engines (threads here) against the reference checkpoints: the references' tokens with every division that a
+ * model allows; the same bits in every batch, chunking and with more threads; stages change no bit at all. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "crew.h"
+#include "mpiserve/json.h"
+#include "runner.h"
+
+enum { PROMPTS = 4, STEPS = 24, LONGEST = 128 };
+static const char *const folders[] = {"llama_tied_llama3", "llama_untied_sharded", "llama_v5style",
+                                      "mistral_swa16",     "qwen2_bias",           "qwen3_headdim32"};
+
+struct prompt {
+    i32 ids[LONGEST], greedy[STEPS];
+    u32 n;
+};
+struct reference {
+    char dir[PATH_LEN];
+    struct prompt prompts[PROMPTS];
+};
+
+static u32 read_ids(const struct json *from, i32 *to, u32 most)
+{
+    u32 n = (u32)json_len(from);
+    assert_in_range(n, 1, most);
+    for (u32 i = 0; i < n; i++) to[i] = (i32)json_int(json_item(from, i), -1);
+    return n;
+}
+
+static void reference_read(struct reference *ref, const char *name)
+{
+    struct error err = {0};
+    char path[PATH_LEN + 32];
+    snprintf(ref->dir, sizeof ref->dir, "%s/reference/models/%s", data_dir("MPISERVE_TESTS", "tests"), name);
+    snprintf(path, sizeof path, "%s/reference.json", ref->dir);
+    struct json *root = json_read_file(path, 1 << 24, &err);
+    runner_need(root != NULL, &err);
+    for (u32 i = 0; i < PROMPTS; i++) {
+        const struct json *from = json_item(json_get(root, "prompts"), i);
+        struct prompt *p = &ref->prompts[i];
+        p->n = read_ids(json_get(from, "ids"), p->ids, LONGEST - STEPS);
+        assert_int_equal(read_ids(json_get(json_get(from, "greedy"), "ids"), p->greedy, STEPS), STEPS);
+    }
+    json_drop(root);
+}
+
+/* ---- one engine ------------------------------------------------------------------------------------------------*/
+struct trace { /* all logits of a prompt and its continuation: [n + STEPS - 1, vocab] each */
+    float *logits[PROMPTS];
+};
+struct division {
+    const struct reference *ref;
+    u32 tp, pp;
+    enum compute compute;
+    struct trace *trace; /* what the sampler gets */
+};
+
+static size_t trace_rows(const struct prompt *p)
+{
+    return p->n + STEPS - 1;
+}
+
+static void run_alone(struct runner *r, const struct division *d, bool sampler)
+{
+    u32 vocab = r->config.vocab;
+    for (u32 i = 0; i < PROMPTS; i++) {
+        const struct prompt *p = &d->ref->prompts[i];
+        float *rows = d->trace->logits[i];
+        struct fwd_seq all = runner_seq(r, i, p->ids, 0, p->n);
+        const float *got = forward_run_all(r->forward, &all, 1);
+        crew_need(got != NULL, forward_error(r->forward));
+        if (sampler) memcpy(rows, got, (size_t)p->n * vocab * 4);
+        for (u32 step = 0; step + 1 < STEPS; step++) {
+            struct fwd_seq one = runner_seq(r, i, &p->greedy[step], p->n + step, 1);
+            got = forward_run(r->forward, &one, 1);
+            crew_need(got != NULL, forward_error(r->forward));
+            if (sampler) memcpy(rows + (p->n + step) * (size_t)vocab, got, vocab * 4);
+        }
+    }
+}
+
+/* Prompts in chunks, then the continuation, all four in every step; the sampler finds the bits of run_alone. */
+static void run_together(struct runner *r, const struct division *d, bool sampler, u32 chunk)
+{
+    u32 vocab = r->config.vocab, done[PROMPTS] = {0};
+    for (;;) {
+        struct fwd_seq seqs[PROMPTS];
+        u32 n = 0, who[PROMPTS];
+        for (u32 i = 0; i < PROMPTS; i++) {
+            const struct prompt *p = &d->ref->prompts[i];
+            u32 at = done[i], take = at < p->n ? MIN_OF(chunk, p->n - at) : at < trace_rows(p);
+            if (!take) continue;
+            seqs[n] = runner_seq(r, PROMPTS + i, at < p->n ? p->ids + at : p->greedy + (at - p->n), at, take);
+            who[n++] = i;
+            done[i] += take;
+        }
+        if (!n) return;
+        const float *logits = forward_run(r->forward, seqs, n);
+        crew_need(logits != NULL, forward_error(r->forward));
+        for (u32 k = 0; k < n && sampler; k++)
+            crew_need(!memcmp(logits + (size_t)k * vocab,
+                              d->trace->logits[who[k]] + (size_t)(done[who[k]] - 1) * vocab, vocab * 4),
+                      NULL);
+    }
+}
+
+static void engine(struct coll_world *w, u32 me, void *arg)
+{
+    const struct division *d = arg;
+    struct runner *r = malloc(sizeof *r);
+    runner_load_part(r, d->ref->dir, d->tp, d->pp, me % d->tp, me / d->tp);
+    r->all = coll_all(w);
+    r->stage = coll_stage(w);
+    bool sampler = shard_last(&r->shard) && r->shard.tp_rank == 0;
+    runner_start(r, ops_cpu_best(), d->compute, 1, 256);
+    run_alone(r, d, sampler);
+    static const u32 chunks[] = {LONGEST, 16, 3};
+    for (u32 i = 0; i < COUNT_OF(chunks); i++) run_together(r, d, sampler, chunks[i]);
+    runner_start(r, ops_cpu_best(), d->compute, 2, 16); /* steps cut to sixteen tokens by the forward pass */
+    run_together(r, d, sampler, 4);
+    runner_unload(r);
+    free(r);
+}
+
+/* ---- divisions -------------------------------------------------------------------------------------------------*/
+static void check_tokens(const struct reference *ref, const struct trace *t, u32 vocab)
+{
+    for (u32 i = 0; i < PROMPTS; i++) {
+        const struct prompt *p = &ref->prompts[i];
+        for (u32 step = 0; step < STEPS; step++)
+            assert_int_equal(best_token(t->logits[i] + (size_t)(p->n - 1 + step) * vocab, vocab),
+                             p->greedy[step]);
+    }
+}
+
+static void run_division(struct division *d, const char *nodes)
+{
+    struct crew c = {.shape = crew_shape(d->tp, d->pp, nodes), .fn = engine, .arg = d};
+    crew_run(&c);
+}
+
+static void trace_alloc(struct trace *t, const struct reference *ref, u32 vocab)
+{
+    for (u32 i = 0; i < PROMPTS; i++) t->logits[i] = calloc(trace_rows(&ref->prompts[i]) * vocab, 4);
+}
+
+static void trace_free(struct trace *t)
+{
+    for (u32 i = 0; i < PROMPTS; i++) free(t->logits[i]);
+}
+
+static void assert_same(const struct reference *ref, const struct trace *a, const struct trace *b, u32 vocab)
+{
+    for (u32 i = 0; i < PROMPTS; i++)
+        assert_memory_equal(a->logits[i], b->logits[i], trace_rows(&ref->prompts[i]) * vocab * 4);
+}
+
+static void test_folder(void **state)
+{
+    struct reference ref;
+    struct model_config config;
+    struct shard part;
+    struct error err;
+    reference_read(&ref, *state);
+    runner_need(!model_read_config(ref.dir, &config, &err), &err);
+    for (u32 tp = 1; tp <= 8; tp *= 2) {
+        if (shard_of(&part, &config, tp, 1, 0, 0, &err)) continue;
+        for (enum compute compute = COMPUTE_F32; compute <= COMPUTE_BF16; compute++) {
+            struct trace one, two;
+            trace_alloc(&one, &ref, config.vocab);
+            trace_alloc(&two, &ref, config.vocab);
+            struct division d = {.ref = &ref, .tp = tp, .pp = 1, .compute = compute, .trace = &one};
+            run_division(&d, NULL);
+            if (compute == COMPUTE_F32) check_tokens(&ref, &one, config.vocab);
+            d.pp = 2;
+            d.trace = &two;
+            if (tp <= 4) run_division(&d, NULL);
+            if (tp <= 4) assert_same(&ref, &one, &two, config.vocab);
+            trace_free(&one);
+            trace_free(&two);
+        }
+    }
+}
+
+/* Over nodes: other transports, the same bits. */
+static void test_nodes(void **state)
+{
+    struct reference ref;
+    struct trace one, two;
+    (void)state;
+    reference_read(&ref, folders[4]);
+    u32 vocab = 320;
+    trace_alloc(&one, &ref, vocab);
+    trace_alloc(&two, &ref, vocab);
+    struct division d = {.ref = &ref, .tp = 2, .pp = 2, .compute = COMPUTE_F32, .trace = &one};
+    run_division(&d, NULL);
+    d.trace = &two;
+    run_division(&d, "0011"); /* a stage a node */
+    assert_same(&ref, &one, &two, vocab);
+    run_division(&d, "0101"); /* stages over nodes */
+    assert_same(&ref, &one, &two, vocab);
+    trace_free(&one);
+    trace_free(&two);
+}
+
+/* ---- what cannot be divided ------------------------------------------------------------------------------------*/
+static void test_refused(void **state)
+{
+    (void)state;
+    struct model_config c = {.dir = "m", .heads = 12, .kv_heads = 4, .ffn = 96, .vocab = 480, .layers = 3};
+    struct shard s;
+    struct error err;
+    static const struct {
+        u32 tp, pp;
+        const char *words;
+    } cases[] = {
+        {1, 1, NULL},
+        {2, 3, NULL},
+        {4, 1, NULL},
+        {12, 1, NULL}, /* three engines for each KV head */
+        {5, 1, "5 engines cannot share the 12 attention heads of m evenly"},
+        {3, 1, "neither of 3 engines and the 4 KV heads of m divides the other"},
+        {6, 1, "neither of 6 engines and the 4 KV heads of m divides the other"},
+        {1, 4, "m has 3 layers, fewer than 4 stages"},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        int rc = shard_of(&s, &c, cases[i].tp, cases[i].pp, 0, 0, &err);
+        assert_int_equal(rc, cases[i].words ? ERR_UNSUPPORTED : 0);
+        if (rc) assert_string_equal(err.message, cases[i].words);
+    }
+    c.ffn = 98;
+    assert_int_equal(shard_of(&s, &c, 4, 1, 0, 0, &err), ERR_UNSUPPORTED);
+    assert_string_equal(err.message, "4 engines cannot share the 98 ffn columns of m evenly");
+    c.ffn = 96;
+    c.vocab = 481;
+    assert_int_equal(shard_of(&s, &c, 2, 1, 0, 0, &err), ERR_UNSUPPORTED);
+    assert_string_equal(err.message, "2 engines cannot share the 481 vocabulary entries of m evenly");
+}
+
+/* Every head, column, entry and layer belongs to somebody; KV heads go with the query heads that use them. */
+static void test_cover(void **state)
+{
+    (void)state;
+    struct model_config c = {.dir = "m", .heads = 48, .kv_heads = 8, .ffn = 960, .vocab = 4800, .layers = 11};
+    struct error err;
+    static const u32 tps[] = {1, 2, 4, 8, 16, 24, 48};
+    for (size_t i = 0; i < COUNT_OF(tps); i++)
+        for (u32 pp = 1; pp <= 11; pp++) {
+            u32 layers = 0, heads = 0, before = UINT32_MAX;
+            for (u32 stage = 0; stage < pp; stage++) {
+                struct shard s;
+                assert_int_equal(shard_of(&s, &c, tps[i], pp, 0, stage, &err), 0);
+                assert_int_equal(s.layers.first, layers);
+                assert_true(s.layers.n >= 1 && s.layers.n <= before && s.layers.n + 1 >= c.layers / pp);
+                before = s.layers.n;
+                layers += s.layers.n;
+            }
+            assert_int_equal(layers, c.layers);
+            for (u32 rank = 0; rank < tps[i]; rank++) {
+                struct shard s;
+                assert_int_equal(shard_of(&s, &c, tps[i], pp, rank, 0, &err), 0);
+                assert_int_equal(s.heads.first, heads);
+                for (u32 h = 0; h < s.heads.n;
+                     h++) /* a head finds its KV head as it would in the whole model */
+                    assert_int_equal(s.kv_heads.first + h / (s.heads.n / s.kv_heads.n), (heads + h) / 6);
+                heads += s.heads.n;
+                assert_int_equal(s.ffn.first, rank * s.ffn.n);
+                assert_int_equal(s.vocab.first, rank * s.vocab.n);
+                assert_int_equal(s.ffn.n * tps[i], c.ffn);
+                assert_int_equal(s.vocab.n * tps[i], c.vocab);
+            }
+            assert_int_equal(heads, c.heads);
+        }
+}
+
+int main(void)
+{
+    struct CMUnitTest tests[COUNT_OF(folders) + 3] = {
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_cover), cmocka_unit_test(test_nodes)};
+    for (u32 i = 0; i < COUNT_OF(folders); i++)
+        tests[3 + i] =
+            (struct CMUnitTest){folders[i], test_folder, NULL, NULL, (void *)(uintptr_t)folders[i]};
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    return cmocka_run_group_tests_name("parallel", tests, NULL, NULL);
+}
