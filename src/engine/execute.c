@@ -30,6 +30,9 @@ struct execute {
     _Atomic u32 ticket;
     u8 *out; /* results frame */
     struct results_view results;
+    struct outcome *outcomes; /* [max_rows] */
+    u32 n_outcomes;
+    struct error broken; /* why the group is; code 0: it is not */
 };
 
 static u32 logprobs_bytes(u32 n_logprobs)
@@ -64,7 +67,8 @@ struct execute *execute_new(const struct execute_spec *spec, struct error *err)
     }
     x->seqs = mem_zero(l->max_rows, sizeof(*x->seqs));
     x->jobs = mem_zero(l->max_rows, sizeof(*x->jobs));
-    x->n_samplers = pool_threads(spec->pool);
+    x->outcomes = mem_zero(l->max_rows, sizeof(*x->outcomes));
+    x->n_samplers = spec->follows ? 0 : pool_threads(spec->pool);
     x->samplers = mem_zero((size_t)x->n_samplers, sizeof(*x->samplers));
     for (int i = 0; i < x->n_samplers; i++) x->samplers[i] = sampler_new(l->vocab);
     x->out = mem_alloc(execute_results_max(l->max_rows, l->max_logprobs));
@@ -79,6 +83,7 @@ void execute_free(struct execute *x)
     free(x->samplers);
     free(x->seqs);
     free(x->jobs);
+    free(x->outcomes);
     free(x->out);
     free(x);
 }
@@ -188,7 +193,7 @@ static u8 flags_of(enum sampler_state state)
     return state == SAMPLER_OK ? 0 : state == SAMPLER_NONFINITE ? RESULT_NONFINITE : RESULT_NOTHING;
 }
 
-/* In the step's order: choices into histories and results. */
+/* In the step's order: choices into histories, results and outcomes. */
 static void conclude(struct execute *x)
 {
     for (u32 i = 0; i < x->n_jobs; i++) {
@@ -197,6 +202,8 @@ static void conclude(struct execute *x)
         struct result *r = (struct result *)&x->results.rows[job->result];
         if (job->logits != none) job->row->dead = flags_of(job->choice.state);
         r->flags = job->row->dead;
+        x->outcomes[x->n_outcomes++] = (struct outcome){
+            .row = r->row, .row_gen = r->row_gen, .token = job->choice.token, .flags = r->flags};
         if (r->flags) continue;
         memcpy((u8 *)x->results.data + r->tokens.off, &job->choice.token, sizeof(i32));
         r->n_out = 1;
@@ -206,32 +213,83 @@ static void conclude(struct execute *x)
     }
 }
 
+u32 execute_outcomes(const struct execute *x, const struct outcome **list)
+{
+    *list = x->outcomes;
+    return x->n_outcomes;
+}
+
+int execute_learn(struct execute *x, const struct outcome *list, u32 n, struct error *err)
+{
+    for (u32 i = 0; i < n; i++) {
+        const struct outcome *o = &list[i];
+        struct seq_row *r = o->row < x->spec.limits.max_rows ? &x->rows.row[o->row] : NULL;
+        if (!r || !r->used || r->gen != o->row_gen ||
+            (!o->flags && (o->token < 0 || (u32)o->token >= x->spec.limits.vocab)))
+            return error_set(err, ERR_PEER, "group", "an outcome of row %u, generation %u: token %d", o->row,
+                             o->row_gen, o->token);
+        r->dead = (u8)o->flags;
+        if (!o->flags) rows_append(r, o->token);
+    }
+    return 0;
+}
+
 /* ---- steps ---- */
 
-static void run_forward(struct execute *x, const struct step_view *v)
+static int break_group(struct execute *x, const struct error *why, struct error *err)
+{
+    x->broken = *why;
+    return error_set(err, why->code, why->where, "%s", why->message);
+}
+
+static int run_seqs(struct execute *x, const struct fwd_seq *seqs, u32 n, struct error *err)
+{
+    x->logits = forward_run(x->spec.forward, seqs, n);
+    return x->logits ? 0 : break_group(x, forward_error(x->spec.forward), err);
+}
+
+static int run_forward(struct execute *x, const struct step_view *v, struct error *err)
 {
     run_block_ops(x, v);
     gather(x, v);
     layout_results(x, v->head);
+    int rc = 0;
     if (!x->spec.forward)
         null_wait(x->spec.null_step_us);
     else if (x->n_seqs)
-        x->logits = forward_run(x->spec.forward, x->seqs, x->n_seqs);
+        rc = run_seqs(x, x->seqs, x->n_seqs, err);
+    if (rc < 0 || x->spec.follows) return rc;
     sample_all(x);
     conclude(x);
+    return 0;
 }
 
-/* One token on the scratch block: proves that the whole path still works. */
-static bool run_canary(struct execute *x)
+/* One number from every engine. */
+static int meet(struct execute *x, struct error *err)
+{
+    float one = 1, sum = 0;
+    if (!x->spec.all) return 0;
+    const struct coll_reduce r = {.in = &one, .out = &sum, .count = 1, .type = COLL_F32};
+    struct error why;
+    if (coll_all_reduce(x->spec.all, &r, NULL, &why) < 0) return break_group(x, &why, err);
+    if (sum == (float)coll_size(x->spec.all)) return 0;
+    return error_set(err, ERR_STATE, "canary", "%u engines add up to %g", coll_size(x->spec.all),
+                     (double)sum);
+}
+
+/* One token on the scratch block: proves that the whole path still works, through all engines. */
+static int run_canary(struct execute *x, struct error *err)
 {
     static const i32 token = 0;
     static const u32 scratch = 0;
-    if (!x->spec.forward) return true;
+    int rc = meet(x, err);
+    if (rc < 0 || !x->spec.forward) return rc;
     const struct fwd_seq seq = {.tokens = &token, .n_tok = 1, .blocks = &scratch, .want_logits = true};
-    const float *logits = forward_run(x->spec.forward, &seq, 1);
-    for (u32 i = 0; i < x->spec.limits.vocab; i++)
-        if (!isfinite(logits[i])) return false;
-    return true;
+    rc = run_seqs(x, &seq, 1, err);
+    for (u32 i = 0; i < x->spec.limits.vocab && rc == 0 && !x->spec.follows; i++)
+        if (!isfinite(x->logits[i]))
+            rc = error_set(err, ERR_STATE, "canary", "the model gives numbers that are not finite");
+    return rc;
 }
 
 static int admit(struct execute *x, const struct step_view *v, struct error *err)
@@ -256,14 +314,9 @@ static int run(struct execute *x, const struct step_view *v, struct error *err)
     rc = rows_apply(&x->rows, v, err);
     if (rc < 0) return rc;
     x->n_jobs = x->n_seqs = 0;
-    if (v->head->kind == STEP_FORWARD) {
-        run_forward(x, v);
-        return 0;
-    }
+    if (v->head->kind == STEP_FORWARD) return run_forward(x, v, err);
     layout_results(x, v->head);
-    if (v->head->kind == STEP_CANARY && !run_canary(x))
-        return error_set(err, ERR_STATE, "canary", "the model gives numbers that are not finite");
-    return 0;
+    return v->head->kind == STEP_CANARY ? run_canary(x, err) : 0;
 }
 
 /* A refusal names the step as well as it can. */
@@ -278,12 +331,20 @@ static void refuse(struct execute *x, const void *frame, size_t len, const struc
     results_frame_layout(x->out, &h, &x->results);
 }
 
+const struct error *execute_error(const struct execute *x)
+{
+    return &x->broken;
+}
+
 const void *execute_step(struct execute *x, const void *frame, size_t len, size_t *out_len)
 {
     struct step_view v;
     struct error err;
     u64 start = clock_ns();
+    if (x->broken.code) return NULL;
+    x->n_outcomes = 0;
     if (step_view(&v, frame, len, &err) < 0 || run(x, &v, &err) < 0) refuse(x, frame, len, &err);
+    if (x->broken.code) return NULL;
     struct results *h = (struct results *)x->results.head;
     h->usec = (u32)((clock_ns() - start) / NS_PER_US);
     results_frame_seal(h);

@@ -1,5 +1,6 @@
 /* The engine process: from its first instruction to its last step. */
 #include "engine/execute.h"
+#include "engine/group.h"
 #include "engine/load.h"
 #include "mpiserve/engine.h"
 
@@ -25,6 +26,7 @@ struct engine {
     struct pool *pool;
     struct forward *forward;
     struct execute *execute;
+    struct group group;
 };
 
 /* Dies with its agent. The agent may have died before prctl: then somebody else is the parent now. */
@@ -72,7 +74,7 @@ static int check_boot(const struct engine *e, struct error *err)
         !memchr(b->isa, 0, sizeof(b->isa)) || b->threads < 1 || b->threads > 4096 || b->n_blocks < 2)
         return error_set(err, ERR_PEER, "boot", "%u threads, %u blocks", b->threads, b->n_blocks);
     size_t most = channel_max_frame(e->channel), results = execute_results_max(b->max_rows, b->max_logprobs);
-    if (results > most)
+    if (e->group.sampler && results > most)
         return error_set(err, ERR_PEER, "boot", "results of %zu bytes do not fit into frames of %zu", results,
                          most);
     return 0;
@@ -94,6 +96,8 @@ static int make_forward(struct engine *e, struct error *err)
     const struct engine_boot *b = e->boot;
     struct forward_spec spec = {.config = &e->model.config,
                                 .shard = e->model.shard,
+                                .all = e->group.all,
+                                .stage = e->group.stage,
                                 .weights = &e->model.weights,
                                 .ops = ops_cpu(b->isa),
                                 .kv = e->model.kv,
@@ -132,7 +136,9 @@ static int make_execute(struct engine *e, struct error *err)
                                 .pool = e->pool,
                                 .gen = b->gen,
                                 .numerics = b->numerics,
-                                .fault = e->fault};
+                                .fault = e->fault,
+                                .all = e->group.all,
+                                .follows = !e->group.sampler};
     e->execute = execute_new(&spec, err);
     return e->execute ? 0 : -1;
 }
@@ -142,6 +148,7 @@ static int prepare(struct engine *e, struct error *err)
     atomic_store(&e->head->heartbeat_ns, clock_ns());
     atomic_store(&e->head->state, ENGINE_LOADING);
     int rc = fault_parse(&e->fault, getenv("MPISERVE_FAULT"), err);
+    if (rc == 0) rc = group_open(&e->group, e->channel, FD_GROUP, err);
     if (rc == 0) rc = check_boot(e, err);
     if (rc == 0) rc = bind_to_cpus(e->boot, err);
     if (rc < 0) return rc;
@@ -157,34 +164,65 @@ static int prepare(struct engine *e, struct error *err)
     return rc == 0 ? make_execute(e, err) : rc;
 }
 
-static void answer(struct engine *e, const void *frame, size_t len)
+/* Executes a step; the sampler answers it. */
+static int execute(struct engine *e, const void *frame, size_t len, struct error *err)
 {
     size_t bytes;
+    const struct step *step = frame;
+    u64 id = step->id;
     const void *results = execute_step(e->execute, frame, len, &bytes);
-    void *to;
+    if (!results) {
+        *err = *execute_error(e->execute);
+        return err->code;
+    }
+    void *to = NULL;
     /* room comes as soon as the agent has read: with two steps in flight the ring is never full for long */
-    while (!(to = channel_result_claim(e->channel, bytes)))
+    while (e->group.sampler && !(to = channel_result_claim(e->channel, bytes)))
         nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
-    memcpy(to, results, bytes);
-    channel_step_consume(e->channel);
+    if (to) memcpy(to, results, bytes);
+    if (e->group.root) channel_step_consume(e->channel);
     atomic_store(&e->head->heartbeat_ns, clock_ns());
-    channel_result_publish(e->channel, bytes);
+    atomic_store(&e->head->steps_done, id);
+    if (to) channel_result_publish(e->channel, bytes);
+    return 0;
+}
+
+/* The root's: to the others first, with what they do not know yet. */
+static int lead(struct engine *e, const void *frame, size_t len, struct error *err)
+{
+    struct group_step s = {.frame = frame, .len = len};
+    if (!e->group.world) return execute(e, frame, len, err);
+    if (e->group.sampler) s.n = execute_outcomes(e->execute, &s.outcomes);
+    int rc = group_hand_on(&e->group, &s, err);
+    return rc < 0 ? rc : execute(e, s.frame, s.len, err);
 }
 
 static int serve(struct engine *e, struct error *err)
 {
     u64 spin_ns = e->boot->spin_us * NS_PER_US;
-    for (;;) {
+    for (int rc = 0;;) {
         size_t len;
         atomic_store(&e->head->heartbeat_ns, clock_ns());
         const void *frame = channel_step_peek(e->channel, &len);
         if (frame)
-            answer(e, frame, len);
+            rc = lead(e, frame, len, err);
         else if (len)
             return error_set(err, ERR_PEER, "channel", "the ring of steps is corrupt");
         else
             channel_engine_wait(e->channel, spin_ns, idle_ns);
+        if (rc < 0) return rc;
     }
+}
+
+static int follow(struct engine *e, struct error *err)
+{
+    for (int rc = 0; rc == 0;) {
+        struct group_step s;
+        rc = group_take(&e->group, &s, err);
+        if (rc == 0) rc = execute_learn(e->execute, s.outcomes, s.n, err);
+        if (rc == 0) rc = execute(e, s.frame, s.len, err);
+    }
+    return err->code;
 }
 
 static void release(struct engine *e)
@@ -193,6 +231,7 @@ static void release(struct engine *e)
     forward_free(e->forward);
     pool_free(e->pool);
     load_release(&e->model);
+    group_close(&e->group);
     channel_free(e->channel);
 }
 
@@ -218,7 +257,7 @@ int engine_main(int argc, char **argv)
     int rc = prepare(&e, &err);
     if (rc == 0) {
         atomic_store(&e.head->state, ENGINE_READY);
-        rc = serve(&e, &err);
+        rc = e.group.root ? serve(&e, &err) : follow(&e, &err);
     }
     channel_fail(e.channel, &err);
     log_error("%s", error_text(&err, text, sizeof(text)));

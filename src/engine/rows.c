@@ -6,7 +6,7 @@
 /* A row as the step's earlier parts leave it. Valid only with the current stamp; else the row's own values hold. */
 struct row_shadow {
     u64 stamp;
-    bool used, dead, named; /* named: a row of this step */
+    bool used, dead, named, fresh; /* named: a row of this step; fresh: it began with this step */
     u32 gen, n_tok, max_len, n_blocks, next_pos;
 };
 
@@ -103,8 +103,12 @@ static int check_new(struct rows *t, const struct step_view *v, const struct seq
         !ids_ok(v, n->eos_ids, l->vocab) || !ids_ok(v, n->stop_ids, l->vocab) ||
         !bias_ok(v, n->bias, l->vocab) || !bad_words_ok(step_at(v, n->bad_words), n->bad_words.len, l->vocab))
         return refuse(err, n->row, "seq_new: a token id is not in the vocabulary", l->vocab);
-    *s = (struct row_shadow){
-        .stamp = t->stamp, .used = true, .gen = n->row_gen, .n_tok = n->n_tok, .max_len = n->max_len};
+    *s = (struct row_shadow){.stamp = t->stamp,
+                             .used = true,
+                             .fresh = true,
+                             .gen = n->row_gen,
+                             .n_tok = n->n_tok,
+                             .max_len = n->max_len};
     return 0;
 }
 
@@ -124,6 +128,25 @@ static int check_blocks(struct rows *t, const struct step_view *v, const struct 
     return 0;
 }
 
+/* Tokens that travel with the step go on where the history ends; those that it has already must be the same. */
+static int check_tokens(struct rows *t, const struct step_view *v, const struct row *r, struct row_shadow *s,
+                        struct error *err)
+{
+    const struct seq_row *have = &t->row[r->row];
+    struct span span = {r->tok_off, r->n_tok};
+    const i32 *tokens = step_at(v, span);
+    if (r->src == SRC_HISTORY) return 0;
+    if (s->fresh || r->pos > s->n_tok || r->pos + r->n_tok < s->n_tok)
+        return refuse(err, r->row, "tokens that do not go on from its history of", s->n_tok);
+    if (!ids_ok(v, span, t->limits.vocab))
+        return refuse(err, r->row, "a token id is not in the vocabulary", t->limits.vocab);
+    for (u32 i = 0; i < r->n_tok && r->pos + i < s->n_tok; i++)
+        if (have->history[r->pos + i] != tokens[i])
+            return refuse(err, r->row, "another token than its history has at position", r->pos + i);
+    s->n_tok = r->pos + r->n_tok;
+    return 0;
+}
+
 static int check_row(struct rows *t, const struct step_view *v, const struct row *r, struct error *err)
 {
     if (r->row >= t->limits.max_rows) return refuse(err, r->row, "no such row", r->row);
@@ -132,12 +155,13 @@ static int check_row(struct rows *t, const struct step_view *v, const struct row
         return refuse(err, r->row, "not in use, or another row_gen", r->row_gen);
     if (s->named) return refuse(err, r->row, "named twice in a step", r->row);
     s->named = true;
-    if (r->src != SRC_HISTORY || r->n_draft)
-        return refuse(err, r->row, "drafts are not offered, n_draft", r->n_draft);
+    if (r->n_draft) return refuse(err, r->row, "drafts are not offered, n_draft", r->n_draft);
     if (r->mask_slot != -1)
         return refuse(err, r->row, "grammar masks are not offered, slot", (u32)r->mask_slot);
     u32 end = r->pos + r->n_tok; /* the view has checked that it fits */
     if (end > s->max_len) return refuse(err, r->row, "positions beyond max_len", end);
+    int rc = check_tokens(t, v, r, s, err);
+    if (rc < 0) return rc;
     if (!s->dead && end > s->n_tok) return refuse(err, r->row, "positions beyond the history", end);
     if (!s->dead && r->want == WANT_SAMPLE && end != s->n_tok)
         return refuse(err, r->row, "a token is wanted in the middle of the history", end);
@@ -211,6 +235,13 @@ static int start_row(struct rows *t, const struct step_view *v, const struct seq
     return sampler_row_init(&r->sampler, &spec, t->limits.vocab, err);
 }
 
+/* Those that it has not yet. */
+static void append_tokens(struct seq_row *r, const struct step_view *v, const struct row *plan)
+{
+    const i32 *tokens = step_at(v, (struct span){plan->tok_off, plan->n_tok});
+    for (u32 i = r->n_tok - plan->pos; i < plan->n_tok; i++) rows_append(r, tokens[i]);
+}
+
 int rows_apply(struct rows *t, const struct step_view *v, struct error *err)
 {
     for (u32 i = 0; i < v->head->n_free; i++) {
@@ -225,6 +256,7 @@ int rows_apply(struct rows *t, const struct step_view *v, struct error *err)
     for (u32 i = 0; i < v->head->n_rows; i++) {
         struct seq_row *r = &t->row[v->rows[i].row];
         struct span delta = v->rows[i].block_delta[0];
+        if (v->rows[i].src == SRC_RING) append_tokens(r, v, &v->rows[i]);
         memcpy(r->blocks + r->n_blocks, step_at(v, delta), delta.len * sizeof(u32));
         r->n_blocks += delta.len;
         r->next_pos = v->rows[i].pos + v->rows[i].n_tok;
