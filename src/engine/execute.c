@@ -343,8 +343,10 @@ const void *execute_step(struct execute *x, const void *frame, size_t len, size_
     u64 start = clock_ns();
     if (x->broken.code) return NULL;
     x->n_outcomes = 0;
-    if (step_view(&v, frame, len, &err) < 0 || run(x, &v, &err) < 0) refuse(x, frame, len, &err);
+    int rc = step_view(&v, frame, len, &err);
+    if (rc == 0) rc = run(x, &v, &err);
     if (x->broken.code) return NULL;
+    if (rc < 0) refuse(x, frame, len, &err);
     struct results *h = (struct results *)x->results.head;
     h->usec = (u32)((clock_ns() - start) / NS_PER_US);
     results_frame_seal(h);

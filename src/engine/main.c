@@ -168,8 +168,6 @@ static int prepare(struct engine *e, struct error *err)
 static int execute(struct engine *e, const void *frame, size_t len, struct error *err)
 {
     size_t bytes;
-    const struct step *step = frame;
-    u64 id = step->id;
     const void *results = execute_step(e->execute, frame, len, &bytes);
     if (!results) {
         *err = *execute_error(e->execute);
@@ -182,7 +180,7 @@ static int execute(struct engine *e, const void *frame, size_t len, struct error
     if (to) memcpy(to, results, bytes);
     if (e->group.root) channel_step_consume(e->channel);
     atomic_store(&e->head->heartbeat_ns, clock_ns());
-    atomic_store(&e->head->steps_done, id);
+    atomic_store(&e->head->steps_done, ((const struct results *)results)->step);
     if (to) channel_result_publish(e->channel, bytes);
     return 0;
 }

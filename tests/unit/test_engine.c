@@ -34,7 +34,7 @@ static u32 blocks_of_row(u32 row, u32 *blocks)
 }
 
 /* A new engine: nothing of the last one is left but the KV memory. */
-static void engine_start_with(u32 gen, const char *fault)
+static void engine_start_as(u32 gen, const char *fault, bool follows)
 {
     struct error err = {0};
     execute_free(fix.x);
@@ -48,12 +48,18 @@ static void engine_start_with(u32 gen, const char *fault)
                                 .forward = fix.model.forward,
                                 .pool = fix.model.pool,
                                 .gen = gen,
-                                .numerics = NUMERICS};
+                                .numerics = NUMERICS,
+                                .follows = follows};
     runner_need(!fault_parse(&spec.fault, fault, &err), &err);
     runner_need((fix.x = execute_new(&spec, &err)) != NULL, &err);
     fix.s.gen = gen;
     fix.s.numerics = NUMERICS;
     fix.s.id = 1;
+}
+
+static void engine_start_with(u32 gen, const char *fault)
+{
+    engine_start_as(gen, fault, false);
 }
 
 static void engine_start(u32 gen)
@@ -407,7 +413,12 @@ enum wrong {
     ROW_AGAIN,
     ROW_INSIDE,
     ROW_PREFIX_MISSING,
-    ROW_RING,
+    RING_OTHER,
+    RING_AHEAD,
+    RING_SHORT,
+    RING_TOKEN,
+    RING_NEW,
+    ROW_DRAFT,
     ROW_MASK,
     BLOCK_SCRATCH,
     BLOCK_NUMBER,
@@ -456,11 +467,23 @@ static void build_wrong(enum wrong w)
     if (w == ROW_AGAIN) a->pos = 1; /* its second token once more */
     if (w == ROW_AGAIN) a->want = WANT_NOTHING;
     if (w == ROW_MASK) a->mask_slot = 0;
-    if (w == ROW_RING) {
+    if (w == RING_OTHER || w == RING_AHEAD || w == RING_SHORT || w == RING_TOKEN) {
+        i32 tokens[] = {w == RING_TOKEN ? 384 : 1, 7};
         a->src = SRC_RING;
-        a->tok_off = n->tokens.off;
+        a->tok_off = stepper_put(s, tokens, 2, sizeof(i32)).off;
+    }
+    if (w == RING_AHEAD) a->pos = 5;
+    if (w == RING_SHORT) a->pos = 2;
+    if (w == ROW_DRAFT) {
+        a->n_tok = 2;
+        a->n_draft = 1;
+        s->n_tok++;
     }
     struct row *b = stepper_row(s, 1, 1, 0, 3, WANT_SAMPLE, blocks, w == BLOCK_MISSING ? 0 : n_blocks);
+    if (w == RING_NEW) {
+        b->src = SRC_RING;
+        b->tok_off = n->tokens.off;
+    }
     if (w == ROW_INSIDE) {
         b->pos = 1;
         b->n_tok = 2;
@@ -522,6 +545,81 @@ static void refusals(void **state)
     const void *out = execute_step(fix.x, junk, sizeof(junk), &out_len);
     assert_int_equal(results_view(&fix.out, out, out_len, NULL), 0);
     assert_true(fix.out.head->failed);
+}
+
+/* Tokens that travel: the sampler, which has them already, goes on as without; one that follows gets them that way, or as outcomes,
+ * and has the same history. */
+static void travelling(void **state)
+{
+    (void)state;
+    struct sampling greedy = stepper_greedy();
+    const struct prompt *p = &fix.prompts[2];
+    u32 blocks[ROW_BLOCKS], n_blocks = blocks_of_row(0, blocks);
+    const struct outcome *list;
+    for (int follows = 0; follows < 3; follows++) { /* no; by outcomes; by travelling tokens */
+        engine_start_as(1, NULL, follows);
+        stepper_new(&fix.s, 0, 1, &greedy, p->ids, p->n, p->n, p->n + TOKENS);
+        stepper_row(&fix.s, 0, 1, 0, p->n, WANT_SAMPLE, blocks, n_blocks);
+        assert_true(run());
+        for (u32 n = 0; n + 1 < TOKENS; n++) {
+            struct error err;
+            const struct outcome told = {0, 1, p->greedy[n], 0};
+            assert_int_equal(execute_outcomes(fix.x, &list), !follows);
+            if (!follows) assert_memory_equal(list, &told, sizeof told);
+            if (follows == 1) assert_int_equal(execute_learn(fix.x, &told, 1, &err), 0);
+            struct row *r = stepper_row(&fix.s, 0, 1, p->n + n, 1, WANT_SAMPLE, NULL, 0);
+            if (follows != 1 && n % 3) r->src = SRC_RING;
+            if (follows == 2) r->src = SRC_RING;
+            r->tok_off = stepper_put(&fix.s, &p->greedy[n], 1, sizeof(i32)).off;
+            assert_true(run());
+            assert_int_equal(fix.out.head->n, 1);
+            if (!follows) assert_int_equal(token_of(0), p->greedy[n + 1]);
+        }
+    }
+    const struct outcome wrong[] = {{8, 1, 5, 0}, {1, 1, 5, 0}, {0, 2, 5, 0}, {0, 1, 384, 0}, {0, 1, -1, 0}};
+    struct error err;
+    for (size_t i = 0; i < COUNT_OF(wrong); i++)
+        assert_int_equal(execute_learn(fix.x, &wrong[i], 1, &err), ERR_PEER);
+}
+
+/* Parts of a replica: what each has, and what cannot be divided. */
+static void planning_parts(void **state)
+{
+    (void)state;
+    struct error err;
+    struct engine_needs whole, part;
+    struct engine_ask ask = {.model = fix.dir, .compute = "f32", .isa = "auto", .block_size = 16};
+    assert_int_equal(engine_plan(&ask, &whole, &err), 0);
+    ask.tp = ask.pp = 1;
+    assert_int_equal(engine_plan(&ask, &part, &err), 0);
+    assert_true(part.numerics == whole.numerics && part.weights_bytes == whole.weights_bytes);
+    ask.tp = 2;
+    u64 weights = 0, kv = 0;
+    for (ask.tp_rank = 0; ask.tp_rank < 2; ask.tp_rank++) {
+        assert_int_equal(engine_plan(&ask, &part, &err), 0);
+        weights += part.weights_bytes;
+        kv += part.kv_bytes_per_block;
+        assert_true(part.numerics != whole.numerics && part.fingerprint == whole.fingerprint);
+    }
+    assert_true(weights > whole.weights_bytes && weights < whole.weights_bytes * 5 / 4);
+    assert_int_equal(kv, whole.kv_bytes_per_block);
+    ask.tp_rank = 0;
+    u32 numerics = part.numerics;
+    ask.pp = 2;
+    assert_int_equal(engine_plan(&ask, &part, &err), 0);
+    assert_true(part.numerics != numerics);
+    assert_int_equal(part.kv_bytes_per_block * 4, whole.kv_bytes_per_block);
+    ask.tp = 4; /* two KV heads: each engine has one of them */
+    ask.pp = 1;
+    assert_int_equal(engine_plan(&ask, &part, &err), 0);
+    assert_int_equal(part.kv_bytes_per_block * 2, whole.kv_bytes_per_block);
+    ask.tp = 3;
+    assert_int_equal(engine_plan(&ask, &part, &err), ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "3 engines cannot share the 4 attention heads"));
+    ask.tp = 1;
+    ask.pp = 3;
+    assert_int_equal(engine_plan(&ask, &part, &err), ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "2 layers, fewer than 3 stages"));
 }
 
 static void planning(void **state)
@@ -624,6 +722,8 @@ int main(void)
         cmocka_unit_test(full_history),
         cmocka_unit_test(dummies_and_canaries),
         cmocka_unit_test(refusals),
+        cmocka_unit_test(travelling),
+        cmocka_unit_test(planning_parts),
         cmocka_unit_test(planning),
         cmocka_unit_test(faults),
     };
