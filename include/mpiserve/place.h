@@ -4,11 +4,13 @@
  * Rules:
  *  - a replica is tp x pp engines, one a rank; they lie on one node, on the lowest free ranks there that may
  * hold an engine; the first of them leads. Replicas are numbered by their leaders' ranks.
+ *  - a pipeline stage (tp engines) never leaves its node. Where more replicas are wanted than fit on single nodes, PACK and SPREAD
+ * make the others of the stages that are left over, in the order of the nodes (by lowest rank); strict strategies do not.
  *  - the strategy says how replicas lie over the nodes. PACK: on the fewest (the ones with most room first, then by lowest
  * rank). STRICT_PACK: all on one node. SPREAD: one to each node in turn. STRICT_SPREAD: at most one on a node. A strict one
  * that cannot be kept is an error, never something else.
  *  - data_parallel_size absent: as many as ranks and strategy allow; where the strategy uses all ranks, they must divide by
- * tp * pp.
+ * tp * pp, and each node's by tp (by tp * pp where replicas do not leave their node).
  *  - data_parallel_size_local: replicas on the head node (rank 0's). 0: its ranks hold no engine; when there
  * is no other node, only rank 0 holds none. Absent: no constraint, which is not 0.
  *  - ReplicaRank {rank, node_rank, local_rank}: each dense from 0, scoped to the deployment, taken from the

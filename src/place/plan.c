@@ -11,6 +11,12 @@ static bool may_hold(const struct place_job *job, const struct place_spec *spec,
     return job->node_of[rank] != job->node_of[0];
 }
 
+/* May a replica's stages lie on several nodes? */
+static bool spans(const struct place_job *job, const struct place_spec *spec)
+{
+    return spec->pp > 1 && job->n_nodes > 1 && !place_is_strict(spec->strategy);
+}
+
 static int check_spec(const struct place_job *job, const struct place_spec *spec, struct error *err)
 {
     if (!job->n_ranks || !job->n_nodes) return error_set(err, ERR_INPUT, "", "a job needs at least one rank");
@@ -52,12 +58,16 @@ static int check_divisible(const struct place_job *job, const struct place_spec 
                          : head_fixed ? " outside the head node"
                                       : "",
                          (long long)spec->tp, (long long)spec->pp, (unsigned long long)group);
+    u64 unit = spans(job, spec) ? (u64)spec->tp : group;
     for (u32 i = 0; i < job->n_nodes; i++)
-        if (nodes[i].ranks % group && !(head_fixed && i == head))
+        if (nodes[i].ranks % unit && !(head_fixed && i == head))
             return error_set(err, ERR_INPUT, "tensor_parallel_size",
-                             "the %u ranks of node %u are not divisible by tensor_parallel_size * "
-                             "pipeline_parallel_size = %llu, and a replica stays in one node",
-                             nodes[i].ranks, i, (unsigned long long)group);
+                             "the %u ranks of node %u are not divisible by %s = %llu, and a %s stays in one "
+                             "node",
+                             nodes[i].ranks, i,
+                             unit == group ? "tensor_parallel_size * pipeline_parallel_size"
+                                           : "tensor_parallel_size",
+                             (unsigned long long)unit, unit == group ? "replica" : "pipeline stage");
     return 0;
 }
 
@@ -110,9 +120,14 @@ static int deal(const struct place_job *job, const struct place_spec *spec, stru
     int rc = strategy_narrow(nodes, order, n, spec, group, err);
     if (rc) return rc;
     if (fixed) head->take = head->room = (u32)spec->dp_local;
-    u64 fit = 0;
-    for (u32 i = 0; i < n; i++) fit += nodes[order[i]].room;
-    u64 dp = spec->dp == PLACE_ABSENT ? fit : (u64)spec->dp;
+    u64 whole = 0, stages = 0;
+    for (u32 i = 0; i < n; i++) {
+        struct node_room *node = &nodes[order[i]];
+        whole += node->room;
+        if (spans(job, spec) && !(fixed && i == 0))
+            stages += node->ranks / (u64)spec->tp - node->room * (u64)spec->pp;
+    }
+    u64 fit = whole + stages / (u64)spec->pp, dp = spec->dp == PLACE_ABSENT ? fit : (u64)spec->dp;
     if (dp > fit) return too_many(job, spec, group, fit, err);
     if (!dp)
         return error_set(
@@ -121,37 +136,83 @@ static int deal(const struct place_job *job, const struct place_spec *spec, stru
             "%llu%s",
             job->n_ranks, job->n_nodes, (unsigned long long)group,
             spec->dp_local == 0 ? " outside rank 0 (data_parallel_size_local = 0)" : "");
-    strategy_deal(nodes, order + fixed, n - fixed, spec->strategy, dp - head->take);
+    strategy_deal(nodes, order + fixed, n - fixed, spec->strategy, MIN_OF(dp, whole) - head->take);
+    for (u64 i = fixed, left = (dp - MIN_OF(dp, whole)) * (u64)spec->pp; left; i++) {
+        struct node_room *node = &nodes[order[i]];
+        node->stages = (u32)MIN_OF(left, node->ranks / (u64)spec->tp - node->room * (u64)spec->pp);
+        left -= node->stages;
+    }
     return 0;
 }
 
-/* Walks the ranks upwards; each node collects a group at a time, and the group's first rank numbers the replica. */
-static void assign(struct place_plan *plan, const struct place_job *job, const struct place_spec *spec,
-                   const struct node_room *nodes)
+static void seat(struct place_plan *plan, const struct place_spec *spec, u32 replica, u32 at, u32 rank)
 {
-    u32 group = (u32)(spec->tp * spec->pp);
-    i32 *open = mem_alloc(job->n_nodes * sizeof *open); /* the replica that a node is filling, or -1 */
-    u32 *begun = mem_zero(job->n_nodes, sizeof *begun);
-    for (u32 i = 0; i < job->n_nodes; i++) open[i] = -1;
-    for (u32 rank = 0; rank < job->n_ranks; rank++) {
-        u32 node = job->node_of[rank];
-        if (!may_hold(job, spec, rank)) continue;
-        if (open[node] < 0) {
-            if (begun[node] == nodes[node].take) continue;
-            begun[node]++;
-            open[node] = (i32)plan->n_replicas++;
-            plan->replicas[open[node]] = (struct place_replica){
-                .leader = rank, .first_engine = (u32)open[node] * group, .node = node, .live = true};
-        }
-        struct place_replica *rep = &plan->replicas[open[node]];
-        u32 at = rep->n_engines++;
-        plan->engines[rep->first_engine + at] = rank;
-        plan->ranks[rank] = (struct place_rank){
-            .replica = open[node], .tp = at % (u32)spec->tp, .pp = at / (u32)spec->tp, .is_leader = at == 0};
-        if (rep->n_engines == group) open[node] = -1;
+    u32 tp = (u32)spec->tp, group = tp * (u32)spec->pp;
+    plan->engines[replica * group + at] = rank;
+    plan->ranks[rank] =
+        (struct place_rank){.replica = (i32)replica, .tp = at % tp, .pp = at / tp, .is_leader = at == 0};
+}
+
+/* Each node gives its lowest ranks to the replicas that lie on it alone, the next ones, a stage at a time, to those that lie on
+ * several: these follow each other through the nodes' stages. */
+static void assign(struct place_plan *plan, const struct place_job *job, const struct place_spec *spec,
+                   const struct node_room *nodes, const u32 *order, u32 n)
+{
+    u32 tp = (u32)spec->tp, group = tp * (u32)spec->pp, whole = 0, stages = 0;
+    u32 *used = mem_zero(job->n_nodes, sizeof *used); /* ranks given so far */
+    u32 *first = mem_zero(job->n_nodes, sizeof *first), *stage = mem_zero(job->n_nodes, sizeof *stage);
+    for (u32 i = 0; i < n; i++) {
+        first[order[i]] = whole;
+        stage[order[i]] = stages;
+        whole += nodes[order[i]].take;
+        stages += nodes[order[i]].stages;
     }
-    free(open);
-    free(begun);
+    plan->n_replicas = whole + stages / (u32)spec->pp;
+    for (u32 rank = 0; rank < job->n_ranks; rank++) {
+        u32 node = job->node_of[rank], i = used[node], own = nodes[node].take * group;
+        if (!may_hold(job, spec, rank) || i == own + nodes[node].stages * tp) continue;
+        used[node]++;
+        if (i < own) {
+            seat(plan, spec, first[node] + i / group, i % group, rank);
+        } else {
+            u32 at = stage[node] * tp + i - own; /* in the row of all stages */
+            seat(plan, spec, whole + at / group, at % group, rank);
+        }
+    }
+    free(used);
+    free(first);
+    free(stage);
+}
+
+struct by_leader {
+    u32 leader, replica;
+};
+
+static int compare_leaders(const void *x, const void *y)
+{
+    const struct by_leader *a = x, *b = y;
+    return (a->leader > b->leader) - (a->leader < b->leader);
+}
+
+/* Replicas get the order of their leaders' ranks. */
+static void number(struct place_plan *plan, const struct place_job *job, u32 group)
+{
+    u32 n = plan->n_replicas, *old = plan->engines;
+    struct by_leader *all = mem_alloc(n * sizeof *all);
+    for (u32 i = 0; i < n; i++) all[i] = (struct by_leader){old[i * group], i};
+    qsort(all, n, sizeof *all, compare_leaders);
+    plan->engines = mem_zero(job->n_ranks, sizeof *plan->engines);
+    for (u32 i = 0; i < n; i++) {
+        plan->replicas[i] = (struct place_replica){.leader = all[i].leader,
+                                                   .first_engine = i * group,
+                                                   .n_engines = group,
+                                                   .node = job->node_of[all[i].leader],
+                                                   .live = true};
+        memcpy(plan->engines + i * group, old + all[i].replica * group, group * sizeof *old);
+        for (u32 e = 0; e < group; e++) plan->ranks[plan->engines[i * group + e]].replica = (i32)i;
+    }
+    free(all);
+    free(old);
 }
 
 int place_plan(struct place_plan *plan, const struct place_job *job, const struct place_spec *spec,
@@ -177,10 +238,12 @@ int place_plan(struct place_plan *plan, const struct place_job *job, const struc
         plan->replicas = mem_zero(job->n_ranks, sizeof *plan->replicas);
         plan->engines = mem_zero(job->n_ranks, sizeof *plan->engines);
         for (u32 r = 0; r < job->n_ranks; r++) plan->ranks[r].replica = -1;
-        assign(plan, job, spec, nodes);
+        assign(plan, job, spec, nodes, order, n);
+        number(plan, job, (u32)group);
         place_rerank(plan->replicas, plan->n_replicas);
         for (u32 i = 0; job->cores_of && i < job->n_nodes; i++)
-            plan->oversubscribed |= nodes[i].take * group > job->cores_of[i];
+            plan->oversubscribed |=
+                nodes[i].take * group + nodes[i].stages * (u64)spec->tp > job->cores_of[i];
     }
     free(order);
     free(nodes);

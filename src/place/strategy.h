@@ -5,9 +5,10 @@
 #include "mpiserve/place.h"
 
 struct node_room {
-    u32 ranks; /* that may hold an engine */
-    u32 room;  /* replicas that may be placed there */
-    u32 take;  /* replicas that are */
+    u32 ranks;  /* that may hold an engine */
+    u32 room;   /* replicas that may be placed there */
+    u32 take;   /* replicas that are, as a whole */
+    u32 stages; /* pipeline stages of replicas that lie on several nodes */
 };
 bool place_is_strict(enum place_strategy s);
 /* Takes away the room that a strict strategy does not use. order [n]: nodes with ranks, by their lowest; order[0] is the

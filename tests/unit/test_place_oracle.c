@@ -19,6 +19,8 @@ struct small {
     u32 node_of[MAX_RANKS], head, group;
     u32 room[MAX_NODES]; /* whole groups of ranks that may hold engines */
     u32 open[MAX_NODES]; /* those ranks */
+    bool spans;          /* a replica's stages may lie on several nodes */
+    u32 whole, spare;    /* replicas that fit on single nodes; replicas of the stages that are left then */
 };
 
 static u32 draw(u64 number, u32 which, u32 below)
@@ -48,7 +50,16 @@ static void make_case(struct small *s, u64 number)
         bool closed = s->spec.dp_local == 0 && (n_nodes == 1 ? r == 0 : s->node_of[r] == s->head);
         s->open[s->node_of[r]] += !closed;
     }
-    for (u32 i = 0; i < n_nodes; i++) s->room[i] = s->open[i] / s->group;
+    s->spans = s->spec.pp > 1 && n_nodes > 1 && s->spec.strategy != PLACE_STRICT_PACK &&
+               s->spec.strategy != PLACE_STRICT_SPREAD;
+    u32 stages = 0;
+    for (u32 i = 0; i < n_nodes; i++) {
+        bool fixed = s->spec.dp_local > 0 && i == s->head;
+        s->room[i] = s->open[i] / s->group;
+        s->whole += fixed ? (u32)s->spec.dp_local : s->room[i];
+        if (!fixed) stages += s->open[i] / (u32)s->spec.tp - s->room[i] * (u32)s->spec.pp;
+    }
+    s->spare = s->spans ? stages / (u32)s->spec.pp : 0;
 }
 
 /* ---- the rules, said once more ---------------------------------------------------------------------------------*/
@@ -102,17 +113,39 @@ static bool best_division(const struct small *s, struct division *best)
     return found;
 }
 
+/* More replicas than single nodes hold: every node is full, and the rest is made of what is left over. 0: none are needed. */
+static u32 spanning(const struct small *s)
+{
+    u32 wanted = s->spec.dp == A ? s->whole + s->spare : (u32)s->spec.dp;
+    bool head = s->spec.dp_local <= 0 || (u32)s->spec.dp_local <= s->room[s->head];
+    return s->spans && head && wanted > s->whole && wanted <= s->whole + s->spare ? wanted - s->whole : 0;
+}
+
+static bool best_of(const struct small *s, u32 *across, struct division *best)
+{
+    *across = spanning(s);
+    if (!*across) return best_division(s, best);
+    for (u32 i = 0; i < s->job.n_nodes; i++)
+        best->take[i] = s->spec.dp_local > 0 && i == s->head ? (u32)s->spec.dp_local : s->room[i];
+    measure(s, best);
+    return true;
+}
+
 /* No number of replicas, and a strategy that uses all ranks: none may be left over. */
 static bool ranks_are_left(const struct small *s)
 {
     bool all = s->spec.dp == A && (s->spec.strategy == PLACE_PACK || s->spec.strategy == PLACE_SPREAD);
-    for (u32 i = 0; all && i < s->job.n_nodes; i++)
-        if (s->open[i] % s->group && !(s->spec.dp_local > 0 && i == s->head)) return true;
-    return false;
+    u32 sum = 0;
+    for (u32 i = 0; all && i < s->job.n_nodes; i++) {
+        if (s->spec.dp_local > 0 && i == s->head) continue;
+        if (s->open[i] % (s->spans ? (u32)s->spec.tp : s->group)) return true;
+        sum += s->open[i];
+    }
+    return all && sum % s->group;
 }
 
 /* ---- what came out ---------------------------------------------------------------------------------------------*/
-/* Every engine is on one rank, on its replica's node, on the lowest ranks that may hold one; replicas ascend. */
+/* Every engine is on one rank, on the lowest ranks of a node that may hold one, a stage on one node; replicas ascend. */
 static void check_engines(const struct small *s, const struct place_plan *p)
 {
     u32 seen[MAX_NODES] = {0}, engines = 0, leader = 0;
@@ -127,7 +160,9 @@ static void check_engines(const struct small *s, const struct place_plan *p)
         }
         assert_true(may && !closed[node]);
         assert_true((u32)x->replica < p->n_replicas);
-        assert_int_equal(p->replicas[x->replica].node, node);
+        const struct place_replica *home = &p->replicas[x->replica];
+        assert_int_equal(s->node_of[p->engines[home->first_engine + x->pp * (u32)s->spec.tp]], node);
+        assert_int_equal(home->node, s->node_of[home->leader]);
         assert_int_equal(p->engines[p->replicas[x->replica].first_engine + x->pp * (u32)s->spec.tp + x->tp],
                          r);
         engines++;
@@ -142,14 +177,23 @@ static void check_engines(const struct small *s, const struct place_plan *p)
     }
 }
 
+static bool is_whole(const struct small *s, const struct place_plan *p, u32 replica)
+{
+    const u32 *engines = p->engines + p->replicas[replica].first_engine;
+    for (u32 i = 1; i < s->group; i++)
+        if (s->node_of[engines[i]] != s->node_of[engines[0]]) return false;
+    return true;
+}
+
 static void check_case(u64 number, u32 *feasible)
 {
     struct small s;
     struct division best = {0}, got = {0};
     struct place_plan plan, again;
     struct error err = {0};
+    u32 across, crossing = 0;
     make_case(&s, number);
-    bool possible = best_division(&s, &best) && !ranks_are_left(&s);
+    bool possible = best_of(&s, &across, &best) && !ranks_are_left(&s);
     int rc = place_plan(&plan, &s.job, &s.spec, &err);
     if (rc != (possible ? 0 : ERR_INPUT))
         fail_msg("case %llu: %s, and place_plan says %d: %s", (unsigned long long)number,
@@ -163,9 +207,14 @@ static void check_case(u64 number, u32 *feasible)
     check_engines(&s, &plan);
     if (place_check(plan.replicas, plan.n_replicas, &err))
         fail_msg("case %llu: %s", (unsigned long long)number, err.message);
-    for (u32 i = 0; i < plan.n_replicas; i++) got.take[plan.replicas[i].node]++;
+    for (u32 i = 0; i < plan.n_replicas; i++)
+        if (is_whole(&s, &plan, i))
+            got.take[plan.replicas[i].node]++;
+        else
+            crossing++;
     measure(&s, &got);
-    if (!keeps_rules(&s, &got) || got.sum != best.sum || is_better(&s, &best, &got))
+    assert_int_equal(crossing, across);
+    if ((!across && !keeps_rules(&s, &got)) || got.sum != best.sum || is_better(&s, &best, &got))
         fail_msg("case %llu: %s: %u replicas on %u nodes (%u), best is %u on %u (%u)",
                  (unsigned long long)number, place_strategy_name(s.spec.strategy), got.sum, got.used,
                  got.squares, best.sum, best.used, best.squares);
