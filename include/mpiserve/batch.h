@@ -19,6 +19,10 @@
  * wait until its prompt is committed, and share it. Only full blocks are shared, and nobody writes into those. With the
  * engine's memory (batch_engine_lost), or when a sequence gave numbers that are not finite, the cache goes as a whole.
  *
+ * Pipeline stages (staged): only the last one samples, so a sequence whose last token is not known yet is in no further step, and the
+ * step that goes on with it carries the token (SRC_RING). What decodes is dealt over the steps in flight, so that each stage has
+ * one to work on; chunks of a prompt follow each other without waiting.
+ *
  * A request that was in the steps when the engine died `max_kills` times (2) fails alone: crash blame goes to
  * the requests of the steps in flight at each death. */
 #ifndef MPISERVE_BATCH_H
@@ -32,7 +36,8 @@
 struct batch_spec {
     u32 max_rows, max_step_tokens, max_model_len;
     u32 block_size, n_blocks; /* block 0 is never handed out */
-    u32 in_flight;            /* 1..STEP_IN_FLIGHT */
+    u32 in_flight;            /* 1..STEP_IN_FLIGHT_MOST */
+    bool staged;              /* several pipeline stages: see above */
     u32 max_kills;
     u32 numerics;
     size_t max_frame; /* largest step frame the channel takes */

@@ -3,7 +3,8 @@
  * A step is one forward pass. The scheduler writes step frames into the step ring, the engine answers each
  * with one results frame in the result ring, in order. Steps are deltas over the engine's row table: the
  * table is only a cache, which seq_new rebuilds exactly (prompt + emitted tokens), so an engine's death loses
- * nothing. At most STEP_IN_FLIGHT steps are unanswered. All integers are little-endian; a frame is checked by
+ * nothing. At most STEP_IN_FLIGHT steps are unanswered, with several
+ * stages one more than there are stages, STEP_IN_FLIGHT_MOST at most. All integers are little-endian; a frame is checked by
  * the reader (step_view/results_view) before use.
  *
  * A row's tokens live in the engine's history of that row: seq_new puts prompt + emitted tokens there,
@@ -37,7 +38,11 @@
 #include "mpiserve/request.h"
 #include <stdatomic.h>
 
-enum { STEP_KV_GROUPS = 4, STEP_IN_FLIGHT = 2 };
+enum {
+    STEP_KV_GROUPS = 4,
+    STEP_IN_FLIGHT = 2,
+    STEP_IN_FLIGHT_MOST = 8
+}; /* one engine or stage; several stages */
 enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 2 };
 
 enum step_kind {

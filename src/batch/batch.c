@@ -7,7 +7,7 @@
 struct batch *batch_new(const struct batch_spec *spec, struct error *err)
 {
     if (spec->max_rows == 0 || spec->max_step_tokens < spec->max_rows || spec->block_size == 0 ||
-        spec->in_flight == 0 || spec->in_flight > STEP_IN_FLIGHT || spec->max_model_len == 0) {
+        spec->in_flight == 0 || spec->in_flight > STEP_IN_FLIGHT_MOST || spec->max_model_len == 0) {
         error_set(err, ERR_INPUT, "", "a step takes %u tokens: it must take one for each of the %u sequences",
                   spec->max_step_tokens, spec->max_rows);
         return NULL;
@@ -33,7 +33,7 @@ struct batch *batch_new(const struct batch_spec *spec, struct error *err)
     for (u32 i = 0; i < spec->max_rows; i++) b->free_rows[i] = spec->max_rows - 1 - i;
     b->n_free_rows = spec->max_rows;
     b->plan = mem_zero(spec->max_rows, sizeof *b->plan);
-    for (u32 i = 0; i < STEP_IN_FLIGHT; i++) b->notes[i] = mem_zero(spec->max_rows, sizeof *b->notes[i]);
+    for (u32 i = 0; i < STEP_IN_FLIGHT_MOST; i++) b->notes[i] = mem_zero(spec->max_rows, sizeof *b->notes[i]);
     b->seen = mem_zero(spec->n_blocks, sizeof *b->seen);
     b->counts.total_blocks = kv_total_blocks(kv);
     return b;
@@ -51,7 +51,7 @@ void batch_free(struct batch *b)
     free(b->free_rows);
     free(b->to_free);
     free(b->plan);
-    for (u32 i = 0; i < STEP_IN_FLIGHT; i++) free(b->notes[i]);
+    for (u32 i = 0; i < STEP_IN_FLIGHT_MOST; i++) free(b->notes[i]);
     free(b->seen);
     free(b->ended);
     free(b);

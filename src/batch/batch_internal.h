@@ -70,8 +70,8 @@ struct batch {
         bool want;
     } * plan;
     u32 n_plan;
-    struct chunk_note *notes[STEP_IN_FLIGHT]; /* [max_rows], of step id % STEP_IN_FLIGHT */
-    u32 n_notes[STEP_IN_FLIGHT];
+    struct chunk_note *notes[STEP_IN_FLIGHT_MOST]; /* [max_rows], of step id % STEP_IN_FLIGHT_MOST */
+    u32 n_notes[STEP_IN_FLIGHT_MOST];
     struct block_seen { /* [n_blocks]: scratch of a count, see blocks_behind */
         u64 round;
         u32 times;

@@ -79,8 +79,8 @@ static int commit_row(struct batch *b, const struct results_view *v, const struc
 
 static void commit_chunks(struct batch *b, u64 step)
 {
-    const struct chunk_note *notes = b->notes[step % STEP_IN_FLIGHT];
-    for (u32 i = 0; i < b->n_notes[step % STEP_IN_FLIGHT]; i++) {
+    const struct chunk_note *notes = b->notes[step % STEP_IN_FLIGHT_MOST];
+    for (u32 i = 0; i < b->n_notes[step % STEP_IN_FLIGHT_MOST]; i++) {
         struct row_slot *slot = &b->rows[notes[i].row];
         if (slot->seq && slot->gen == notes[i].row_gen) seq_committed(b, slot->seq, notes[i].end);
     }

@@ -19,6 +19,7 @@ static u32 history_after(const struct seq *s)
 static bool seq_has_work(const struct batch *b, const struct seq *s)
 {
     u32 history = history_after(s);
+    if (b->spec.staged && s->pending) return false;
     return s->planned < history && history < seq_limit(b, s);
 }
 
@@ -166,6 +167,7 @@ static size_t seq_new_data(const struct seq *s)
 enum { MAX_REFUSED = 8 };
 struct plan_room {
     u32 tokens, n_refused;
+    u32 decodes; /* sequences that may decode in this step */
     size_t bytes;
 };
 
@@ -175,7 +177,8 @@ static bool plan_chunk(struct batch *b, struct seq *s, struct plan_room *room)
     u32 n = MIN_OF(history_after(s) - s->planned, room->tokens);
     n = MIN_OF(n, 0xffffu);
     u32 upto = s->planned + n;
-    size_t bytes = sizeof(struct row) + pad8(4ull * (upto / b->spec.block_size + 1 - s->n_blocks_sent));
+    size_t bytes =
+        sizeof(struct row) + pad8(4) + pad8(4ull * (upto / b->spec.block_size + 1 - s->n_blocks_sent));
     if (!s->sent) bytes += sizeof(struct seq_new) + seq_new_data(s);
     if (bytes > room->bytes || !take_blocks(b, s, upto)) return false;
     room->tokens -= n;
@@ -202,6 +205,24 @@ static void plan_seq(struct batch *b, struct seq *s, struct plan_room *room)
     room->n_refused++;
 }
 
+/* It goes on behind a token of its own: one row, one token. */
+static bool decodes(const struct seq *s)
+{
+    return s->row != NO_ROW && s->sent && s->planned + 1 == history_after(s);
+}
+
+/* With stages, what decodes is dealt over the steps in flight. */
+static u32 decodes_a_step(const struct batch *b)
+{
+    u32 n = 0;
+    if (!b->spec.staged) return UINT32_MAX;
+    for (u32 i = 0; i < b->spec.max_rows; i++) {
+        const struct seq *s = b->rows[i].seq;
+        n += s && (s->pending || decodes(s));
+    }
+    return MAX_OF(1u, (n + b->spec.in_flight - 1) / b->spec.in_flight);
+}
+
 /* Two passes in scheduling order: first every sequence that decodes (one token each), then prompt chunks. */
 static void choose(struct batch *b, struct plan_room *room)
 {
@@ -209,8 +230,8 @@ static void choose(struct batch *b, struct plan_room *room)
         for (struct job *j = b->first; j; j = j->next) {
             for (u32 i = 0; i < j->request->n_samples && b->n_plan < b->spec.max_rows; i++) {
                 struct seq *s = &j->seqs[i];
-                bool decodes = s->row != NO_ROW && s->planned + 1 == history_after(s) && s->sent;
-                if (decodes == !prompts) plan_seq(b, s, room);
+                if (decodes(s) != !prompts || (!prompts && b->n_plan >= room->decodes)) continue;
+                plan_seq(b, s, room);
             }
         }
     }
@@ -260,16 +281,24 @@ static void fill_new(const struct batch *b, const struct seq *s, struct seq_new 
     n->stop_ids = fill(d, request_at(r, r->stop_ids), r->stop_ids.len, 4);
 }
 
+/* Its token was sampled by the last stage: the others learn it from the step. */
+static bool carries_token(const struct batch *b, const struct seq *s, u32 n_tok)
+{
+    return b->spec.staged && s->sent && n_tok == 1 && s->planned + 1 == s->n_tokens;
+}
+
 static void fill_row(const struct batch *b, const struct planned_row *p, struct row *row, struct data_fill *d)
 {
     const struct seq *s = p->seq;
+    bool carries = carries_token(b, s, p->n_tok);
     *row = (struct row){.row = s->row,
                         .row_gen = b->rows[s->row].gen,
                         .pos = s->planned,
                         .n_tok = (u16)p->n_tok,
-                        .src = SRC_HISTORY,
+                        .src = carries ? SRC_RING : SRC_HISTORY,
                         .want = p->want ? WANT_SAMPLE : WANT_NOTHING,
                         .mask_slot = -1};
+    if (carries) row->tok_off = fill(d, s->tokens + s->planned, 1, 4).off;
     row->block_delta[0] = fill(d, s->blocks + s->n_blocks_sent, s->n_blocks - s->n_blocks_sent, 4);
 }
 
@@ -287,6 +316,7 @@ static const void *build_frame(struct batch *b, size_t *len)
         const struct seq *s = b->plan[i].seq;
         head.n_tok += b->plan[i].n_tok;
         data += pad8(4ull * (s->n_blocks - s->n_blocks_sent));
+        if (carries_token(b, s, b->plan[i].n_tok)) data += pad8(4);
         if (!s->sent) head.n_new++, data += seq_new_data(s);
     }
     head.data_len = (u32)data;
@@ -310,7 +340,7 @@ static const void *build_frame(struct batch *b, size_t *len)
 
 static void note_chunks(struct batch *b)
 {
-    u32 which = b->next_step % STEP_IN_FLIGHT;
+    u32 which = b->next_step % STEP_IN_FLIGHT_MOST;
     b->n_notes[which] = 0;
     for (u32 i = 0; i < b->n_plan; i++) {
         const struct seq *s = b->plan[i].seq;
@@ -326,6 +356,7 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
     b->n_plan = 0;
     size_t fixed = sizeof(struct step) + 64 + pad8(b->n_to_free * sizeof(struct seq_free));
     struct plan_room room = {.tokens = b->spec.max_step_tokens,
+                             .decodes = decodes_a_step(b),
                              .bytes = b->spec.max_frame > fixed ? b->spec.max_frame - fixed : 0};
     if (b->n_suspects) choose_suspect(b, &room);
     if (b->n_plan == 0) choose(b, &room); /* also when the suspects wait for what others hold */
@@ -349,7 +380,7 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
 const void *batch_canary(struct batch *b, size_t *len)
 {
     if (!b->engine_up || batch_steps_in_flight(b) > 0) return NULL;
-    b->n_notes[b->next_step % STEP_IN_FLIGHT] = 0;
+    b->n_notes[b->next_step % STEP_IN_FLIGHT_MOST] = 0;
     struct step head = {
         .id = b->next_step++, .gen = b->gen, .numerics = b->spec.numerics, .kind = STEP_CANARY};
     *len = step_frame_bytes(&head);

@@ -22,6 +22,7 @@ static i32 next_token(u64 seed, const i32 *history, u32 n)
 struct mini_row {
     bool used, started;
     u32 gen, n, computed, n_blocks, max_len, n_logprobs_entries;
+    u32 told; /* tokens that a first stage, which does not sample, has been told */
     u64 seed;
     i32 history[LEN + 1];
     u32 blocks[LEN];
@@ -30,8 +31,9 @@ struct mini {
     u32 gen;
     u64 last_step;
     struct mini_row rows[ROWS];
-    u8 *queue[STEP_IN_FLIGHT];
-    size_t queue_len[STEP_IN_FLIGHT];
+    bool staged;
+    u8 *queue[STEP_IN_FLIGHT_MOST];
+    size_t queue_len[STEP_IN_FLIGHT_MOST];
     u32 n_queue;
     u64 kv[MAX_BLOCKS][BLOCK]; /* what was written there: a hash of the history up to that token */
     u32 n_computed, first_pos; /* tokens; first_pos: where the last new row began */
@@ -44,8 +46,12 @@ static void mini_new_seq(struct mini *m, const struct step_view *v, const struct
     struct mini_row *r = &m->rows[n->row];
     assert_false(r->used);
     assert_true(n->n_tok <= n->max_len && n->max_len <= LEN);
-    *r = (struct mini_row){
-        .used = true, .gen = n->row_gen, .n = n->n_tok, .max_len = n->max_len, .seed = n->sampling.seed};
+    *r = (struct mini_row){.used = true,
+                           .gen = n->row_gen,
+                           .n = n->n_tok,
+                           .told = n->n_tok,
+                           .max_len = n->max_len,
+                           .seed = n->sampling.seed};
     r->n_logprobs_entries = n->sampling.n_logprobs < 0 ? 0 : 1 + (u32)n->sampling.n_logprobs;
     memcpy(r->history, v->data + n->tokens.off, n->n_tok * 4);
     assert_int_equal(n->eos_ids.len, 1);
@@ -67,6 +73,20 @@ static void mini_compute(struct mini *m, const struct mini_row *r, u32 pos, u32 
         assert_true(*at == hash);
     }
     m->n_computed += n;
+}
+
+/* A first stage computes what it was told in time; what it is told is what the last one sampled. */
+static void mini_tell(const struct mini *m, struct mini_row *r, const struct row *w, const u8 *data)
+{
+    assert_int_equal(w->src == SRC_RING, w->src == SRC_RING && m->staged);
+    if (!m->staged) return;
+    if (w->src == SRC_RING) {
+        assert_int_equal(w->n_tok, 1);
+        assert_true(w->pos == r->told || w->pos + 1 == r->told);
+        assert_memory_equal(data + w->tok_off, &r->history[w->pos], 4);
+        r->told = w->pos + 1;
+    }
+    assert_true(w->pos + w->n_tok <= r->told);
 }
 
 /* Runs the oldest queued step; returns the results frame (malloc). */
@@ -106,6 +126,7 @@ static u8 *mini_run(struct mini *m, size_t *len)
         assert_true(w->n_tok >= 1 && w->pos + w->n_tok <= r->n);
         const u32 *more = (const u32 *)(v.data + w->block_delta[0].off);
         for (u32 b = 0; b < w->block_delta[0].len; b++) r->blocks[r->n_blocks++] = more[b];
+        mini_tell(m, r, w, v.data);
         r->computed += w->n_tok;
         mini_compute(m, r, w->pos, w->n_tok);
         if (w->want != WANT_SAMPLE) continue;
@@ -131,9 +152,9 @@ static u8 *mini_run(struct mini *m, size_t *len)
     }
     results_frame_seal(frame);
     free(m->queue[0]);
-    m->queue[0] = m->queue[1];
-    m->queue_len[0] = m->queue_len[1];
     m->n_queue--;
+    memmove(m->queue, m->queue + 1, m->n_queue * sizeof *m->queue);
+    memmove(m->queue_len, m->queue_len + 1, m->n_queue * sizeof *m->queue_len);
     return frame;
 }
 
@@ -258,6 +279,7 @@ static void world_init_as(struct world *w, u32 n_blocks, u32 in_flight, u32 max_
                               .block_size = BLOCK,
                               .n_blocks = n_blocks,
                               .in_flight = in_flight,
+                              .staged = in_flight > STEP_IN_FLIGHT,
                               .max_kills = 2,
                               .max_frame = 1 << 16,
                               .prefix_cache = prefix_cache};
@@ -265,6 +287,7 @@ static void world_init_as(struct world *w, u32 n_blocks, u32 in_flight, u32 max_
     w->b = batch_new(&spec, &err);
     assert_non_null(w->b);
     w->m.gen = 1;
+    w->m.staged = spec.staged;
     batch_engine_ready(w->b, 1);
 }
 
@@ -277,7 +300,9 @@ static void engine_dies(struct world *w, bool blame)
 {
     for (u32 i = 0; i < w->m.n_queue; i++) free(w->m.queue[i]);
     u32 gen = w->m.gen + 1;
+    bool staged = w->m.staged;
     memset(&w->m, 0, sizeof w->m);
+    w->m.staged = staged;
     batch_engine_lost(w->b, blame);
     assert_false(batch_wants_step(w->b));
     w->m.gen = gen;
@@ -289,7 +314,7 @@ static void plan_one(struct world *w)
     size_t len;
     const void *frame = batch_plan(w->b, 0, &len);
     if (!frame) return;
-    assert_true(w->m.n_queue < STEP_IN_FLIGHT);
+    assert_true(w->m.n_queue < STEP_IN_FLIGHT_MOST);
     w->m.queue[w->m.n_queue] = malloc(len);
     memcpy(w->m.queue[w->m.n_queue], frame, len);
     w->m.queue_len[w->m.n_queue++] = len;
@@ -686,6 +711,41 @@ static void who_waits_holds_nothing(void **state)
     batch_free(w.b);
 }
 
+/* ---- pipeline stages ----*/
+static void stages_are_told_every_token(void **state)
+{
+    (void)state;
+    u64 preemptions = 0;
+    for (u64 s = 1; s <= 12; s++)
+        preemptions += drive(500 + s, s % 3 ? 40 : LEN / BLOCK + 2, 3 + s % 6, 24, s % 2 ? 40 : 0, s % 5 * 8);
+    assert_true(preemptions > 0);
+}
+
+static void every_stage_has_a_step_to_work_on(void **state)
+{
+    (void)state;
+    enum { DEPTH = 4 };
+    struct world w;
+    world_init_as(&w, 300, DEPTH, 64, false);
+    for (u32 i = 0; i < ROWS; i++) add_client(&w, i, (const u32[]){3, 19, 0, 2 * i});
+    for (u32 i = 0; i < DEPTH; i++) { /* all prompts are behind them: they decode */
+        plan_one(&w);
+        run_one(&w);
+    }
+    for (u32 i = 0; i < DEPTH; i++) plan_one(&w);
+    for (u32 round = 0; round < 2; round++) {
+        struct step_view v;
+        assert_int_equal(w.m.n_queue, DEPTH);
+        assert_int_equal(step_view(&v, w.m.queue[0], w.m.queue_len[0], NULL), 0);
+        assert_in_range(v.head->n_rows, 1, ROWS / DEPTH);
+        run_one(&w);
+        plan_one(&w);
+    }
+    finish_all(&w);
+    for (u32 i = 0; i < ROWS; i++) check_client(&w.c[i]);
+    batch_free(w.b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -706,6 +766,8 @@ int main(void)
         cmocka_unit_test(numbers_that_are_not_finite_are_not_kept),
         cmocka_unit_test(beginnings_stay_longer_than_ends),
         cmocka_unit_test(who_waits_holds_nothing),
+        cmocka_unit_test(stages_are_told_every_token),
+        cmocka_unit_test(every_stage_has_a_step_to_work_on),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
