@@ -2,7 +2,7 @@
  * shared memory that agents own and engines map.
  *
  * An engine is this program started as `mpiserve engine` with posix_spawn. It gets: an environment without the launcher's
- * variables, /dev/null as stdin, the agent's stdout and stderr, the descriptors FD_CHANNEL..FD_KV and no other,
+ * variables, /dev/null as stdin, the agent's stdout and stderr, the descriptors FD_CHANNEL..FD_GROUP and no other,
  * a clean signal mask (the engine ignores INT, TERM, HUP, USR1, USR2: a Ctrl-C reaches the whole foreground group, and
  * engines shall go on while their agent drains). It stays in the agent's process group and dies with the
  * agent (PR_SET_PDEATHSIG).
@@ -62,6 +62,9 @@ struct proc;
 struct proc *proc_new(const struct proc_spec *spec, struct error *err);
 /* Kills and waits up to 2 s (an engine in an uninterruptible read of a file system may outlast that). NULL: nothing. */
 void proc_free(struct proc *p);
+/* The memory that the next generation shares with the other engines of its replica, as FD_GROUP; the caller's, open until that is started.
+ * -1 (at first): none. */
+void proc_set_group(struct proc *p, int fd);
 /* Starts generation gen (>= 1, never used before). State must be PROC_NONE. ERR_IO: could not start; try again as
  * after a death. */
 int proc_start(struct proc *p, u32 gen, u64 now_ns, struct error *err);

@@ -58,10 +58,16 @@ struct proc *proc_new(const struct proc_spec *spec, struct error *err)
     p->limits.load_ns = or_default(spec->limits.load_ns, default_limits.load_ns);
     p->limits.idle_ns = or_default(spec->limits.idle_ns, default_limits.idle_ns);
     p->limits.step_ns = or_default(spec->limits.step_ns, default_limits.step_ns);
-    for (int i = 0; i < SPAWN_FDS; i++) p->fds[i] = channel_fd(p->channel, FD_CHANNEL + i);
+    for (int i = 0; FD_CHANNEL + i < FD_WEIGHTS; i++) p->fds[i] = channel_fd(p->channel, FD_CHANNEL + i);
     p->fds[FD_WEIGHTS - FD_CHANNEL] = spec->weights_fd;
     p->fds[FD_KV - FD_CHANNEL] = spec->kv_fd;
+    p->fds[FD_GROUP - FD_CHANNEL] = -1;
     return p;
+}
+
+void proc_set_group(struct proc *p, int fd)
+{
+    p->fds[FD_GROUP - FD_CHANNEL] = fd;
 }
 
 int proc_start(struct proc *p, u32 gen, u64 now_ns, struct error *err)

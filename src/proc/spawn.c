@@ -16,18 +16,18 @@
 #define HAVE_CLOSEFROM 0
 #endif
 
-/* Nothing but 0..FD_KV: a descriptor that leaked into an engine would keep sockets and pipes of a dead agent open. */
+/* Nothing but 0..FD_GROUP: a descriptor that leaked into an engine would keep sockets and pipes of a dead agent open. */
 static int close_others(posix_spawn_file_actions_t *actions)
 {
 #if HAVE_CLOSEFROM
-    return posix_spawn_file_actions_addclosefrom_np(actions, FD_KV + 1);
+    return posix_spawn_file_actions_addclosefrom_np(actions, FD_GROUP + 1);
 #else
     DIR *dir = opendir("/proc/self/fd");
     if (!dir) return errno;
     int rc = 0;
     for (struct dirent *e; rc == 0 && (e = readdir(dir));) {
         int fd = atoi(e->d_name);
-        if (fd > FD_KV && fd != dirfd(dir) && !(fcntl(fd, F_GETFD) & FD_CLOEXEC))
+        if (fd > FD_GROUP && fd != dirfd(dir) && !(fcntl(fd, F_GETFD) & FD_CLOEXEC))
             rc = posix_spawn_file_actions_addclose(actions, fd);
     }
     closedir(dir);
@@ -40,7 +40,8 @@ static int add_actions(posix_spawn_file_actions_t *actions, const int high[SPAWN
     /* the terminal's input is the agent's, or nobody's */
     int rc = posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     for (int i = 0; i < SPAWN_FDS && rc == 0; i++)
-        rc = posix_spawn_file_actions_adddup2(actions, high[i], FD_CHANNEL + i);
+        rc = high[i] < 0 ? posix_spawn_file_actions_addclose(actions, FD_CHANNEL + i)
+                         : posix_spawn_file_actions_adddup2(actions, high[i], FD_CHANNEL + i);
     return rc ? rc : close_others(actions);
 }
 
@@ -88,13 +89,14 @@ int spawn_engine(const char *program, u32 rank, const int fds[SPAWN_FDS], const 
     int high[SPAWN_FDS], n = 0, rc = 0;
     /* copies above the fixed numbers: no dup2 of the child can hit a source of a later one */
     for (; n < SPAWN_FDS; n++) {
-        high[n] = fcntl(fds[n], F_DUPFD_CLOEXEC, FD_KV + 1);
-        if (high[n] < 0) break;
+        high[n] = fds[n] < 0 ? -1 : fcntl(fds[n], F_DUPFD_CLOEXEC, FD_GROUP + 1);
+        if (fds[n] >= 0 && high[n] < 0) break;
     }
     if (n < SPAWN_FDS)
         rc = error_errno(err, program, "cannot copy descriptor %d for the engine", fds[n]);
     else if ((errno = spawn(program, rank, high, fault, &pid)))
         rc = error_errno(err, program, "cannot start the engine");
-    while (n > 0) close(high[--n]);
+    while (n-- > 0)
+        if (high[n] >= 0) close(high[n]);
     return rc < 0 ? rc : pid;
 }
