@@ -21,9 +21,9 @@ int cli_up(int argc, char **argv);
  *   ground            {nodes, ranks_per_node, cores_per_node, numa_per_node, gpus_per_node, memory_per_node_bytes or null,
  *                     this_machine}
  *   placement         {strategy, tensor_parallel_size, pipeline_parallel_size, data_parallel_size, data_parallel_size_local or
- *                     null, engine_takes, cores_shared, nodes: [{node, engines, ranks: [{rank, replica or null, replica_rank:
- *                     {rank, node_rank, local_rank}, cpus}]}]}
- *   engine            {compute, isa, least_cores, most_cores, threads, kv_cache_bytes, activation_bytes, ring_bytes}
+ *                     null, engine_takes, cores_shared, nodes: [{node, engines, ranks: [{rank, replica or null, tp_rank, pp_rank,
+ *                     replica_rank: {rank, node_rank, local_rank}, cpus}]}]}
+ *   engine            {compute, isa, least_cores, most_cores, threads, weights_bytes, kv_cache_bytes, activation_bytes, ring_bytes}
  *   node              {weights_bytes, rank_bytes, most_engines, needed_bytes} of the fullest node; weights lie there once
  *   max_model_len, kv_blocks, block_size
  *   replica, job      {kv_tokens, full_sequences, max_num_seqs, max_ongoing_requests} at the same time

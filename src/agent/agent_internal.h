@@ -17,6 +17,8 @@
 
 struct head;
 struct leader;
+struct seat;
+struct follower;
 
 struct agent {
     struct config config;
@@ -38,7 +40,9 @@ struct agent {
     bool owns_dir;                /* this rank made it */
     int tidier;                   /* see jobdir.h; -1: this rank has none */
     struct head *head;            /* the ingress side: ranks with an ingress */
-    struct leader *leader;        /* the replica side: ranks with an engine */
+    struct seat *seat;            /* ranks with an engine */
+    struct leader *leader;        /* the replica side: ranks with the first engine of a replica */
+    struct follower *follower;    /* ranks with another one */
     struct watchdog watchdog;
     int signals;    /* signalfd */
     u64 signals_ns; /* when it was last read */
@@ -55,8 +59,6 @@ static inline u32 agent_rank(const struct agent *a)
 /* Rank of the ingress with this index. */
 u32 agent_ingress_rank(const struct agent *a, u32 index);
 i32 agent_ingress_of(const struct agent *a, u32 rank); /* its index; -1: the rank has none */
-/* The local rank whose engine loads the node's weights: the lowest with an engine. */
-u32 agent_loader_rank(const struct agent *a);
 /* Sends; a message that cannot be sent breaks the job's bookkeeping, so the rank (and with it the job) ends. */
 void agent_send(struct agent *a, u32 to, enum message_type type, const void *head, size_t head_len,
                 const void *body, size_t len);
@@ -108,15 +110,14 @@ void head_abort(struct head *h, const char *why); /* SIGTERM: final error chunks
 int leader_new(struct agent *a, struct error *err);
 void leader_start(struct leader *l); /* opens the slots once the window is there */
 void leader_free(struct leader *l);  /* the engine is gone afterwards */
-int leader_watch(struct leader *l, int epoll, struct error *err); /* adds its descriptors */
 int leader_turn(struct leader *l, u64 now_ns);
-bool leader_prepare_sleep(struct leader *l);
-void leader_woke(struct leader *l);
 bool leader_busy(const struct leader *l);
 void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len);
 void leader_cancel(struct leader *l, u64 request);
 void leader_close(struct leader *l);
 void leader_hurry(struct leader *l);
-void leader_kill_engine(struct leader *l); /* at once, for the way out */
+void leader_group_state(struct leader *l, u32 from, const struct msg_group_state *m);
+void leader_results(struct leader *l, u32 from, const void *body, size_t len);
+void agent_kill_engine(struct agent *a); /* at once, for the way out */
 
 #endif

@@ -29,7 +29,7 @@ _Noreturn static void end_node(struct agent *a, u64 silent_ns)
               "node's part of the job ends",
               wire_peers(a->wire)[0].host, (unsigned long long)(silent_ns / NS_PER_S));
     pid_t launcher = daemon_of_launcher();
-    if (a->leader) leader_kill_engine(a->leader);
+    agent_kill_engine(a);
     for (u32 i = 1; i < wire_node_size(a->wire); i++)
         kill(wire_peers(a->wire)[wire_node_ranks(a->wire)[i]].pid, SIGKILL);
     if (launcher > 1) kill(launcher, SIGKILL);

@@ -11,7 +11,7 @@ int leader_new(struct agent *a, struct error *err)
     l->agent = a;
     l->replica = a->plan.ranks[agent_rank(a)].replica;
     l->held = mem_zero(a->max_ongoing, sizeof *l->held);
-    l->weights_fd = l->kv_fd = -1;
+    l->seat = a->seat;
     snprintf(l->trouble, sizeof l->trouble, "its engine is starting");
     return supervise_init(l, err);
 }
@@ -27,7 +27,6 @@ void leader_start(struct leader *l)
 void leader_free(struct leader *l)
 {
     if (!l) return;
-    supervise_release(l);
     batch_free(l->batch);
     free(l->held);
     free(l);
@@ -74,8 +73,8 @@ static void send_load(struct leader *l, u64 now)
     const struct slots_counts *s = slots_counts(l->agent->slots);
     struct msg_load m = {.replica = l->replica,
                          .state = l->state,
-                         .engine_gen = l->boot.gen,
-                         .engine_pid = (u32)proc_pid(l->proc),
+                         .engine_gen = l->gen,
+                         .engine_pid = (u32)proc_pid(l->seat->proc),
                          .running = n.running,
                          .waiting = n.waiting,
                          .free_blocks = n.free_blocks,

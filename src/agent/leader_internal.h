@@ -1,8 +1,9 @@
-/* Inside agent/: a replica's leader: its requests and slots (leader.c), its engine's life (supervise.c). */
+/* Inside agent/: a replica's leader: its requests and slots (leader.c), steps and results (supervise.c), its engines' life (group.c). */
 #ifndef MPISERVE_AGENT_LEADER_INTERNAL_H
 #define MPISERVE_AGENT_LEADER_INTERNAL_H
 
 #include "agent/agent_internal.h"
+#include "agent/seat.h"
 #include "mpiserve/batch.h"
 #include "mpiserve/proc.h"
 #include "mpiserve/step.h"
@@ -12,6 +13,12 @@ struct held { /* a slot in use */
     u32 origin;
     u64 request;
     struct slot_token token;
+};
+/* Another engine of the replica, as its agent says. WAITS: for its node's memory. */
+enum member_state { MEMBER_GONE, MEMBER_WAITS, MEMBER_STARTING, MEMBER_UP };
+struct member {
+    enum member_state state;
+    i32 pid;
 };
 struct leader {
     struct agent *agent;
@@ -24,24 +31,29 @@ struct leader {
     bool publishes; /* what is cached, since the router wants to know */
     u64 published_ns;
     bool load_due;
-    /* the engine */
-    struct proc *proc;
-    struct channel *channel; /* the proc's */
-    int weights_fd, kv_fd;
-    struct engine_boot boot;
+    /* the engines */
+    struct seat *seat;               /* of the first one: the agent's */
+    struct member members[COLL_MAX]; /* the others, by index */
+    u32 gen;
+    bool own_up, running;      /* running: all are up, steps flow */
+    bool failing;              /* one has ended: the others follow */
+    struct proc_verdict first; /* how it did */
     struct restart restart;
     u64 start_ns; /* not before */
     enum replica_state state;
     char trouble[160];
-    u64 progress_ns;             /* last results frame, or ready */
-    u64 sent_ns[STEP_IN_FLIGHT]; /* of steps and canaries without an answer, oldest first */
+    u64 progress_ns;                  /* last results frame, or ready */
+    u64 sent_ns[STEP_IN_FLIGHT_MOST]; /* of steps and canaries without an answer, oldest first */
     u32 n_sent;
     u64 step_usec; /* what forward passes took, by the engine's clock */
 };
 
+/* group.c: one generation of engines after the other */
+int group_turn(struct leader *l, u64 now_ns);
 /* supervise.c */
 int supervise_init(struct leader *l, struct error *err);
-void supervise_release(struct leader *l);
+void supervise_ready(struct leader *l, u64 now_ns);
+void supervise_lost(struct leader *l, const struct proc_verdict *v);
 int supervise_turn(struct leader *l, u64 now_ns); /* births, deaths, steps out, results in */
 /* publish.c */
 void leader_publish(struct leader *l, u64 now_ns);

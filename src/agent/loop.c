@@ -1,5 +1,6 @@
 /* The main loop: one thread, the only one that calls MPI. Idle means asleep: see the design's rules in wire.h. */
 #include "agent/agent_internal.h"
+#include "agent/seat.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -93,6 +94,30 @@ static void on_yield(struct agent *a, u32 from, const void *body, size_t len)
     memcpy(&replica, body, sizeof replica);
     head_yielded(a->head, replica);
 }
+static void on_group_start(struct agent *a, u32 from, const void *body, size_t len)
+{
+    if (a->follower && len == sizeof(struct msg_group_start)) follower_start(a->follower, from, body);
+}
+static void on_group_kill(struct agent *a, u32 from, const void *body, size_t len)
+{
+    u32 gen;
+    if (!a->follower || len != sizeof gen) return;
+    memcpy(&gen, body, sizeof gen);
+    follower_kill(a->follower, from, gen);
+}
+static void on_group_state(struct agent *a, u32 from, const void *body, size_t len)
+{
+    if (a->leader && len == sizeof(struct msg_group_state)) leader_group_state(a->leader, from, body);
+}
+static void on_relay(struct agent *a, u32 from, const void *body, size_t len)
+{
+    (void)from;
+    if (a->seat) seat_relayed(a->seat, body, len);
+}
+static void on_results(struct agent *a, u32 from, const void *body, size_t len)
+{
+    if (a->leader) leader_results(a->leader, from, body, len);
+}
 static void on_beat(struct agent *a, u32 from, const void *body, size_t len)
 {
     (void)body, (void)len;
@@ -107,11 +132,25 @@ static void on_end(struct agent *a, u32 from, const void *body, size_t len)
 static void on_message(void *arg, u32 from, u16 type, const void *body, size_t len)
 {
     static void (*const handlers[])(struct agent *, u32, const void *, size_t) = {
-        [MSG_DISPATCH] = on_dispatch, [MSG_CANCEL] = on_cancel, [MSG_CHUNK] = on_chunk,
-        [MSG_REFUSED] = on_refused,   [MSG_LOAD] = on_load,     [MSG_DRAIN] = on_drain,
-        [MSG_CLOSE] = on_close,       [MSG_HURRY] = on_hurry,   [MSG_END] = on_end,
-        [MSG_CACHED] = on_cached,     [MSG_BEAT] = on_beat,     [MSG_DRAINED] = on_drained,
-        [MSG_DEMAND] = on_demand,     [MSG_YIELD] = on_yield,
+        [MSG_DISPATCH] = on_dispatch,
+        [MSG_CANCEL] = on_cancel,
+        [MSG_CHUNK] = on_chunk,
+        [MSG_REFUSED] = on_refused,
+        [MSG_LOAD] = on_load,
+        [MSG_DRAIN] = on_drain,
+        [MSG_CLOSE] = on_close,
+        [MSG_HURRY] = on_hurry,
+        [MSG_END] = on_end,
+        [MSG_CACHED] = on_cached,
+        [MSG_BEAT] = on_beat,
+        [MSG_DRAINED] = on_drained,
+        [MSG_DEMAND] = on_demand,
+        [MSG_YIELD] = on_yield,
+        [MSG_GROUP_START] = on_group_start,
+        [MSG_GROUP_KILL] = on_group_kill,
+        [MSG_GROUP_STATE] = on_group_state,
+        [MSG_RELAY] = on_relay,
+        [MSG_RESULTS] = on_results,
     };
     if (type < COUNT_OF(handlers) && handlers[type]) handlers[type](arg, from, body, len);
 }
@@ -145,7 +184,7 @@ _Noreturn static void leave_at_once(struct agent *a, int sig)
         log_info("signal %d: ending at once", sig);
         head_abort(a->head, "the server was stopped");
     }
-    if (a->leader) leader_kill_engine(a->leader);
+    agent_kill_engine(a);
     _exit(128 + sig);
 }
 
@@ -195,7 +234,7 @@ static void wait_ready(struct agent *a, u64 ns)
 static void rest(struct agent *a, u64 now)
 {
     bool may = !a->head || head_prepare_sleep(a->head);
-    if (may && a->leader) may = leader_prepare_sleep(a->leader);
+    if (may && a->seat) may = seat_prepare_sleep(a->seat);
     wire_sleep(a->wire, true);
     if (may && poll_wire(a) == 0) {
         watchdog_turn(&a->watchdog, now, "sleep");
@@ -203,7 +242,7 @@ static void rest(struct agent *a, u64 now)
     }
     wire_sleep(a->wire, false);
     if (a->head) head_woke(a->head);
-    if (a->leader) leader_woke(a->leader);
+    if (a->seat) seat_woke(a->seat);
     wire_drain_bell(a->wire);
 }
 
@@ -221,6 +260,10 @@ int agent_loop(struct agent *a)
         if (a->leader && !a->ended) {
             watchdog_turn(&a->watchdog, now, "scheduler and engine");
             n += leader_turn(a->leader, now);
+        }
+        if (a->follower && !a->ended) {
+            watchdog_turn(&a->watchdog, now, "engine");
+            n += follower_turn(a->follower, now);
         }
         n += take_signals(a, now);
         beat_turn(a, now);

@@ -18,7 +18,12 @@ enum message_type {
     MSG_END,     /* rank 0 -> all: leave the loop and finalize */
     MSG_DEMAND, /* ingress -> other ingresses: struct msg_demand, while requests wait there, and when none does any more */
     MSG_CACHED, /* leader -> ingress: struct msg_cached, then n struct cached_change; where the router wants to know */
-    MSG_YIELD, /* ingress -> ingress: i32, a replica with a slot that the receiver may have first */
+    MSG_YIELD,       /* ingress -> ingress: i32, a replica with a slot that the receiver may have first */
+    MSG_GROUP_START, /* leader -> agent of another engine of its replica: struct msg_group_start */
+    MSG_GROUP_KILL,  /* the same: u32, the generation whose engine has to go */
+    MSG_GROUP_STATE, /* back: struct msg_group_state */
+    MSG_RELAY, /* agent -> agent of an engine of the same replica on another node: struct msg_relay, then the engine's message */
+    MSG_RESULTS, /* the sampler's agent -> leader: struct msg_results, then a results frame */
 };
 /* Of an ingress. QUIET: nobody waits for a slot or holds one without a request. DONE: nobody is served any more. */
 enum drain_stage { DRAIN_SERVING, DRAIN_QUIET, DRAIN_DONE };
@@ -50,6 +55,27 @@ _Static_assert(sizeof(struct msg_dispatch) % 8 == 0, "the request block behind i
 struct msg_chunk {
     u32 others; /* slots of this replica in use by other ingresses */
     u32 pad;
+};
+struct msg_group_start {
+    u32 gen;
+    i32 pid, fd; /* who on the receiver's node has the memory of this generation; -1: the receiver makes it */
+    u32 pad;
+};
+/* HAS_MEMORY: for the other engines of its node. GONE: no engine of this generation runs there, or ever will. */
+enum group_event { GROUP_HAS_MEMORY, GROUP_UP, GROUP_GONE };
+struct msg_group_state {
+    u32 gen, engine; /* index in the replica */
+    u32 event;       /* enum group_event */
+    i32 pid, fd;     /* HAS_MEMORY: of the memory; UP: the engine's pid */
+    u32 blame;       /* GONE: see proc_verdict */
+    char text[640];  /* GONE: why */
+};
+struct msg_relay {
+    u32 gen, from, to; /* engine indices */
+    u32 pad;
+};
+struct msg_results {
+    u32 gen, pad;
 };
 enum refusal { REFUSED_STALE, REFUSED_UNAVAILABLE };
 struct msg_refused {

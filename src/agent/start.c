@@ -2,7 +2,7 @@
  * all (together), so that one error is printed and every rank ends in order. */
 #include "agent/address.h"
 #include "agent/agent_internal.h"
-#include "mpiserve/proc.h"
+#include "agent/seat.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -178,12 +178,28 @@ static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
     return rc;
 }
 
+/* Parts of the model that lie in this node's memory: those of its engines, each once. */
+static u32 parts_here(const struct agent *a)
+{
+    u32 n = 0, most = (u32)(a->config.tensor_parallel_size * a->config.pipeline_parallel_size);
+    bool *seen = mem_zero(most, sizeof *seen);
+    for (u32 i = 0; i < wire_node_size(a->wire); i++) {
+        const struct place_rank *r = &a->plan.ranks[wire_node_ranks(a->wire)[i]];
+        u32 part = r->pp * (u32)a->config.tensor_parallel_size + r->tp;
+        if (r->replica < 0 || seen[part]) continue;
+        seen[part] = true;
+        n++;
+    }
+    free(seen);
+    return n;
+}
+
 /* Half of what the weights leave. Caches that the kernel can drop count as free, limits of cgroups count. */
 static u64 memory_for_kv(const struct agent *a)
 {
-    u64 left = memory_left();
+    u64 left = memory_left(), weights = a->needs.weights_bytes * parts_here(a);
     if (left == UINT64_MAX) left = 1ull << 30;
-    return engine_kv_share(left - MIN_OF(left, a->needs.weights_bytes), wire_node_size(a->wire));
+    return engine_kv_share(left - MIN_OF(left, weights), wire_node_size(a->wire));
 }
 
 static int size_engine(struct agent *a, const char *isa, struct error *err)
@@ -193,7 +209,11 @@ static int size_engine(struct agent *a, const char *isa, struct error *err)
                              .compute = strcmp(c->engine, "null") == 0 ? "null" : c->compute,
                              .isa = isa,
                              .block_size = (u32)c->block_size,
-                             .max_model_len = (u32)c->max_model_len};
+                             .max_model_len = (u32)c->max_model_len,
+                             .tp = (u32)c->tensor_parallel_size,
+                             .pp = (u32)c->pipeline_parallel_size,
+                             .tp_rank = a->plan.ranks[agent_rank(a)].tp,
+                             .pp_rank = a->plan.ranks[agent_rank(a)].pp};
     int rc = engine_plan(&ask, &a->needs, err);
     if (!rc) {
         a->max_num_seqs = (u32)c->max_num_seqs;
@@ -208,6 +228,18 @@ static int size_engine(struct agent *a, const char *isa, struct error *err)
     return rc;
 }
 
+/* Engines of a replica share the numbers of blocks: all have as many as the one with the least room. */
+static int agree_on_blocks(struct agent *a, struct error *err)
+{
+    u32 *all = mem_zero(wire_size(a->wire), sizeof *all);
+    i32 replica = a->plan.ranks[agent_rank(a)].replica;
+    int rc = wire_allgather(a->wire, &a->n_blocks, sizeof a->n_blocks, all, err);
+    for (u32 r = 0; !rc && replica >= 0 && r < wire_size(a->wire); r++)
+        if (a->plan.ranks[r].replica == replica) a->n_blocks = MIN_OF(a->n_blocks, all[r]);
+    free(all);
+    return rc;
+}
+
 /* ---- placement and cores -------------------------------------------------------------------------------------*/
 static int place(struct agent *a, struct error *err)
 {
@@ -219,7 +251,7 @@ static int place(struct agent *a, struct error *err)
                               .pp = c->pipeline_parallel_size,
                               .dp = c->data_parallel_size,
                               .dp_local = c->data_parallel_size_local,
-                              .max_group = 1};
+                              .max_group = COLL_MAX};
     BUG_ON(place_strategy_parse(c->placement_group_strategy, &spec.strategy));
     int rc = place_plan(&a->plan, &job, &spec, err);
     if (!rc) rc = place_check(a->plan.replicas, a->plan.n_replicas, err);
@@ -250,13 +282,6 @@ static void place_ingresses(struct agent *a)
 u32 agent_ingress_rank(const struct agent *a, u32 index)
 {
     return wire_first_rank(a->wire, index);
-}
-
-u32 agent_loader_rank(const struct agent *a)
-{
-    for (u32 i = 0; i < wire_node_size(a->wire); i++)
-        if (a->plan.ranks[wire_node_ranks(a->wire)[i]].replica >= 0) return i;
-    return 0;
 }
 
 /* Collective: the masks of all ranks of this node, divided among its engines. */
@@ -387,10 +412,15 @@ static void describe(const struct agent *a)
         return;
     }
     const struct replica_rank *r = &a->plan.replicas[mine->replica].rank;
-    char cpus[CPUSET_TEXT];
-    log_info("replica %d: ReplicaRank {rank %u, node_rank %u, local_rank %u} on %s, CPUs %s, %s on %s",
-             mine->replica, r->rank, r->node_rank, r->local_rank, wire_peers(a->wire)[agent_rank(a)].host,
-             cpuset_print(&a->cpus, cpus, sizeof cpus), a->needs.compute, a->needs.isa);
+    char cpus[CPUSET_TEXT], part[64] = "";
+    const struct config *c = &a->config;
+    if (c->tensor_parallel_size > 1 || c->pipeline_parallel_size > 1)
+        snprintf(part, sizeof part, ", tensor part %u of %lld, stage %u of %lld", mine->tp,
+                 (long long)c->tensor_parallel_size, mine->pp, (long long)c->pipeline_parallel_size);
+    log_info("replica %d: ReplicaRank {rank %u, node_rank %u, local_rank %u}%s on %s, CPUs %s, %s on %s",
+             mine->replica, r->rank, r->node_rank, r->local_rank, part,
+             wire_peers(a->wire)[agent_rank(a)].host, cpuset_print(&a->cpus, cpus, sizeof cpus),
+             a->needs.compute, a->needs.isa);
 }
 
 /* The user's, or a new one for this job. */
@@ -404,7 +434,8 @@ static int take_key(struct agent *a, struct error *err)
 static int start_rooms(struct agent *a, struct error *err)
 {
     int rc = 0;
-    if (a->plan.ranks[agent_rank(a)].replica >= 0) rc = leader_new(a, err);
+    if (agent_together(a, seat_open(a, err), err)) return 1;
+    if (a->seat) rc = a->seat->index == 0 ? leader_new(a, err) : follower_new(a, err);
     if (agent_together(a, rc, err)) return 1;
     if (agent_rank(a) == 0) rc = take_key(a, err);
     if (agent_together(a, rc, err)) return 1;
@@ -421,7 +452,7 @@ static int start_rooms(struct agent *a, struct error *err)
         struct epoll_event e = {.events = EPOLLIN, .data.fd = fds[i]};
         if (fds[i] >= 0 && epoll_ctl(a->epoll, EPOLL_CTL_ADD, fds[i], &e)) rc = error_errno(err, "", "epoll");
     }
-    if (a->leader && !rc) rc = leader_watch(a->leader, a->epoll, err);
+    if (a->seat && !rc) rc = seat_watch(a->seat, a->epoll, err);
     if (!rc) rc = watchdog_start(&a->watchdog, err);
     if (agent_together(a, rc, err)) return 1;
     if (a->leader) leader_start(a->leader);
@@ -469,9 +500,10 @@ int agent_start(struct agent *a, int argc, char **argv)
     if (agent_together(a, model_rc, &model_err)) return 1;
     const char *isa;
     if (agent_together(a, agree_on_isa(a, &isa, &err), &err)) return 1;
+    if (agent_together(a, place(a, &err), &err)) return 1;
     if (agent_together(a, size_engine(a, isa, &err), &err)) return 1;
     if (agree_on_model(a, &err)) return end_differing(a, &err);
-    if (agent_together(a, place(a, &err), &err)) return 1;
+    if (agent_together(a, agree_on_blocks(a, &err), &err)) return 1;
     if (agent_together(a, check_head_address(a, &err), &err)) return 1;
     place_ingresses(a);
     if (agent_together(a, share_cores(a, &err), &err)) return 1;
@@ -484,6 +516,8 @@ int agent_start(struct agent *a, int argc, char **argv)
 void agent_finish(struct agent *a)
 {
     leader_free(a->leader);
+    follower_free(a->follower);
+    seat_close(a->seat);
     head_free(a->head);
     watchdog_stop(&a->watchdog);
     slots_free(a->slots);
@@ -494,11 +528,16 @@ void agent_finish(struct agent *a)
     if (a->owns_dir) jobdir_remove_last(&a->dir, OTHERS_END_MS);
 }
 
+void agent_kill_engine(struct agent *a)
+{
+    if (a->seat && a->seat->proc) proc_kill(a->seat->proc, false, "the agent ends");
+}
+
 _Noreturn void agent_die(struct agent *a, const char *what, const struct error *err)
 {
     char line[1100];
     log_error("%s: %s. This rank ends, and the job with it.", what, error_text(err, line, sizeof line));
-    if (a->leader) leader_kill_engine(a->leader);
+    agent_kill_engine(a);
     wire_abort(a->wire, 1);
 }
 

@@ -115,11 +115,17 @@ static void write_rank(struct json_out *o, const struct agent *a, u32 r)
     }
     json_out_key(o, "host");
     json_out_str(o, p->host);
+    const struct place_rank *place = &a->plan.ranks[r];
     json_out_key(o, "replica");
-    if (a->plan.ranks[r].replica < 0)
+    if (place->replica < 0) {
         json_out_null(o);
-    else
-        json_out_int(o, a->plan.ranks[r].replica);
+    } else {
+        json_out_int(o, place->replica);
+        json_out_key(o, "tp_rank");
+        json_out_int(o, place->tp);
+        json_out_key(o, "pp_rank");
+        json_out_int(o, place->pp);
+    }
     json_out_end_object(o);
 }
 

@@ -69,7 +69,7 @@ static int place(struct plan *p, struct error *err)
                               .pp = c->pipeline_parallel_size,
                               .dp = c->data_parallel_size,
                               .dp_local = c->data_parallel_size_local,
-                              .max_group = 1};
+                              .max_group = COLL_MAX};
     BUG_ON(place_strategy_parse(c->placement_group_strategy, &spec.strategy));
     int rc = place_plan(&p->place, &job, &spec, err);
     if (!rc) rc = place_check(p->place.replicas, p->place.n_replicas, err);
@@ -84,6 +84,16 @@ static int place(struct plan *p, struct error *err)
 }
 
 /* ---- memory --------------------------------------------------------------------------------------------------*/
+/* Parts differ in layers: what is shown holds for each. */
+static void most_of(struct engine_needs *most, const struct engine_needs *part)
+{
+    struct engine_needs n = *part;
+    n.weights_bytes = MAX_OF(n.weights_bytes, most->weights_bytes);
+    n.kv_bytes_per_block = MAX_OF(n.kv_bytes_per_block, most->kv_bytes_per_block);
+    n.work_bytes = MAX_OF(n.work_bytes, most->work_bytes);
+    *most = n;
+}
+
 static int ask_engine(struct plan *p, struct error *err)
 {
     const struct config *c = &p->config;
@@ -101,7 +111,35 @@ static int ask_engine(struct plan *p, struct error *err)
         .max_logprobs = (u32)c->max_logprobs,
         .threads = p->threads,
     };
-    return engine_plan(&ask, &p->needs, err);
+    ask.tp = (u32)c->tensor_parallel_size;
+    ask.pp = (u32)c->pipeline_parallel_size;
+    p->part_weights = mem_zero((size_t)ask.tp * ask.pp, sizeof *p->part_weights);
+    for (ask.pp_rank = 0; ask.pp_rank < ask.pp; ask.pp_rank++)
+        for (ask.tp_rank = 0; ask.tp_rank < ask.tp; ask.tp_rank++) {
+            struct engine_needs part;
+            int rc = engine_plan(&ask, &part, err);
+            if (rc) return rc;
+            p->part_weights[ask.pp_rank * ask.tp + ask.tp_rank] = part.weights_bytes;
+            most_of(&p->needs, &part);
+        }
+    return 0;
+}
+
+/* Weights on a node: each part of the model that an engine there has, once. */
+static u64 node_weights(const struct plan *p, u32 node)
+{
+    u32 tp = (u32)p->config.tensor_parallel_size, n = tp * (u32)p->config.pipeline_parallel_size;
+    u64 sum = 0;
+    bool *seen = mem_zero(n, sizeof *seen);
+    for (u32 i = 0; i < p->ground.ranks_per_node; i++) {
+        const struct place_rank *r = &p->place.ranks[node * p->ground.ranks_per_node + i];
+        u32 part = r->pp * tp + r->tp;
+        if (r->replica < 0 || seen[part]) continue;
+        seen[part] = true;
+        sum += p->part_weights[part];
+    }
+    free(seen);
+    return sum;
 }
 
 static int size_engine(struct plan *p, struct error *err)
@@ -135,7 +173,9 @@ static int size_engine(struct plan *p, struct error *err)
     p->agent = agent_bytes;
     p->tokens = (p->n_blocks - 1) * (u64)c->block_size;
     p->sequences = MIN_OF((p->n_blocks - 1) / per_seq, (u64)c->max_num_seqs);
-    p->node_needs = p->needs.weights_bytes + p->agent * g->ranks_per_node +
+    for (u32 node = 0; node < g->n_nodes; node++)
+        p->node_weights = MAX_OF(p->node_weights, node_weights(p, node));
+    p->node_needs = p->node_weights + p->agent * g->ranks_per_node +
                     p->most_engines * (p->kv + p->needs.work_bytes + p->rings);
     return 0;
 }
@@ -149,7 +189,7 @@ static int check_memory(const struct plan *p, struct error *err)
         "a node needs %llu bytes (weights %llu, %u engines with %llu each, %u ranks with %llu each) and has "
         "%llu: take fewer ranks a node, lower --kv-cache-memory-bytes or --max-num-seqs, or nodes with more "
         "memory",
-        (unsigned long long)p->node_needs, (unsigned long long)p->needs.weights_bytes, p->most_engines,
+        (unsigned long long)p->node_needs, (unsigned long long)p->node_weights, p->most_engines,
         (unsigned long long)(p->kv + p->needs.work_bytes + p->rings), g->ranks_per_node,
         (unsigned long long)p->agent, (unsigned long long)g->memory);
 }
@@ -202,6 +242,7 @@ static void release(struct plan *p)
     for (u32 i = 0; p->shares && i <= p->most_engines; i++) free(p->shares[i]);
     free(p->shares);
     free(p->node_of);
+    free(p->part_weights);
     free(p->engines_on);
     place_release(&p->place);
     ground_release(&p->ground);

@@ -33,7 +33,9 @@ struct plan {
     u32 least_cores, most_cores; /* of an engine */
     bool shared;                 /* some engines share a core */
     /* an engine, and a node with most_engines of them; bytes */
-    struct engine_needs needs;
+    struct engine_needs needs; /* of the engine that needs most, where a replica has several */
+    u64 *part_weights;         /* [tp * pp]: of each engine of a replica */
+    u64 node_weights;          /* of the node with most of them: each part lies there once */
     u32 n_blocks, threads;
     u64 kv, rings, agent; /* of an engine, an engine, a rank */
     u64 node_needs;

@@ -74,6 +74,8 @@ static void one_rank(const struct plan *p, u32 rank, u32 nth_engine, struct json
     if (r->replica >= 0) {
         const struct replica_rank *x = &p->place.replicas[r->replica].rank;
         char cpus[CPUSET_TEXT];
+        member_int(o, "tp_rank", r->tp);
+        member_int(o, "pp_rank", r->pp);
         open_object(o, "replica_rank");
         member_int(o, "rank", x->rank);
         member_int(o, "node_rank", x->node_rank);
@@ -125,12 +127,13 @@ static void engine(const struct plan *p, struct json_out *o)
     member_int(o, "least_cores", p->least_cores);
     member_int(o, "most_cores", p->most_cores);
     member_int(o, "threads", p->threads);
+    member_int(o, "weights_bytes", p->needs.weights_bytes);
     member_int(o, "kv_cache_bytes", p->kv);
     member_int(o, "activation_bytes", p->needs.work_bytes);
     member_int(o, "ring_bytes", p->rings);
     json_out_end_object(o);
     open_object(o, "node");
-    member_int(o, "weights_bytes", p->needs.weights_bytes);
+    member_int(o, "weights_bytes", p->node_weights);
     member_int(o, "rank_bytes", p->agent);
     member_int(o, "most_engines", p->most_engines);
     member_int(o, "needed_bytes", p->node_needs);

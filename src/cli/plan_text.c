@@ -26,6 +26,11 @@ static const char *cores_text(u32 least, u32 most, char *out, size_t size)
     return out;
 }
 
+static u64 engines_a_replica(const struct plan *p)
+{
+    return (u64)(p->config.tensor_parallel_size * p->config.pipeline_parallel_size);
+}
+
 /* ---- the picture -----------------------------------------------------------------------------------------------*/
 static void rank_row(const struct plan *p, u32 rank, u32 nth_engine, struct buf *to)
 {
@@ -38,8 +43,12 @@ static void rank_row(const struct plan *p, u32 rank, u32 nth_engine, struct buf 
     const struct replica_rank *x = &p->place.replicas[r->replica].rank;
     char cpus[CPUSET_TEXT];
     cpuset_print(&p->shares[p->engines_on[p->node_of[rank]]][nth_engine], cpus, sizeof cpus);
-    buf_printf(to, "replica %d  ReplicaRank {rank %u, node_rank %u, local_rank %u}  CPUs %.40s%s", r->replica,
-               x->rank, x->node_rank, x->local_rank, cpus, strlen(cpus) > 40 ? "..." : "");
+    buf_printf(to, "replica %d  ", r->replica);
+    if (engines_a_replica(p) > 1) buf_printf(to, "stage %u, tensor part %u  ", r->pp, r->tp);
+    if (r->is_leader)
+        buf_printf(to, "ReplicaRank {rank %u, node_rank %u, local_rank %u}  ", x->rank, x->node_rank,
+                   x->local_rank);
+    buf_printf(to, "CPUs %.40s%s", cpus, strlen(cpus) > 40 ? "..." : "");
 }
 
 static void box_line(struct buf *to, const char *text, size_t width)
@@ -81,13 +90,23 @@ static void node_box(const struct plan *p, u32 node, struct buf *to)
     buf_release(&rows);
 }
 
+static bool alike(const struct plan *p, u32 a, u32 b)
+{
+    u32 each = p->ground.ranks_per_node;
+    for (u32 i = 0; i < each; i++) {
+        const struct place_rank *x = &p->place.ranks[a * each + i], *y = &p->place.ranks[b * each + i];
+        if ((x->replica < 0) != (y->replica < 0) || x->tp != y->tp || x->pp != y->pp) return false;
+    }
+    return true;
+}
+
 /* Runs of alike nodes: the first as a box, the others in a line. */
 static void picture(const struct plan *p, struct buf *to)
 {
     u32 each = p->ground.ranks_per_node, n = p->ground.n_nodes;
     for (u32 node = 0; node < n;) {
         u32 end = node + 1;
-        while (end < n && p->engines_on[end] == p->engines_on[node]) end++;
+        while (end < n && alike(p, end, node)) end++;
         if (end - node <= LIKE_EACH_OTHER) {
             node_box(p, node++, to);
             continue;
@@ -120,7 +139,7 @@ static void sizes(const struct plan *p, struct buf *to)
     char text[32], line[64];
     u64 replicas = p->place.n_replicas;
     buf_text(to, "\nMemory\n");
-    memory_row(to, "weights, once on a node", p->needs.weights_bytes);
+    memory_row(to, "weights, once on a node", p->node_weights);
     memory_row(to, "an engine: KV cache", p->kv);
     memory_row(to, "an engine: activations, logits, tables", p->needs.work_bytes);
     memory_row(to, "an engine: rings between it and its agent", p->rings);
@@ -149,8 +168,15 @@ void plan_text(const struct plan *p, struct buf *to)
                g->ranks_per_node == 1 ? "" : "s", g->topo->n_cores, g->topo->n_numa,
                g->topo->n_numa == 1 ? "" : "s");
     if (p->has_place) {
-        buf_printf(to, "%u replica%s of one engine each, %s; an engine takes cores\n\n", p->place.n_replicas,
-                   p->place.n_replicas == 1 ? "" : "s", p->config.placement_group_strategy);
+        u64 each = engines_a_replica(p);
+        buf_printf(to, "%u replica%s of ", p->place.n_replicas, p->place.n_replicas == 1 ? "" : "s");
+        if (each > 1)
+            buf_printf(to, "%llu engines each (%lld stages of %lld)", (unsigned long long)each,
+                       (long long)p->config.pipeline_parallel_size,
+                       (long long)p->config.tensor_parallel_size);
+        else
+            buf_text(to, "one engine each");
+        buf_printf(to, ", %s; an engine takes cores\n\n", p->config.placement_group_strategy);
         picture(p, to);
     }
     if (p->has_engine) sizes(p, to);

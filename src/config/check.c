@@ -53,12 +53,6 @@ static const char *other(const struct config *c, const char *name, i64 value, ch
 int config_check(struct config *c, struct error *err)
 {
     char where[256], second[160];
-    const char *split = c->tensor_parallel_size != 1 ? "tensor-parallel-size" : "pipeline-parallel-size";
-    if (c->tensor_parallel_size != 1 || c->pipeline_parallel_size != 1)
-        return error_set(
-            err, ERR_UNSUPPORTED, config_where(c, split, where, sizeof(where)),
-            "a replica is one rank in this release: only 1 is possible, not %lld",
-            (long long)(c->tensor_parallel_size != 1 ? c->tensor_parallel_size : c->pipeline_parallel_size));
     if (c->max_num_batched_tokens < c->max_num_seqs)
         return error_set(err, ERR_INPUT, config_where(c, "max-num-batched-tokens", where, sizeof(where)),
                          "%lld is less than %s: a step holds a token of every running sequence",

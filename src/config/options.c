@@ -52,9 +52,10 @@ const struct option option_table[] = {
              "seeds."},
 
     {"tensor-parallel-size", "-tp", OPTION_INT, GROUP_PARALLEL, 0, AT(tensor_parallel_size), 1, 4096, "1",
-     .help = "Ranks that split every layer of a replica. Only 1 in this release."},
+     .help = "Ranks that split every layer of a replica: they are on one node."},
     {"pipeline-parallel-size", "-pp", OPTION_INT, GROUP_PARALLEL, 0, AT(pipeline_parallel_size), 1, 4096, "1",
-     .help = "Stages of layers of a replica. Only 1 in this release."},
+     .help = "Stages that the layers of a replica are divided into; each is tensor-parallel-size ranks of "
+             "one node, and several nodes can hold a replica."},
     {"data-parallel-size", "-dp num-replicas", OPTION_INT, GROUP_PARALLEL, 0, AT(data_parallel_size), 1, 4096,
      "auto", "auto", ABSENT, .help = "Replicas. auto: as many as the ranks give."},
     {"data-parallel-size-local", "-dpl", OPTION_INT, GROUP_PARALLEL, 0, AT(data_parallel_size_local), 0, 4096,

@@ -166,7 +166,7 @@ REFUSED = (  # options, where, what the message says
     (("--numa", "2"), "--numa", ("needs --cores",)),
     (("--topology", "numa:2 cores"), "--topology", ("does not understand", "numa:2 cores")),
     (("--topology", "core:2", "--cores", "2"), "--topology", ("leave --cores",)),
-    (("-tp", "2"), "--tensor-parallel-size", ("only 1 is possible",)),
+    (("-tp", "3", "--ranks", "3"), "--tensor-parallel-size", ("3", "8")),
     (("--nodes", "0"), "--nodes", ("1..65536",)),
     (("--memory-per-nod", "1G"), "--memory-per-nod", ("did you mean --memory-per-node",)),
     (("--json=yes",), "--json", ("false|true",)),

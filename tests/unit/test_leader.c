@@ -16,6 +16,7 @@
 enum { SLOTS = 4, REPLICA = 0, EPOCH = 7, HEAD = 0 };
 
 static u64 memory[SLOTS_PER_RANK];
+static struct seat seat;
 static struct agent agent;
 static u32 n_added, n_refused, n_chunks;
 static u64 ended; /* the request that batch_next_ended gives; 0: none */
@@ -103,10 +104,6 @@ int supervise_init(struct leader *l, struct error *err)
     l->state = REPLICA_UP;
     return 0;
 }
-void supervise_release(struct leader *l)
-{
-    (void)l;
-}
 int supervise_turn(struct leader *l, u64 now_ns)
 {
     (void)l, (void)now_ns;
@@ -164,7 +161,7 @@ static int open_leader(void **state)
     (void)state;
     n_added = n_refused = n_chunks = 0;
     ended = 0;
-    agent = (struct agent){.max_ongoing = SLOTS, .n_ingresses = 1, .model.vocab = 100};
+    agent = (struct agent){.seat = &seat, .max_ongoing = SLOTS, .n_ingresses = 1, .model.vocab = 100};
     static struct place_rank ranks[1] = {{.replica = REPLICA}};
     agent.plan.ranks = ranks;
     for (u32 i = 0; i < SLOTS_PER_RANK; i++) memory[i] = slot_word(EPOCH, SLOT_CLOSED, 0, 0);

@@ -1,0 +1,165 @@
+/* The engines of a replica, one generation after the other: started together, ended together. For one engine it is all local. */
+#include "agent/leader_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static u32 member_rank(const struct leader *l, u32 i)
+{
+    return l->seat->shape.rank[i];
+}
+
+static u32 member_node(const struct leader *l, u32 i)
+{
+    return l->seat->shape.node[i];
+}
+
+static bool first_of_node(const struct leader *l, u32 i)
+{
+    for (u32 k = 0; k < i; k++)
+        if (member_node(l, k) == member_node(l, i)) return false;
+    return true;
+}
+
+/* ---- the start -----------------------------------------------------------------------------------------------*/
+static void start_member(struct leader *l, u32 i, i32 pid, i32 fd)
+{
+    struct msg_group_start m = {.gen = l->gen, .pid = pid, .fd = fd};
+    agent_send(l->agent, member_rank(l, i), MSG_GROUP_START, &m, sizeof m, NULL, 0);
+    l->members[i].state = MEMBER_STARTING;
+}
+
+/* This node's engines get the memory that was made here; the first of every other node makes one for its node. */
+static void start_others(struct leader *l)
+{
+    for (u32 i = 1; i < l->seat->n; i++) {
+        if (member_node(l, i) == member_node(l, 0))
+            start_member(l, i, getpid(), l->seat->group_fd);
+        else if (first_of_node(l, i))
+            start_member(l, i, -1, -1);
+        else
+            l->members[i].state = MEMBER_WAITS;
+    }
+}
+
+static void start_group(struct leader *l, u64 now)
+{
+    struct error err;
+    struct seat *s = l->seat;
+    l->gen++;
+    l->own_up = l->failing = false;
+    if ((s->n > 1 && seat_group_memory(s, -1, -1, &err)) || seat_start(s, l->gen, now, &err)) {
+        log_error("engine of rank %u: %s", s->boot.rank, err.message);
+        seat_gone(s);
+        l->start_ns = restart_died(&l->restart, now);
+        return;
+    }
+    start_others(l);
+}
+
+static bool all_up(const struct leader *l)
+{
+    for (u32 i = 1; i < l->seat->n; i++)
+        if (l->members[i].state != MEMBER_UP) return false;
+    return l->own_up;
+}
+
+/* ---- the end -------------------------------------------------------------------------------------------------*/
+static bool all_gone(const struct leader *l)
+{
+    for (u32 i = 1; i < l->seat->n; i++)
+        if (l->members[i].state != MEMBER_GONE) return false;
+    return proc_state(l->seat->proc) == PROC_NONE;
+}
+
+static void fail(struct leader *l, const struct proc_verdict *v)
+{
+    if (l->failing) return; /* what comes after the first is its consequence */
+    l->failing = true;
+    l->running = l->own_up = false;
+    l->first = *v;
+    proc_kill(l->seat->proc, false, "another engine of its replica ended");
+    for (u32 i = 1; i < l->seat->n; i++) {
+        if (l->members[i].state == MEMBER_WAITS) l->members[i].state = MEMBER_GONE;
+        if (l->members[i].state == MEMBER_GONE) continue;
+        agent_send(l->agent, member_rank(l, i), MSG_GROUP_KILL, &l->gen, sizeof l->gen, NULL, 0);
+    }
+    supervise_lost(l, v);
+}
+
+static void after_the_end(struct leader *l, u64 now)
+{
+    l->failing = false;
+    seat_gone(l->seat);
+    l->start_ns = restart_died(&l->restart, now);
+    if (!restart_broken(&l->restart)) return;
+    log_error("the engine%s of rank %u died too often; replica %d is out of service",
+              l->seat->n > 1 ? "s" : "", l->seat->boot.rank, l->replica);
+    batch_end_all(l->batch, FINISH_RETRY);
+    leader_engine_changed(l, REPLICA_BROKEN, l->first.text);
+}
+
+/* ---- what comes ----------------------------------------------------------------------------------------------*/
+static void start_node_mates(struct leader *l, u32 host, const struct msg_group_state *m)
+{
+    for (u32 i = 1; i < l->seat->n; i++)
+        if (l->members[i].state == MEMBER_WAITS && member_node(l, i) == member_node(l, host))
+            start_member(l, i, m->pid, m->fd);
+}
+
+void leader_group_state(struct leader *l, u32 from, const struct msg_group_state *m)
+{
+    if (m->engine == 0 || m->engine >= l->seat->n || member_rank(l, m->engine) != from ||
+        m->event > GROUP_GONE) {
+        struct error err;
+        error_set(&err, ERR_PEER, "", "engine %u, event %u, of rank %u", m->engine, m->event, from);
+        agent_die(l->agent, "message GROUP_STATE", &err);
+    }
+    struct member *member = &l->members[m->engine];
+    if (m->gen != l->gen || member->state == MEMBER_GONE) return;
+    struct proc_verdict v = {.gen = m->gen, .blame = m->blame};
+    switch ((enum group_event)m->event) {
+    case GROUP_HAS_MEMORY:
+        if (!l->failing) start_node_mates(l, m->engine, m);
+        break;
+    case GROUP_UP:
+        member->state = MEMBER_UP;
+        member->pid = m->pid;
+        break;
+    case GROUP_GONE:
+        *member = (struct member){MEMBER_GONE, 0};
+        snprintf(v.text, sizeof v.text, "%.*s", (int)sizeof m->text - 1, m->text);
+        fail(l, &v);
+        break;
+    }
+}
+
+static int watch_own(struct leader *l, u64 now)
+{
+    struct proc_verdict died;
+    switch (proc_poll(l->seat->proc, now, l->n_sent ? l->sent_ns[0] : 0, &died)) {
+    case PROC_EVENT_READY: l->own_up = true; return 1;
+    case PROC_EVENT_DIED: fail(l, &died); return 1;
+    case PROC_EVENT_NONE: break;
+    }
+    return 0;
+}
+
+int group_turn(struct leader *l, u64 now)
+{
+    int n = watch_own(l, now);
+    if (l->failing && all_gone(l)) {
+        after_the_end(l, now);
+        n++;
+    } else if (!l->failing && !l->running && proc_state(l->seat->proc) == PROC_NONE && now >= l->start_ns &&
+               !restart_broken(&l->restart)) {
+        start_group(l, now);
+        n++;
+    } else if (!l->running && !l->failing && all_up(l)) {
+        l->running = true;
+        supervise_ready(l, now);
+        n++;
+    }
+    return n;
+}
