@@ -195,6 +195,28 @@ def forward(b):
                            "output_tokens": tokens})
 
 
+def parallel(b):
+    """Two engines of a replica on two cores, without agents: their sums, and a prompt against one engine with one thread."""
+    if b.cores < 2:
+        return
+    group, calls = "Tensor parallel, 2 engines of one thread", b.repeat(20000, 5000)
+    for size, name, limit in ((8 << 10, "8 KiB", ("<=", 4)), (1 << 20, "1 MiB", None)):
+        n = calls if size < 1 << 20 else calls // 20
+        out = json.loads(run([helper("coll"), "reduce", "2", str(size), str(n), str(b.repeat(5, 3))], 60))
+        b.add(group, f"all_reduce of {name}", "us", [r["median_us"] for r in out["runs"]], limit=limit,
+              setting={"engines": 2, "bytes": size, "calls_a_run": n})
+    model = b.o.model or os.path.join(TOP, "jobs/demo-model")
+    prefill, token = [], []
+    for _ in range(b.repeat(10, 5)):
+        one, two = (json.loads(run([helper("coll"), "forward", model, "auto", n, "512", "32", "5"], 60))["runs"]
+                    for n in ("1", "2"))
+        for runs, key in ((prefill, "prefill_ms"), (token, "token_ms")):
+            runs.append(min(r[key] for r in one) / min(r[key] for r in two))
+    setting = {"engines": 2, "threads": 1, "prompt_tokens": 512, "pairs": len(prefill)}
+    b.add(group, "prompt of 512 tokens against one engine", "x", prefill, limit=(">=", 1.6), better="more", setting=setting)
+    b.add(group, "a token against one engine", "x", token, better="more", setting=setting)
+
+
 def http(b):
     """Requests that need no engine, beside the HTTP library alone."""
     seconds, n = b.repeat(1.0, 0.5), b.repeat(5, 3)
@@ -317,8 +339,8 @@ def slo(b):
                                                first_p99_ms=r["first_ms"]["p99"]))
 
 
-SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward, "http": http,
-            "plane": plane, "hosts": hosts.measure, "overload": overload, "slo": slo}
+SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward,
+            "parallel": parallel, "http": http, "plane": plane, "hosts": hosts.measure, "overload": overload, "slo": slo}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,10 @@
 
 #include <cmocka.h>
 
+#include <math.h>
+
 #include "crew.h"
+#include "made.h"
 #include "mpiserve/json.h"
 #include "runner.h"
 
@@ -186,6 +189,75 @@ static void test_folder(void **state)
     }
 }
 
+/* ---- models made here: biases on everything, layers that differ, odd sizes, three and six engines --------------*/
+static const char *const made_configs[] = {
+    "{\"model_type\":\"llama\",\"hidden_size\":30,\"num_hidden_layers\":4,\"num_attention_heads\":6,"
+    "\"num_key_value_heads\":3,\"head_dim\":8,\"vocab_size\":66,\"intermediate_size\":42,"
+    "\"max_position_embeddings\":256,\"attention_bias\":true,\"mlp_bias\":true,\"tie_word_embeddings\":true}",
+    "{\"model_type\":\"qwen2\",\"hidden_size\":48,\"num_hidden_layers\":5,\"num_attention_heads\":6,"
+    "\"num_key_value_heads\":1,\"vocab_size\":78,\"intermediate_size\":30,\"sliding_window\":24,"
+    "\"use_sliding_window\":true,\"max_window_layers\":2,\"max_position_embeddings\":256,"
+    "\"tie_word_embeddings\":false}",
+};
+
+static void made_prompts(struct reference *ref, const char *dir, u32 vocab)
+{
+    snprintf(ref->dir, sizeof ref->dir, "%s", dir);
+    for (u32 i = 0; i < PROMPTS; i++) {
+        struct prompt *p = &ref->prompts[i];
+        p->n = 1 + i * 30;
+        for (u32 k = 0; k < LONGEST; k++) p->ids[k] = (i32)((k * 31 + i * 17 + k * k) % vocab);
+        for (u32 k = 0; k < STEPS; k++) p->greedy[k] = (i32)((k * 13 + i) % vocab);
+    }
+}
+
+static void assert_near(const struct reference *ref, const struct trace *a, const struct trace *b, u32 vocab)
+{
+    for (u32 i = 0; i < PROMPTS; i++)
+        for (size_t k = 0; k < trace_rows(&ref->prompts[i]) * vocab; k++)
+            if (!(fabsf(a->logits[i][k] - b->logits[i][k]) <= 1e-3f))
+                fail_msg("prompt %u, logit %zu: %g, not %g", i, k, (double)b->logits[i][k],
+                         (double)a->logits[i][k]);
+}
+
+static void test_made(void **state)
+{
+    (void)state;
+    static const u32 tps[] = {1, 2, 3, 6};
+    for (size_t k = 0; k < COUNT_OF(made_configs); k++) {
+        static struct reference ref;
+        struct model_config config;
+        struct made made;
+        struct error err;
+        struct trace whole, one, two;
+        u32 compared = 0;
+        made_model(&made, made_configs[k]);
+        runner_need(!model_read_config(made.dir, &config, &err), &err);
+        made_prompts(&ref, made.dir, config.vocab);
+        trace_alloc(&whole, &ref, config.vocab);
+        trace_alloc(&one, &ref, config.vocab);
+        trace_alloc(&two, &ref, config.vocab);
+        for (size_t i = 0; i < COUNT_OF(tps); i++) {
+            struct shard part;
+            struct division d = {.ref = &ref, .tp = tps[i], .pp = 1, .trace = i ? &one : &whole};
+            if (shard_of(&part, &config, d.tp, 1, 0, 0, &err)) continue;
+            compared++;
+            run_division(&d, NULL);
+            if (i) assert_near(&ref, &whole, &one, config.vocab);
+            const struct trace *same = d.trace;
+            d.trace = &two;
+            d.pp = d.tp > 2 ? 1 : 3; /* stages of different lengths */
+            run_division(&d, NULL);
+            assert_same(&ref, same, &two, config.vocab);
+        }
+        assert_true(compared >= 3);
+        trace_free(&whole);
+        trace_free(&one);
+        trace_free(&two);
+        made_drop(&made);
+    }
+}
+
 /* Over nodes: other transports, the same bits. */
 static void test_nodes(void **state)
 {
@@ -279,10 +351,11 @@ static void test_cover(void **state)
 
 int main(void)
 {
-    struct CMUnitTest tests[COUNT_OF(folders) + 3] = {
-        cmocka_unit_test(test_refused), cmocka_unit_test(test_cover), cmocka_unit_test(test_nodes)};
+    struct CMUnitTest tests[COUNT_OF(folders) + 4] = {
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_cover), cmocka_unit_test(test_nodes),
+        cmocka_unit_test(test_made)};
     for (u32 i = 0; i < COUNT_OF(folders); i++)
-        tests[3 + i] =
+        tests[4 + i] =
             (struct CMUnitTest){folders[i], test_folder, NULL, NULL, (void *)(uintptr_t)folders[i]};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("parallel", tests, NULL, NULL);
