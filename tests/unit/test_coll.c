@@ -47,20 +47,40 @@ static double narrowed(enum coll_type t, float sum)
     return v;
 }
 
-/* Numbers whose sum depends on the order. */
-static void fill(void *to, enum coll_type t, size_t n, u32 member, u32 round)
+/* Numbers whose sums depend on the order: made once for each type; a member's begin at a place of its own. */
+enum { POOL = 1 << 20, PLACES = 1 << 12 };
+static struct {
+    float f32[POOL];
+    u16 narrow[2][POOL]; /* bf16 of about one size, and bits of all sizes below 2 */
+    float values[2][65536];
+} pool;
+
+static void pool_fill(void)
 {
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < POOL; i++) {
         u32 r[4];
-        rng_block(round, i, member, r);
-        float v = ldexpf((float)(i32)r[0] * 0x1p-31f, (int)(r[1] % 12) - 6);
-        if (t == COLL_F32)
-            ((float *)to)[i] = v;
-        else if (t == COLL_BF16)
-            ((u16 *)to)[i] = (u16)(r[2] % 4 ? 0x3f00 + r[0] % 512 : r[0] & 0xbfff); /* |v| < 2 */
-        else
-            ((u16 *)to)[i] = (u16)(r[0] & 0xbfff); /* denormals too; |v| < 2 */
+        rng_block(1, i, 0, r);
+        pool.f32[i] = ldexpf((float)(i32)r[0] * 0x1p-31f, (int)(r[1] % 12) - 6);
+        pool.narrow[0][i] = (u16)(r[2] % 4 ? 0x3f00 + r[0] % 512 : r[0] & 0xbfff);
+        pool.narrow[1][i] = (u16)(r[0] & 0xbfff);
     }
+    for (u32 i = 0; i < 65536; i++) {
+        u16 bits = (u16)i;
+        pool.values[0][i] = (float)value_of(COLL_BF16, &bits, 0);
+        pool.values[1][i] = (float)value_of(COLL_F16, &bits, 0);
+    }
+}
+
+static const void *numbers_of(enum coll_type t, u32 member, u32 round)
+{
+    size_t from = (member * 977 + round * 131) % PLACES;
+    return t == COLL_F32 ? (const void *)(pool.f32 + from)
+                         : (const void *)(pool.narrow[t - COLL_BF16] + from);
+}
+
+static float float_of(enum coll_type t, const void *at, size_t i)
+{
+    return t == COLL_F32 ? ((const float *)at)[i] : pool.values[t - COLL_BF16][((const u16 *)at)[i]];
 }
 
 /* ---- sums ------------------------------------------------------------------------------------------------------*/
@@ -110,35 +130,30 @@ static void reduce(struct team *t)
 static void check_sum(struct sums *s, struct team *t, size_t count, enum way way, u32 round)
 {
     u32 me = coll_me(t->c);
-    size_t unit = unit_of(s->type), bytes = count * unit;
-    u8 *own = malloc(bytes + 64), *out = malloc(bytes + 64), *all = malloc((bytes + 64) * s->n);
-    for (u32 m = 0; m < s->n; m++) fill(all + m * bytes, s->type, count, m, round);
-    memset(out, 0xee, bytes + 64);
-    void *slot = way == IN_SLOT ? coll_slot(t->c, bytes) : NULL;
+    size_t bytes = count * unit_of(s->type);
+    u8 *own = malloc(bytes + 64), *out = malloc(bytes + 64);
+    const void *all[8], *before = numbers_of(s->type, 77 + me, round);
+    for (u32 m = 0; m < s->n; m++) all[m] = numbers_of(s->type, m, round);
+    memcpy(out, before, bytes);
+    memset(out + bytes, 0xee, 64);
+    void *slot = way == IN_SLOT ? coll_slot(t->c, bytes) : NULL, *in = slot ? slot : own;
     if (slot) s->in_slots++;
-    void *in = slot ? slot : own;
-    if (bytes) memcpy(in, all + me * bytes, bytes);
-    if (way == ADDED) fill(out, s->type, count, 77 + me, round);
-    u8 *before = malloc(bytes + 64);
-    memcpy(before, out, bytes + 64);
+    memcpy(in, all[me], bytes);
     void *to = way == IN_PLACE ? in : out;
     t->r = (struct coll_reduce){in, to, count, s->type, way == ADDED};
     reduce(t);
     for (size_t i = 0; i < count; i++) {
-        float sum = (float)value_of(s->type, all, i);
-        for (u32 m = 1; m < s->n; m++) sum += (float)value_of(s->type, all + m * bytes, i);
-        if (way == ADDED) sum = (float)value_of(s->type, before, i) + (float)narrowed(s->type, sum);
-        double got = value_of(s->type, to, i), want = narrowed(s->type, sum);
-        if (got == want) continue;
+        float sum = float_of(s->type, all[0], i), got = float_of(s->type, to, i);
+        for (u32 m = 1; m < s->n; m++) sum += float_of(s->type, all[m], i);
+        if (way == ADDED) sum = float_of(s->type, before, i) + (float)narrowed(s->type, sum);
+        if ((double)got == narrowed(s->type, sum)) continue;
         fprintf(stderr, "engine %u of %u, type %d, way %d, %zu of %zu: %a, not %a\n", me, s->n, s->type, way,
-                i, count, got, want);
+                i, count, (double)got, narrowed(s->type, sum));
         abort();
     }
-    crew_need(memcmp(out + bytes, before + bytes, 64) == 0, NULL);
+    for (u32 i = 0; i < 64; i++) crew_need(out[bytes + i] == 0xee, NULL);
     free(own);
     free(out);
-    free(all);
-    free(before);
 }
 
 static void sums_member(struct coll_world *w, u32 me, void *arg)
@@ -526,16 +541,16 @@ static void count_tick(void *arg)
 
 static void patient(struct coll_world *w, u32 me, void *arg)
 {
-    const struct coll_how forever = {.wait_ns = COLL_FOREVER};
+    const struct coll_how forever = {.wait_ns = COLL_FOREVER}, longer = {.wait_ns = 60 * NS_PER_S};
     struct error err;
     u32 word = 7;
     (void)arg;
     if (me == 0) usleep(100000);
-    crew_need(coll_broadcast(coll_all(w), 0, &word, sizeof word, me ? &forever : NULL, &err) == 0, &err);
+    crew_need(coll_broadcast(coll_all(w), 0, &word, sizeof word, me ? &forever : &longer, &err) == 0, &err);
     /* a root is not held up by who does not read, but for what it would overwrite */
     if (me) usleep(20000);
     for (u32 i = 0; i < 20; i++)
-        crew_need(coll_broadcast(coll_all(w), 0, &word, sizeof word, NULL, &err) == 0, &err);
+        crew_need(coll_broadcast(coll_all(w), 0, &word, sizeof word, &longer, &err) == 0, &err);
 }
 
 static void test_patience(void **state)
@@ -544,10 +559,9 @@ static void test_patience(void **state)
     _Atomic u32 ticks = 0;
     struct crew c = {.shape = crew_shape(3, 1, NULL),
                      .fn = patient,
-                     .wait_ns = 60 * NS_PER_MS, /* shorter than the root sleeps */
+                     .wait_ns = 20 * NS_PER_MS, /* shorter than the root sleeps */
                      .tick = count_tick,
                      .tick_arg = (void *)&ticks};
-    c.wait_ns = 5 * NS_PER_S;
     crew_run(&c);
     assert_true(ticks >= 2);
 }
@@ -628,6 +642,7 @@ int main(void)
         cmocka_unit_test(test_killed),     cmocka_unit_test(test_patience),
         cmocka_unit_test(test_shapes),     cmocka_unit_test(test_relay_checks),
     };
+    pool_fill();
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("coll", tests, NULL, NULL);
 }

@@ -22,6 +22,12 @@ static void test_reference_tensors(void **state)
     assert_int_equal(model_read(f, norm, 0, whole, sizeof whole, &e), 0);
     assert_int_equal(model_read(f, norm, 128, half, sizeof half, &e), 0);
     assert_memory_equal(whole + 32, half, sizeof half);
+    static float matrix[64 * 128], part[40 * 32]; /* columns 32..63 of rows 3..42 */
+    assert_int_equal(model_read(f, t, 0, matrix, sizeof matrix, &e), 0);
+    assert_int_equal(model_read_rows(f, t, (3 * 128 + 32) * 4, 128 * 4, part, 32 * 4, 40, &e), 0);
+    for (u32 i = 0; i < 40; i++) assert_memory_equal(part + i * 32, matrix + (3 + i) * 128 + 32, 32 * 4);
+    assert_int_equal(model_read_rows(f, t, 128 * 4, 128 * 4, part, 128 * 4, 10, &e), 0); /* whole rows */
+    assert_memory_equal(part, matrix + 128, 10 * 128 * 4);
     u32 with_norm = 0;
     for (size_t i = 0; i < model_tensor_count(f); i++)
         with_norm += model_tensor_at(f, i) == model_tensor(f, model_tensor_name(f, i));
