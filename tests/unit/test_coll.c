@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "coll/coll_inner.h"
 #include "crew.h"
 
 /* ---- a second opinion on the types -----------------------------------------------------------------------------*/
@@ -621,11 +622,18 @@ static void test_relay_checks(void **state)
     const u32 credit[] = {1, 9};
     assert_int_equal(coll_relay_put(a, 1, credit, sizeof credit, &err), ERR_PEER);
     coll_relay_taken(a);
-    memset(c.memory[0], 0xff, 1 << 20);
-    u32 mad = 0;
-    for (u64 at = 0; at + 4 <= c.bytes[0]; at += 4096) memset((u8 *)c.memory[0] + at, 0xff, 64), mad++;
-    assert_null(coll_relay_take(a, &to, &len));
-    assert_true(len == SIZE_MAX);
+    struct place p;
+    place_of(&p, &c.shape, 0);
+    struct link *out = &relay_at(c.memory[0], &p, 2, 0)->out;
+    const u32 mad[][3] = {
+        {1, LINK_BYTES + 1, 1}, {1, 0, 0}, {1, 0, 64}, {LINK_SLOTS + 1, 0, 1}}; /* waiting, len, peer */
+    for (size_t i = 0; i < COUNT_OF(mad); i++) {
+        out->put.value = 1 + mad[i][0];
+        out->slots[1].len = mad[i][1];
+        out->slots[1].peer = mad[i][2];
+        assert_null(coll_relay_take(a, &to, &len));
+        assert_true(len == SIZE_MAX);
+    }
     coll_relay_close(a);
     coll_relay_close(b);
     coll_close(w);
