@@ -17,7 +17,7 @@
 
 enum {
     SLOT_BYTES = 512 << 10, /* of a member in a group: longer calls go in pieces */
-    LINK_SLOTS = 8,         /* messages under way between two engines */
+    LINK_SLOTS = 32,        /* messages under way between two engines */
     LINK_BYTES = 128 << 10, /* of a message */
     NOBODY = UINT16_MAX,
 };

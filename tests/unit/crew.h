@@ -112,7 +112,7 @@ static inline bool crew_carry(struct crew *c, struct coll_relay *const *relays, 
     struct error err;
     const void *data = coll_relay_take(relays[from], &to, &len);
     if (!data) {
-        crew_need(len == 0 && !coll_relay_waiting(relays[from]), NULL);
+        crew_need(len == 0, NULL);
         return false;
     }
     crew_need(len <= COLL_RELAY_MOST && coll_relay_waiting(relays[from]), NULL);

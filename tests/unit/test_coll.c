@@ -495,9 +495,10 @@ static void test_silent_agent(void **state)
     crew_map(&c);
     struct coll_world *w = crew_world(&c, 0, &err);
     int rc = 0;
-    for (u32 i = 0; i < 20 && !rc; i++) rc = coll_send(coll_all(w), 1, data, sizeof data, NULL, &err);
+    for (u32 i = 0; i < 2 * LINK_SLOTS && !rc; i++)
+        rc = coll_send(coll_all(w), 1, data, sizeof data, NULL, &err);
     assert_int_equal(rc, ERR_PEER); /* as many as may be under way, then the other one's word is waited for */
-    assert_non_null(strstr(err.message, "send 9 of 20480 bytes: engine 1 (rank 101) has not come"));
+    assert_non_null(strstr(err.message, "send 33 of 20480 bytes: engine 1 (rank 101) has not come"));
     coll_close(w);
     crew_unmap(&c);
 }
@@ -612,14 +613,14 @@ static void test_relay_checks(void **state)
     const void *message = coll_relay_take(a, &to, &len);
     assert_non_null(message);
     assert_int_equal(to, 1);
-    for (u32 i = 0; i < 8; i++) assert_int_equal(coll_relay_put(b, 0, message, len, &err), 0);
+    for (u32 i = 0; i < LINK_SLOTS; i++) assert_int_equal(coll_relay_put(b, 0, message, len, &err), 0);
     assert_int_equal(coll_relay_put(b, 0, message, len, &err), ERR_PEER); /* nobody reads there */
     assert_non_null(strstr(err.message, "more than may be under way"));
     assert_int_equal(coll_relay_put(a, 1, message, 7, &err), ERR_PEER);
     assert_int_equal(coll_relay_put(a, 0, message, len, &err), ERR_PEER);
     assert_int_equal(coll_relay_put(a, 64, message, len, &err), ERR_PEER);
     assert_int_equal(coll_relay_put(a, 1, message, COLL_RELAY_MOST + 1, &err), ERR_PEER);
-    const u32 credit[] = {1, 9};
+    const u32 credit[] = {1, LINK_SLOTS + 1};
     assert_int_equal(coll_relay_put(a, 1, credit, sizeof credit, &err), ERR_PEER);
     coll_relay_taken(a);
     struct place p;
