@@ -13,42 +13,125 @@ enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_OTHER }; /* of a stored ten
 size_t dtype_bytes(enum dtype t);                             /* DTYPE_OTHER: 0 */
 const char *dtype_name(enum dtype t);
 
-enum { MODEL_MAX_EOS = 16, MODEL_MAX_LAYERS = 256 };
-enum rope_kind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
+enum { MODEL_MAX_EOS = 16, MODEL_MAX_LAYERS = 256, MODEL_MAX_HEAD = 1024 };
 
-/* A row of the table of architectures. A new one is a row, and code only where the maths is new. */
+/* ---- architectures. A row of the table; a new one is a row, and code only where the maths is new. */
+enum window_rule { /* which layers see sliding_window tokens only; "layer_types" says otherwise where it is given */
+                   WINDOW_NEVER,
+                   WINDOW_ALL,        /* if sliding_window is not null */
+                   WINDOW_ASKED_FROM, /* with use_sliding_window: layers >= max_window_layers */
+                   WINDOW_ASKED_EVEN, /* with use_sliding_window: even layers below max_window_layers */
+                   WINDOW_ASKED_ALL,  /* with use_sliding_window */
+                   WINDOW_EVEN,
+                   WINDOW_PATTERN, /* all but every sliding_window_pattern-th */
+};
+enum norms {              /* N: RMSNorm */
+             NORMS_PRE,   /* x += F(N(x)) */
+             NORMS_POST,  /* x += N(F(x)) */
+             NORMS_AROUND /* x += N(F(N(x))) */
+};
+enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD /* of each head */, QK_NORM_WHOLE /* of all heads together */ };
+enum activation {
+    ACT_SILU,      /* silu(gate) up */
+    ACT_GELU_TANH, /* gelu, the tanh form, of gate, times up */
+    ACT_CLAMPED    /* gpt_oss: (up + 1) gate sigmoid(alpha gate), gate <= limit, |up| <= limit */
+};
+enum moe_kind { MOE_NONE, MOE_MIXTRAL, MOE_QWEN2, MOE_QWEN3, MOE_DEEPSEEK2, MOE_DEEPSEEK3, MOE_GPT_OSS };
 struct arch {
     const char *model_type; /* config.json model_type */
     const char *class_name; /* architectures[0] */
+    const char *keys;       /* of config.json that are understood here beside the common ones; " a b " */
     bool qkv_bias;          /* biases on q, k, v always (qwen2) */
     bool attention_bias;    /* config's attention_bias is honoured: q, k, v (and o_bias) */
     bool o_bias;            /* attention_bias covers o as well */
+    bool bias_default;      /* attention_bias when the key is absent */
     bool mlp_bias;          /* config's mlp_bias is honoured */
-    bool qk_norm;           /* RMSNorm per head on q and k before the rotation (qwen3) */
-    bool window_all;        /* sliding_window on all layers when not null (mistral) */
-    bool window_opt;        /* only with use_sliding_window, layers >= max_window_layers (qwen2, qwen3) */
-    double eps_default;
-    i32 head_dim_default;   /* 0: hidden / heads */
-    i32 window_default;     /* sliding_window when the key is absent; 0: none */
+    bool plus_one;          /* norms multiply by 1 + weight, the embedding by sqrt(hidden) (gemma) */
+    bool fused;             /* qkv_proj and gate_up_proj in one tensor each (phi3) */
+    bool mla;               /* multi-head latent attention (deepseek) */
+    bool sinks;             /* a learned logit a head that joins the softmax (gpt_oss) */
+    bool two_ropes;         /* windowed layers rotate by rope_local_base_freq (gemma3) */
+    bool tied_default;
     bool kv_heads_optional; /* absent num_key_value_heads = num_attention_heads */
+    enum norms norms;
+    enum qk_norm qk_norm;
+    enum window_rule windows;
+    enum activation act;
+    enum moe_kind moe;
+    double eps_default, theta_default; /* 0: 1e-6, 10000 */
+    i32 head_dim_default;              /* 0: hidden / heads */
+    i32 window_default;                /* sliding_window when the key is absent; 0: none */
+    float score_cap, logit_cap;        /* soft caps when the keys are absent; 0: none */
 };
 const struct arch *model_arch(const char *model_type); /* NULL: unknown */
+
+/* ---- rotary embedding */
+enum rope_kind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_LLAMA3, ROPE_LONGROPE, ROPE_YARN };
+struct rope_config {
+    enum rope_kind kind;
+    u32 dims;         /* numbers of a head that are rotated: the first ones; even */
+    bool interleaved; /* pairs (2m, 2m + 1) instead of (m, m + dims / 2) */
+    double theta, factor;
+    double low_freq_factor, high_freq_factor; /* llama3 */
+    double beta_fast, beta_slow;              /* yarn */
+    bool truncate;                            /* yarn: the ramp's ends are whole numbers */
+    double attention;          /* cos and sin are multiplied by it; 1 unless yarn or longrope */
+    u32 original_max_position; /* dynamic: max_position_embeddings as written */
+    float short_factor[MODEL_MAX_HEAD / 2], long_factor[MODEL_MAX_HEAD / 2]; /* longrope: [dims / 2] */
+};
+/* inv[dims / 2]: the angle of a pair is position times inv. length: what "the current length" is for kinds that depend on it.
+ *
+ * Dynamic and longrope: here a token at position t of a sequence whose prompt has n tokens rotates by length max(n, t + 1): a
+ * prompt as one forward pass over it would, later tokens by the length they make. It depends on the sequence alone, not on
+ * chunks or the cache. */
+void rope_frequencies(const struct rope_config *r, u32 length, float *inv);
+/* Sequences whose prompts have lengths of one class rotate a common beginning alike, so that they may share cached blocks of
+ * prompts: 0 wherever lengths do not matter. */
+u32 rope_class(const struct rope_config *r, u32 prompt_len);
+
+/* ---- mixture of experts, multi-head latent attention */
+enum moe_score {
+    SCORE_SOFTMAX, /* over all experts */
+    SCORE_SIGMOID,
+    SCORE_CHOSEN /* top k of the logits, softmax over the chosen */
+};
+struct moe_config {
+    u32 experts, per_token; /* 0: none */
+    u32 ffn, shared_ffn;    /* shared_ffn 0: no shared expert */
+    u32 groups,
+        top_groups; /* experts are in so many equal groups, only the best top_groups are looked at; 1, 1: no limit */
+    bool pair_groups; /* a group's score: the sum of its two largest; else the largest */
+    bool correction;  /* a bias is added to the scores for choosing, not for weighing */
+    bool renormalise; /* weights are divided by their sum */
+    bool shared_gate; /* the shared expert is multiplied by sigmoid(a product) */
+    bool bias;        /* on router and experts */
+    float scale;      /* of the weights, last */
+    enum moe_score score;
+};
+struct mla_config { /* see the formulas of DeepSeek-V2; all 0: none */
+    u32 q_rank;     /* 0: q is one product */
+    u32 kv_rank, nope, rope, value;
+};
 
 struct model_config {
     const struct arch *arch;
     char dir[PATH_LEN];
-    u32 vocab, hidden, layers, heads, kv_heads, head_dim, ffn;
-    u32 max_position; /* longest sequence */
+    u32 vocab, hidden, layers, heads, kv_heads, head_dim, ffn; /* MLA: head_dim is nope + rope */
+    u32 max_position;                                          /* longest sequence */
     float eps;
+    float score_scale;          /* q k is multiplied by it */
+    float score_cap, logit_cap; /* c tanh(x / c); 0: none */
+    float embed_scale;
+    float act_limit, act_alpha;    /* ACT_CLAMPED */
     bool tied;                     /* head = embedding */
-    bool q_bias, o_bias, mlp_bias; /* q_bias: on q, k and v */
-    bool qk_norm;
-    u32 window[MODEL_MAX_LAYERS]; /* tokens a layer sees, itself included; 0: all */
-    struct {
-        enum rope_kind kind;
-        double theta, factor, low_freq_factor, high_freq_factor;
-        u32 original_max_position;
-    } rope;
+    bool q_bias, o_bias, mlp_bias; /* q_bias: on q, k and v; MLA: on the products before the norms */
+    enum qk_norm qk_norm;
+    u32 window[MODEL_MAX_LAYERS];  /* tokens a layer sees, itself included; 0: all */
+    bool sparse[MODEL_MAX_LAYERS]; /* a layer of experts */
+    struct rope_config rope;       /* with two_ropes: of the layers without a window */
+    struct rope_config rope_local; /* with two_ropes */
+    struct moe_config moe;
+    struct mla_config mla;
     /* generation_config.json over config.json; has_*: the model suggests it as a request default */
     i32 eos[MODEL_MAX_EOS];
     u32 n_eos;

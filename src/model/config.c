@@ -1,16 +1,16 @@
 /* config.json: what the model is. Both spellings of the library (older and newer) are read. */
 #include "model/config.h"
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 enum {
     CONFIG_MAX_BYTES = 16 << 20,
-    MAX_WIDTH = 1 << 20, /* of any activation */
     MAX_VOCAB = 1 << 24,
     MAX_POSITION = 1 << 24,
-    MAX_HEAD_DIM = 1024,
+    MAX_HEAD_DIM = MODEL_MAX_HEAD,
 };
 
 static const struct size_field {
@@ -50,17 +50,26 @@ static int read_arch(struct fields *f, struct model_config *out)
     return 0;
 }
 
-static int read_heads(struct fields *f, struct model_config *out)
+static int read_kv_heads(struct fields *f, struct model_config *out)
 {
     const struct arch *a = out->arch;
     bool listed = json_get(f->object, "num_key_value_heads") != NULL; /* null says "as many as heads" */
     if (!listed && !a->kv_heads_optional)
         return fields_fail(f, ERR_INPUT, "\"num_key_value_heads\" is missing");
     out->kv_heads = (u32)fields_int(f, "num_key_value_heads", 1, out->heads, out->heads);
+    if (a->mla) out->kv_heads = out->heads; /* the number plays no part there */
     if (out->heads % out->kv_heads)
         return fields_fail(f, ERR_INPUT,
                            "\"num_attention_heads\" (%u) is not a multiple of \"num_key_value_heads\" (%u)",
                            out->heads, out->kv_heads);
+    return f->rc;
+}
+
+static int read_heads(struct fields *f, struct model_config *out)
+{
+    const struct arch *a = out->arch;
+    if (read_kv_heads(f, out)) return f->rc;
+    if (a->mla) return config_mla(f, out);
     if (!fields_has(f, "head_dim") && !a->head_dim_default && out->hidden % out->heads)
         return fields_fail(f, ERR_INPUT,
                            "\"hidden_size\" (%u) is not a multiple of \"num_attention_heads\" (%u), and "
@@ -71,71 +80,78 @@ static int read_heads(struct fields *f, struct model_config *out)
     if (out->head_dim % 2 || !out->head_dim || out->head_dim > MAX_HEAD_DIM)
         return fields_fail(f, ERR_INPUT, "the size of a head is %u; it must be even, from 2 to %d",
                            out->head_dim, MAX_HEAD_DIM);
-    if ((u64)out->heads * out->head_dim > MAX_WIDTH)
-        return fields_fail(f, ERR_INPUT, "%u heads of %u are wider than %d", out->heads, out->head_dim,
-                           MAX_WIDTH);
     return f->rc;
+}
+
+static int check_width(struct fields *f, const struct model_config *c)
+{
+    if ((u64)c->heads * c->head_dim <= MAX_WIDTH) return f->rc;
+    return fields_fail(f, ERR_INPUT, "%u heads of %u are wider than %d", c->heads, c->head_dim, MAX_WIDTH);
 }
 
 static int read_biases(struct fields *f, struct model_config *out)
 {
     const struct arch *a = out->arch;
-    bool attention = fields_bool(f, "attention_bias", false), mlp = fields_bool(f, "mlp_bias", false);
+    bool attention = fields_bool(f, "attention_bias", a->bias_default),
+         mlp = fields_bool(f, "mlp_bias", false);
     if (attention && !a->attention_bias && !a->qkv_bias)
         fields_fail(f, ERR_UNSUPPORTED, "\"attention_bias\" true is not known of a %s model", a->model_type);
     if (mlp && !a->mlp_bias)
         fields_fail(f, ERR_UNSUPPORTED, "\"mlp_bias\" true is not known of a %s model", a->model_type);
-    out->q_bias = a->qkv_bias || (a->attention_bias && attention);
+    out->q_bias = a->qkv_bias ? fields_bool(f, "qkv_bias", true) : a->attention_bias && attention;
     out->o_bias = a->attention_bias && a->o_bias && attention;
     out->mlp_bias = a->mlp_bias && mlp;
     out->qk_norm = a->qk_norm;
     return f->rc;
 }
 
-static bool layer_windowed(const struct arch *a, u32 layer, i64 first)
+static const char *const ACTIVATIONS[] = {
+    [ACT_SILU] = "silu", [ACT_GELU_TANH] = "gelu_pytorch_tanh", [ACT_CLAMPED] = "silu"};
+
+static void check_activation(struct fields *f, const struct arch *a, const char *key)
 {
-    return a->window_all || (a->window_opt && layer >= first);
+    char name[SHOWN_LEN];
+    const char *wanted = ACTIVATIONS[a->act], *act = fields_text(f, key, wanted);
+    bool swish = !strcmp(wanted, "silu") && !strcmp(act, "swish");
+    if (strcmp(act, wanted) && !swish)
+        fields_fail(f, ERR_UNSUPPORTED, "\"%s\" %s is not offered; offered: %s", key, shown(act, name),
+                    wanted);
 }
 
-static int read_windows(struct fields *f, struct model_config *out)
+/* A soft cap: null switches it off, absent is the architecture's. */
+static float read_cap(struct fields *f, const char *key, float usual)
 {
-    const struct arch *a = out->arch;
-    bool offered = a->window_all || a->window_opt;
-    bool listed = json_get(f->object, "sliding_window") != NULL; /* null says "none" */
-    i64 window = fields_int(f, "sliding_window", 0, INT32_MAX, listed ? 0 : a->window_default);
-    bool use = fields_bool(f, "use_sliding_window", false);
-    i64 first = fields_int(f, "max_window_layers", 0, MAX_WIDTH, 28);
-    if (!offered && window)
-        return fields_fail(f, ERR_UNSUPPORTED, "\"sliding_window\" is not known of a %s model",
-                           a->model_type);
-    if (a->window_opt && !use) window = 0;
-    const struct json *types = fields_has(f, "layer_types") ? json_get(f->object, "layer_types") : NULL;
-    if (types && (json_kind(types) != JK_ARRAY || json_len(types) != out->layers))
-        return fields_fail(f, ERR_INPUT, "\"layer_types\" must be a list of %u strings, one a layer",
-                           out->layers);
-    for (u32 i = 0; i < out->layers; i++) {
-        const char *type = json_text(json_item(types, i));
-        bool slides = type && !strcmp(type, "sliding_attention");
-        if (types && !slides && (!type || strcmp(type, "full_attention")))
-            return fields_fail(f, ERR_UNSUPPORTED,
-                               "\"layer_types\" item %u must be \"full_attention\" or \"sliding_attention\"",
-                               i);
-        if (slides && !offered)
-            return fields_fail(f, ERR_UNSUPPORTED, "\"layer_types\": a window is not known of a %s model",
-                               a->model_type);
-        out->window[i] = (types ? slides : layer_windowed(a, i, first)) ? (u32)window : 0;
-    }
-    return f->rc;
+    bool listed = json_get(f->object, key) != NULL;
+    return (float)fields_real(f, key, 1e-3, 1e6, listed ? 0 : (double)usual);
+}
+
+static void read_gemma(struct fields *f, struct model_config *out)
+{
+    out->embed_scale = sqrtf((float)out->hidden);
+    out->score_scale = 1 / sqrtf((float)fields_real(f, "query_pre_attn_scalar", 1e-3, 1e6, 256));
+    out->score_cap = read_cap(f, "attn_logit_softcapping", out->arch->score_cap);
+    out->logit_cap = read_cap(f, "final_logit_softcapping", out->arch->logit_cap);
+    if (out->score_cap > 0 && !(out->arch->score_cap > 0))
+        fields_fail(f, ERR_UNSUPPORTED, "\"attn_logit_softcapping\" is not offered for a %s model",
+                    out->arch->model_type);
 }
 
 static int read_rest(struct fields *f, struct model_config *out)
 {
-    char name[SHOWN_LEN];
-    const char *act = fields_text(f, "hidden_act", "silu");
-    if (strcmp(act, "silu") && strcmp(act, "swish"))
-        fields_fail(f, ERR_UNSUPPORTED, "\"hidden_act\" %s is not offered; offered: silu", shown(act, name));
-    out->eps = (float)fields_real(f, "rms_norm_eps", 1e-20, 1, out->arch->eps_default);
-    out->tied = fields_bool(f, "tie_word_embeddings", false);
+    const struct arch *a = out->arch;
+    check_activation(f, a, "hidden_act");
+    out->eps = (float)fields_real(f, "rms_norm_eps", 1e-20, 1, a->eps_default > 0 ? a->eps_default : 1e-6);
+    out->tied = fields_bool(f, "tie_word_embeddings", a->tied_default);
+    out->embed_scale = 1;
+    out->score_scale = 1 / sqrtf((float)out->head_dim);
+    if (a->act == ACT_GELU_TANH) {
+        check_activation(f, a, "hidden_activation");
+        read_gemma(f, out);
+    }
+    if (a->act == ACT_CLAMPED) {
+        out->act_limit = (float)fields_real(f, "swiglu_limit", 1e-3, 1e6, 7);
+        out->act_alpha = (float)fields_real(f, "swiglu_alpha", 1e-3, 1e3, 1.702);
+    }
     return f->rc;
 }
 
@@ -144,10 +160,11 @@ static int read_all(struct fields *f, struct model_config *out)
     if (json_kind(f->object) != JK_OBJECT)
         return fields_fail(f, ERR_INPUT, "holds %s; it must be an object",
                            json_kind_name(json_kind(f->object)));
-    if (read_arch(f, out) || config_check_keys(f)) return f->rc;
+    if (read_arch(f, out) || config_check_keys(f, out->arch)) return f->rc;
     for (size_t i = 0; i < COUNT_OF(SIZES); i++)
         *(u32 *)((char *)out + SIZES[i].at) = (u32)fields_need_int(f, SIZES[i].key, 1, SIZES[i].max);
-    if (f->rc || read_heads(f, out) || read_biases(f, out) || read_windows(f, out) || read_rest(f, out))
+    if (f->rc || read_heads(f, out) || check_width(f, out) || read_biases(f, out) || config_windows(f, out) ||
+        config_moe(f, out) || read_rest(f, out))
         return f->rc;
     return config_rope(f, out);
 }

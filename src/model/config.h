@@ -5,10 +5,19 @@
 #include "model/fields.h"
 #include "mpiserve/model.h"
 
-void arch_list(struct buf *out); /* "llama, mistral, ..." */
+enum { MAX_WIDTH = 1 << 20 }; /* of any activation */
+
+void arch_list(struct buf *out);                      /* "llama, mistral, ..." */
+bool word_listed(const char *word, const char *list); /* list: words between spaces, " a b " */
 /* Refuses keys that are not understood and may change the maths. */
-int config_check_keys(struct fields *f);
-/* rope_parameters, or rope_theta and rope_scaling. Needs out->max_position. */
+int config_check_keys(struct fields *f, const struct arch *arch);
+/* sliding_window, layer_types and their kin: out->window. */
+int config_windows(struct fields *f, struct model_config *out);
+/* The sizes of latent attention. */
+int config_mla(struct fields *f, struct model_config *out);
+/* Experts and routing: out->moe, out->sparse. */
+int config_moe(struct fields *f, struct model_config *out);
+/* rope_parameters, or rope_theta and rope_scaling. Comes last: needs the sizes, may change score_scale and max_position. */
 int config_rope(struct fields *f, struct model_config *out);
 /* generation_config.json of out->dir over what config.json (root) says of end tokens. */
 int config_generation(const struct json *root, struct model_config *out, struct error *err);

@@ -3,14 +3,37 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void add_rope(struct buf *b, const struct rope_config *r)
+{
+    buf_printf(b, "rope %d %u %d %a %a %a %a %a %a %d %a %u\n", (int)r->kind, r->dims, r->interleaved,
+               r->theta, r->factor, r->low_freq_factor, r->high_freq_factor, r->beta_fast, r->beta_slow,
+               r->truncate, r->attention, r->original_max_position);
+    for (u32 i = 0; r->kind == ROPE_LONGROPE && i < r->dims / 2; i++)
+        buf_printf(b, " %a %a", (double)r->short_factor[i], (double)r->long_factor[i]);
+}
+
+static void add_experts(struct buf *b, const struct model_config *c)
+{
+    const struct moe_config *m = &c->moe;
+    buf_printf(b, "moe %u %u %u %u %u %u %d%d%d%d%d %a %d\n", m->experts, m->per_token, m->ffn, m->shared_ffn,
+               m->groups, m->top_groups, m->pair_groups, m->correction, m->renormalise, m->shared_gate,
+               m->bias, (double)m->scale, (int)m->score);
+    buf_printf(b, "mla %u %u %u %u %u\n", c->mla.q_rank, c->mla.kv_rank, c->mla.nope, c->mla.rope,
+               c->mla.value);
+}
+
 static void add_config(struct buf *b, const struct model_config *c)
 {
     buf_printf(b, "%s %u %u %u %u %u %u %u %u %a %d%d%d%d%d\n", c->arch->model_type, c->vocab, c->hidden,
                c->layers, c->heads, c->kv_heads, c->head_dim, c->ffn, c->max_position, (double)c->eps,
-               c->tied, c->q_bias, c->o_bias, c->mlp_bias, c->qk_norm);
-    buf_printf(b, "rope %d %a %a %a %a %u\nwindow", (int)c->rope.kind, c->rope.theta, c->rope.factor,
-               c->rope.low_freq_factor, c->rope.high_freq_factor, c->rope.original_max_position);
-    for (u32 i = 0; i < c->layers; i++) buf_printf(b, " %u", c->window[i]);
+               c->tied, c->q_bias, c->o_bias, c->mlp_bias, (int)c->qk_norm);
+    buf_printf(b, "%a %a %a %a %a %a\n", (double)c->score_scale, (double)c->score_cap, (double)c->logit_cap,
+               (double)c->embed_scale, (double)c->act_limit, (double)c->act_alpha);
+    add_rope(b, &c->rope);
+    if (c->arch->two_ropes) add_rope(b, &c->rope_local);
+    add_experts(b, c);
+    buf_printf(b, "window");
+    for (u32 i = 0; i < c->layers; i++) buf_printf(b, " %u%s", c->window[i], c->sparse[i] ? "s" : "");
     buf_printf(b, "\nbos %d eos", c->bos);
     for (u32 i = 0; i < c->n_eos; i++) buf_printf(b, " %d", c->eos[i]);
     buf_printf(b, "\n%d %a %d %a %d %a %d %d\n", c->has_temperature, (double)c->temperature, c->has_top_p,

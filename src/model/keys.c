@@ -28,7 +28,9 @@ static const char HARMLESS_KEYS[] =
     "diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty "
     "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences "
     "output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id "
-    "remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens ";
+    "remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens "
+    "router_aux_loss_coef output_router_logits router_jitter_noise aux_loss_alpha seq_aux ep_size auto_map "
+    "cache_implementation ignore_keys_at_rope_validation ";
 
 /* Passed over only with the value that changes nothing. */
 static const struct neutral {
@@ -44,9 +46,14 @@ static const struct neutral {
     {"tie_encoder_decoder", JK_BOOL, 0},
     {"use_qk_norm", JK_BOOL, 0},
     {"qk_layernorm", JK_BOOL, 0},
+    {"use_bidirectional_attention", JK_BOOL, 0},
+    {"lm_head_bias", JK_BOOL, 0},
+    {"moe_layer_freq", JK_REAL, 1},
+    {"full_attn_mod", JK_REAL, 1},
+    {"interpolate_factor", JK_REAL, 1},
 };
 
-static bool listed(const char *key, const char *list)
+bool word_listed(const char *key, const char *list)
 {
     size_t len = strlen(key);
     for (const char *at = list; len && !strchr(key, ' ') && (at = strstr(at, key)); at += len)
@@ -78,10 +85,11 @@ static int refuse_quantised(struct fields *f, const struct json *v)
         name ? shown(name, method) : "no quant_method");
 }
 
-static int check_key(struct fields *f, const char *key, const struct json *v)
+static int check_key(struct fields *f, const struct arch *arch, const char *key, const struct json *v)
 {
     char name[SHOWN_LEN];
-    if (json_kind(v) == JK_NULL || listed(key, READ_KEYS) || listed(key, HARMLESS_KEYS)) return 0;
+    if (json_kind(v) == JK_NULL || word_listed(key, READ_KEYS) || word_listed(key, HARMLESS_KEYS)) return 0;
+    if (arch->keys && word_listed(key, arch->keys)) return 0;
     if (!strcmp(key, "quantization_config")) return refuse_quantised(f, v);
     const struct neutral *n = neutral_find(key);
     if (!n)
@@ -94,9 +102,9 @@ static int check_key(struct fields *f, const char *key, const struct json *v)
                        n->kind == JK_BOOL ? (n->value != 0 ? "true" : "false") : "1");
 }
 
-int config_check_keys(struct fields *f)
+int config_check_keys(struct fields *f, const struct arch *arch)
 {
     for (void *it = json_first(f->object); it && !f->rc; it = json_next(f->object, it))
-        check_key(f, json_key(it), json_value(it));
+        check_key(f, arch, json_key(it), json_value(it));
     return f->rc;
 }
