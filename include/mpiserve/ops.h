@@ -68,17 +68,23 @@ enum compute { COMPUTE_F32, COMPUTE_BF16 };
  * block, for each layer and head: K in tiles of 16 tokens (f32: [d][16]; bf16: [d/2][16][2]), then V
  * [block_size][d]. A score is then a sum over d in each lane, with no sum across lanes. Memory that no token
  * was written to may hold anything. */
-enum { KV_TILE = 16, KV_SPLIT = 256 };
+enum { KV_TILE = 16, KV_SPLIT = 256, KV_MAX_HEAD = 256, KV_MAX_LATENT = 640, KV_MAX_VALUE = 512 };
 struct kv_pool {
     u8 *memory; /* 64-byte aligned */
     enum dtype dtype;
-    u32 block_size, layers, kv_heads,
-        head_dim; /* block_size: a multiple of KV_TILE; head_dim: even, <= 256 */
+    u32 block_size, layers, kv_heads;
+    u32 head_dim;  /* of K; even, <= KV_MAX_HEAD. block_size: a multiple of KV_TILE */
+    u32 value_dim; /* of V: head_dim, or what of a latent is summed */
+    bool latent;
     size_t block_bytes, head_bytes, v_offset;
 };
 /* Fills in the geometry; memory is left NULL. */
 void kv_pool_init(struct kv_pool *kv, enum compute compute, u32 layers, u32 kv_heads, u32 head_dim,
                   u32 block_size);
+/* The pool of multi-head latent attention: one "head" for all, a row [block_size][rank + rope] a token, which is K, and its first
+ * rank numbers V: both in one, stored once. rank + rope: even, <= KV_MAX_LATENT; rank <= KV_MAX_VALUE. */
+void kv_pool_init_latent(struct kv_pool *kv, enum compute compute, u32 layers, u32 rank, u32 rope,
+                         u32 block_size);
 
 /* ---- operations
  * ------------------------------------------------------------------------------------------------ Matrices
@@ -97,20 +103,29 @@ struct linear_args { /* y[r][o] = sum_k x[r][k] W[o][k] (+ bias[o]); add: y[r][o
     float *y; /* [rows, n_out] */
     bool add;
 };
-struct norm_args {      /* y = x / sqrt(mean(x^2) + eps) * w */
+struct norm_args {      /* y = x / sqrt(mean(x^2) + eps) * w; add: y += the same */
     const float *x, *w; /* [rows, n], [n] */
     float eps;
-    void *y; /* [rows, n] act */
+    void *y; /* [rows, n] act; may be x; add: f32 */
     enum dtype y_dtype;
     u32 rows, n;
     size_t ld_x, ld_y;
+    bool add;
 };
-struct silu_args {  /* y[r][i] = silu(x[r][i]) x[r][n + i] */
+struct glu_args {   /* y[r][i] = act(gate x[r][i], up x[r][n + i]): see enum activation */
     const float *x; /* [rows, 2 n] */
     void *y;        /* [rows, n] act */
     enum dtype y_dtype;
     u32 rows, n;
     size_t ld_x, ld_y;
+    enum activation act;
+    float limit, alpha; /* ACT_CLAMPED */
+};
+struct cap_args { /* x = cap tanh(x / cap) */
+    float *x;     /* [rows, n] */
+    float cap;
+    u32 rows, n;
+    size_t ld;
 };
 struct embed_args {              /* y[r] = row ids[r] of the embedding */
     const void *table;           /* [vocab, n] of dtype, row-major; or NULL: */
@@ -120,19 +135,23 @@ struct embed_args {              /* y[r] = row ids[r] of the embedding */
     float *y;       /* [rows, n] */
     u32 rows, n;
     size_t ld_y;
+    float scale; /* y is multiplied by it; 0: 1 */
 };
-struct angles_args {      /* table[r] = cos(position inv[m]), then sin: [rows, 2, half] */
-    const float *inv;     /* [half] */
+struct angles_args {      /* table[r] = scale cos(position inv[m]), then sin: [rows, 2, half] */
+    const float *inv;     /* [half]; or [rows, half], ld_inv apart */
     const u32 *positions; /* [rows] */
     float *table;
     u32 rows, half;
+    size_t ld_inv; /* 0: one inv for all rows */
+    float scale;   /* 0: 1 */
 };
 struct place { /* where a token's K and V go */
     u32 block, offset;
 };
 struct rope_args {       /* q, k: norm (optional), rotate; q: scale, in place; k, v: to the KV pool */
     float *qkv;          /* [rows, (heads + 2 kv_heads) d] */
-    const float *angles; /* [rows, 2, d/2] */
+    const float *angles; /* [rows, 2, rotary/2] */
+    u32 rotary;          /* the first numbers of a head are rotated, so many; even; 0: d */
     const float *q_norm, *k_norm; /* [d] or NULL */
     float eps, scale;
     const struct kv_pool *kv;
@@ -140,18 +159,33 @@ struct rope_args {       /* q, k: norm (optional), rotate; q: scale, in place; k
     u32 layer, heads, rows;
     size_t ld;
 };
+struct
+    latent_args { /* multi-head latent attention: rotates and scales q; norm and rotation of the latent, which goes to the pool */
+    float *q;     /* [rows, heads, nope + rope]: nope is scaled in place */
+    float *absorbed; /* [rows, heads, rank + rope]: the rotated, scaled rope part of q goes to its end */
+    float *latent;   /* [rows, rank + rope]: changed */
+    const float *norm, *angles; /* [rank]; [rows, 2, rope/2] */
+    float eps, scale;
+    bool interleaved; /* pairs (2m, 2m + 1); the result is the pairs' firsts, then their seconds */
+    const struct kv_pool *kv;
+    const struct place *places;
+    u32 layer, heads, rows, nope, rope, rank;
+    size_t ld_q, ld_absorbed, ld_latent;
+};
 struct attn_span {     /* consecutive tokens of one sequence */
     const u32 *blocks; /* the sequence's block table */
     u32 row, pos, n;   /* of the first token; tokens */
 };
 struct attn_args {  /* o[t] = sum_u softmax(q[t] k[u]) v[u] over u <= t, t - u < window */
     const float *q; /* [rows, heads d], scaled */
-    void *out;      /* [rows, heads d] act */
+    void *out;      /* [rows, heads value_dim] act */
     enum dtype out_dtype;
     const struct kv_pool *kv;
     const struct attn_span *spans;     /* units of work, at most attn_tokens() long */
     u32 n_spans, layer, heads, window; /* 0: no window */
     size_t ld_q, ld_out;
+    float soft_cap;      /* scores become cap tanh(score / cap); 0: not */
+    const float *sinks;  /* [heads]: a further score a head, whose weight is dropped; or NULL */
     _Atomic u32 *ticket; /* 0 before the first thread starts: threads take units from it */
 };
 enum { ATTN_ROWS = 16 };
@@ -161,16 +195,72 @@ static inline u32 attn_tokens(u32 group)
     return group >= ATTN_ROWS ? 1 : ATTN_ROWS / group;
 }
 
+/* ---- mixture of experts: pairs (token, choice) are sorted by expert, so that each expert's rows lie together */
+struct route_args { /* see struct moe_config; among equal scores the lower expert goes first */
+    const struct moe_config *moe;
+    const float *logits;     /* [rows, experts] */
+    const float *correction; /* [experts], or NULL */
+    u32 *ids;                /* [rows, per_token], best first */
+    float *weights;          /* [rows, per_token] */
+    u32 rows;
+    size_t ld;
+};
+struct group_args { /* the first thread does it; a stable sort */
+    const u32 *ids; /* [pairs = rows per_token] */
+    u32 *start;     /* [experts + 1]: expert e has sorted rows [start[e], start[e + 1]) */
+    u32 *order;     /* [pairs]: the pair at a sorted row */
+    u32 *place;     /* [pairs]: the sorted row of a pair */
+    u32 pairs, experts;
+};
+struct gather_args { /* y[i] = x[order[i] / per_token] */
+    const void *x;   /* [rows, n] act */
+    void *y;         /* [pairs, n] act */
+    enum dtype dtype;
+    const u32 *order;
+    u32 pairs, per_token, n;
+    size_t ld_x, ld_y;
+};
+struct experts_args { /* y[i] = W_e x[i] (+ bias_e) for the sorted rows i of each expert e */
+    struct packed w;  /* of expert 0; the others follow, stride bytes apart */
+    size_t stride;
+    const float *bias; /* [experts, n_out] or NULL */
+    const void *x;     /* [pairs, n_in] act */
+    enum dtype x_dtype;
+    const u32 *start;
+    u32 experts;
+    size_t ld_x, ld_y;
+    float *y;            /* [pairs, n_out] */
+    _Atomic u32 *ticket; /* as in attn_args */
+};
+struct
+    combine_args { /* y[r] = sum_j weights[r][j] x[place[r][j]], in order of j, + the shared expert's; add: y[r] += the same */
+    const float *x; /* [pairs, n] */
+    const float *weights;
+    const u32 *place;
+    const float *shared, *shared_gate; /* [rows, n], or NULL; [rows]: times sigmoid of it, or NULL */
+    float *y;                          /* [rows, n] */
+    u32 rows, per_token, n;
+    size_t ld_x, ld_shared, ld_y;
+    bool add;
+};
+
 struct ops {
     const char *name; /* "portable", "avx2", "avx512", "avx512bf16" */
     bool native_bf16; /* products of bf16 are an instruction: compute "auto" means bf16 */
     void (*linear)(const struct linear_args *, struct share);
     void (*norm)(const struct norm_args *, struct share);
-    void (*silu)(const struct silu_args *, struct share);
+    void (*glu)(const struct glu_args *, struct share);
+    void (*cap)(const struct cap_args *, struct share);
     void (*embed)(const struct embed_args *, struct share);
     void (*angles)(const struct angles_args *, struct share);
     void (*rope)(const struct rope_args *, struct share);
+    void (*latent)(const struct latent_args *, struct share);
     void (*attn)(const struct attn_args *, struct share);
+    void (*route)(const struct route_args *, struct share);
+    void (*group)(const struct group_args *, struct share);
+    void (*gather)(const struct gather_args *, struct share);
+    void (*experts)(const struct experts_args *, struct share);
+    void (*combine)(const struct combine_args *, struct share);
 };
 /* The table of an instruction set; NULL: unknown, or not of this CPU, operating system or build. */
 const struct ops *ops_cpu(const char *isa);

@@ -313,7 +313,7 @@ static int run_mlp(struct forward *f, const struct layer_weights *w, struct shar
     prepare_out(f, s);
     run_norm(f, w->mlp_norm, &w->gate_up, s);
     run_in(f, &w->gate_up, w->gate_up_bias, s);
-    f->spec.ops->silu(&(struct silu_args){.x = f->wide,
+    f->spec.ops->glu(&(struct glu_args){.x = f->wide,
                                           .y = f->act,
                                           .y_dtype = act_dtype(f, &w->down),
                                           .rows = f->rows,

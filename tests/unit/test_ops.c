@@ -252,30 +252,102 @@ static void check_norm(const float *x, u32 n, enum dtype out, const void *y)
     }
 }
 
-static void run_silu(const struct ops *ops, const float *x, u32 n, enum dtype out, void *y)
+/* Added to what is there, in place of x. */
+static void run_norm_add(const struct ops *ops, const float *x, u32 n, enum dtype out, void *y)
 {
-    struct silu_args a = {.x = x, .y = y, .y_dtype = out, .rows = 3, .n = n, .ld_x = 2 * n, .ld_y = WIDEST};
-    for (u32 i = 0; i < 2; i++) ops->silu(&a, (struct share){i, 2});
+    (void)out;
+    float *to = y;
+    for (u32 r = 0; r < 3; r++)
+        for (u32 i = 0; i < n; i++) to[r * WIDEST + i] = 1;
+    struct norm_args a = {.x = x,
+                          .w = norm_weight,
+                          .eps = 1e-5f,
+                          .y = y,
+                          .rows = 3,
+                          .n = n,
+                          .ld_x = 2 * n,
+                          .ld_y = WIDEST,
+                          .add = true};
+    for (u32 i = 0; i < 2; i++) ops->norm(&a, (struct share){i, 2});
+    for (u32 r = 0; r < 3 && n % 2; r++) to[r * WIDEST + n] = 0; /* is not written */
 }
-static void check_silu(const float *x, u32 n, enum dtype out, const void *y)
+static void check_norm_add(const float *x, u32 n, enum dtype out, const void *y)
+{
+    (void)out;
+    for (u32 r = 0; r < 3; r++) {
+        double squares = 0;
+        for (u32 i = 0; i < n; i++) squares += (double)x[r * 2 * n + i] * x[r * 2 * n + i];
+        for (u32 i = 0; i < n; i++) {
+            double want = 1 + x[r * 2 * n + i] / sqrt(squares / n + 1e-5f) * norm_weight[i];
+            assert_true(fabs(number(y, DTYPE_F32, r * WIDEST + i) - want) <= 2e-6 * (fabs(want) + 1));
+        }
+    }
+}
+
+static enum activation glu_act;
+static const double glu_limit = 1.5, glu_alpha = 1.702;
+static void run_glu(const struct ops *ops, const float *x, u32 n, enum dtype out, void *y)
+{
+    struct glu_args a = {.x = x,
+                         .y = y,
+                         .y_dtype = out,
+                         .rows = 3,
+                         .n = n,
+                         .ld_x = 2 * n,
+                         .ld_y = WIDEST,
+                         .act = glu_act,
+                         .limit = (float)glu_limit,
+                         .alpha = (float)glu_alpha};
+    for (u32 i = 0; i < 2; i++) ops->glu(&a, (struct share){i, 2});
+}
+static double glu_of(double g, double u)
+{
+    if (glu_act == ACT_SILU) return g / (1 + exp(-g)) * u;
+    if (glu_act == ACT_GELU_TANH)
+        return 0.5 * g * (1 + tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) * u;
+    g = fmin(g, glu_limit);
+    u = fmax(fmin(u, glu_limit), -glu_limit);
+    return (u + 1) * g / (1 + exp(-(double)(float)glu_alpha * g));
+}
+static void check_glu(const float *x, u32 n, enum dtype out, const void *y)
 {
     for (u32 r = 0; r < 3; r++)
         for (u32 i = 0; i < n; i++) {
-            double g = x[r * 2 * n + i], want = g / (1 + exp(-g)) * x[r * 2 * n + n + i];
-            double slack = fabs(want) * (out == DTYPE_F32 ? 1e-6 : 4e-3) + 1e-30;
-            assert_true(fabs(number(y, out, r * WIDEST + i) - want) <= slack);
+            double want = glu_of(x[r * 2 * n + i], x[r * 2 * n + n + i]);
+            double slack = fabs(want) * (out == DTYPE_F32 ? 4e-6 : 4e-3) + 1e-6;
+            if (!(fabs(number(y, out, r * WIDEST + i) - want) <= slack))
+                fail_msg("activation %d: %g, not %g", (int)glu_act, number(y, out, r * WIDEST + i), want);
+        }
+}
+
+static void run_cap(const struct ops *ops, const float *x, u32 n, enum dtype out, void *y)
+{
+    (void)out;
+    float *to = y;
+    memset(y, 0, 3 * WIDEST * 4);
+    for (u32 r = 0; r < 3; r++) memcpy(to + r * WIDEST, x + r * 2 * n, n * 4);
+    struct cap_args a = {.x = to, .cap = 4, .rows = 3, .n = n, .ld = WIDEST};
+    for (u32 i = 0; i < 2; i++) ops->cap(&a, (struct share){i, 2});
+}
+static void check_cap(const float *x, u32 n, enum dtype out, const void *y)
+{
+    (void)out;
+    for (u32 r = 0; r < 3; r++)
+        for (u32 i = 0; i < n; i++) {
+            double want = 4 * tanh(x[r * 2 * n + i] / 4);
+            assert_true(fabs(number(y, DTYPE_F32, r * WIDEST + i) - want) <= 2e-6);
         }
 }
 
 static void check_row_op(row_op *run, void (*check)(const float *, u32, enum dtype, const void *),
-                         float scale)
+                         enum dtype last, float scale)
 {
     static const u32 widths[] = {1, 2, 15, 16, 17, 64, 65, 200, 515, WIDEST};
     const char *levels[8];
     int n = runner_levels(levels);
     u8 *first = malloc(3 * WIDEST * 4), *y = malloc(3 * WIDEST * 4);
     for (u32 k = 0; k < COUNT_OF(widths); k++)
-        for (int out = DTYPE_F32; out <= DTYPE_BF16; out++) {
+        for (enum dtype out = DTYPE_F32; out <= last; out++) {
             float *x = numbers((size_t)3 * 2 * widths[k], scale);
             for (int i = 0; i < n; i++) {
                 memset(y, 0x11, 3 * WIDEST * 4);
@@ -296,10 +368,15 @@ static void test_rows(void **state)
     (void)state;
     float *w = numbers(WIDEST, 1);
     norm_weight = w;
-    check_row_op(run_norm, check_norm, 3);
-    check_row_op(run_norm, check_norm, 1e-4f);
-    check_row_op(run_silu, check_silu, 3);
-    check_row_op(run_silu, check_silu, 60);
+    check_row_op(run_norm, check_norm, DTYPE_BF16, 3);
+    check_row_op(run_norm, check_norm, DTYPE_BF16, 1e-4f);
+    check_row_op(run_norm_add, check_norm_add, DTYPE_F32, 3);
+    for (glu_act = ACT_SILU; glu_act <= ACT_CLAMPED; glu_act++) {
+        check_row_op(run_glu, check_glu, DTYPE_BF16, 3);
+        check_row_op(run_glu, check_glu, DTYPE_BF16, 60);
+    }
+    check_row_op(run_cap, check_cap, DTYPE_F32, 3);
+    check_row_op(run_cap, check_cap, DTYPE_F32, 1000);
     free(w);
 }
 
@@ -318,7 +395,8 @@ static void test_embed(void **state)
         void *data = aligned_alloc(CACHE_LINE, packed_bytes(dtype, VOCAB, N));
         pack_rows(data, dtype, VOCAB, N, 0, VOCAB, rows, dtype);
         struct packed packed = {data, dtype, VOCAB, N};
-        for (int i = 0; i < 2 * n; i++) {
+        for (int i = 0; i < 4 * n; i++) {
+            float scale = i / 2 % 2 ? 2.5f : 0;
             struct embed_args a = {.table = i % 2 ? rows : NULL,
                                    .packed = &packed,
                                    .dtype = dtype,
@@ -326,12 +404,14 @@ static void test_embed(void **state)
                                    .y = y,
                                    .rows = 4,
                                    .n = N,
-                                   .ld_y = N};
+                                   .ld_y = N,
+                                   .scale = scale};
             memset(y, 0xff, sizeof y);
-            for (u32 t = 0; t < 3; t++) ops_cpu(levels[i / 2])->embed(&a, (struct share){t, 3});
+            for (u32 t = 0; t < 3; t++) ops_cpu(levels[i / 4])->embed(&a, (struct share){t, 3});
             for (u32 r = 0; r < 4; r++)
                 for (u32 k = 0; k < N; k++)
-                    assert_true(y[r * N + k] == number(rows, dtype, (size_t)ids[r] * N + k));
+                    assert_true(y[r * N + k] ==
+                                (float)number(rows, dtype, (size_t)ids[r] * N + k) * (scale > 0 ? scale : 1));
         }
         free(data);
     }
@@ -361,6 +441,33 @@ static void test_angles(void **state)
     }
 }
 
+/* Each row its own frequencies, and a factor. */
+static void test_angles_of_rows(void **state)
+{
+    (void)state;
+    static const u32 positions[] = {5, 70};
+    static const float inv[] = {1, 0.5f, 0, 0.25f, 0.125f};
+    const char *levels[8];
+    int n = runner_levels(levels);
+    for (int i = 0; i < n; i++) {
+        float table[2 * 4];
+        struct angles_args a = {.inv = inv,
+                                .positions = positions,
+                                .table = table,
+                                .rows = 2,
+                                .half = 2,
+                                .ld_inv = 3,
+                                .scale = 1.25f};
+        for (u32 t = 0; t < 2; t++) ops_cpu(levels[i])->angles(&a, (struct share){t, 2});
+        for (u32 r = 0; r < 2; r++)
+            for (u32 m = 0; m < 2; m++) {
+                double angle = (float)positions[r] * inv[r * 3 + m];
+                assert_true(fabs(table[r * 4 + m] - 1.25 * cos(angle)) < 2e-7);
+                assert_true(fabs(table[r * 4 + 2 + m] - 1.25 * sin(angle)) < 2e-7);
+            }
+    }
+}
+
 static void test_levels(void **state)
 {
     (void)state;
@@ -378,10 +485,15 @@ static void test_levels(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_levels), cmocka_unit_test(test_conversions),     cmocka_unit_test(test_pack),
-        cmocka_unit_test(test_linear), cmocka_unit_test(test_linear_extremes), cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_embed),  cmocka_unit_test(test_angles)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_levels),
+                                       cmocka_unit_test(test_conversions),
+                                       cmocka_unit_test(test_pack),
+                                       cmocka_unit_test(test_linear),
+                                       cmocka_unit_test(test_linear_extremes),
+                                       cmocka_unit_test(test_rows),
+                                       cmocka_unit_test(test_embed),
+                                       cmocka_unit_test(test_angles),
+                                       cmocka_unit_test(test_angles_of_rows)};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("ops", tests, NULL, NULL);
 }

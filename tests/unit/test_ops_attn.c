@@ -11,17 +11,25 @@
 struct setting {
     u32 d, kv_heads, group, window, block, length;
     bool norm;
+    float cap; /* 0: none */
+    bool sinks;
+    u32 rotary; /* 0: all of d */
 };
 static const struct setting settings[] = {
-    {8, 2, 1, 0, 16, 560, false},   {16, 1, 2, 16, 32, 300, true},   {32, 2, 2, 0, 32, 530, false},
-    {64, 1, 7, 100, 48, 300, true}, {128, 1, 4, 130, 16, 300, true}, {256, 1, 1, 0, 512, 270, false},
-    {40, 1, 3, 5, 64, 100, true},   {32, 1, 20, 1, 16, 40, false},   {2, 3, 5, 257, 16, 520, false}};
+    {8, 2, 1, 0, 16, 560, false, 0, false, 0},    {16, 1, 2, 16, 32, 300, true, 0, false, 0},
+    {32, 2, 2, 0, 32, 530, false, 0, false, 0},   {64, 1, 7, 100, 48, 300, true, 0, false, 0},
+    {128, 1, 4, 130, 16, 300, true, 0, false, 0}, {256, 1, 1, 0, 512, 270, false, 0, false, 0},
+    {40, 1, 3, 5, 64, 100, true, 0, false, 0},    {32, 1, 20, 1, 16, 40, false, 0, false, 0},
+    {2, 3, 5, 257, 16, 520, false, 0, false, 0},  {16, 2, 2, 0, 16, 300, true, 1.5f, false, 0},
+    {24, 1, 4, 40, 32, 300, false, 0, true, 0},   {32, 1, 18, 0, 16, 270, false, 2, true, 24},
+    {16, 2, 1, 0, 16, 60, true, 0, false, 4}};
 
 /* Tokens of one sequence, and where they are kept. */
 struct scene {
     struct setting s;
     u32 heads, ld; /* of a row of q, k, v */
-    float *qkv, *angles, *q_norm, *k_norm;
+    float *qkv, *angles, *q_norm, *k_norm, *sinks;
+    u32 rotary;
     float *rotated; /* what the kernel made of qkv */
     struct kv_pool kv;
     u32 *blocks;
@@ -54,12 +62,15 @@ static void scene_make(struct scene *x, const struct setting *s)
     x->rotated = malloc((size_t)s->length * x->ld * sizeof(float));
     x->q_norm = numbers(s->d);
     x->k_norm = numbers(s->d);
-    x->angles = malloc((size_t)s->length * s->d * sizeof(float));
+    x->sinks = numbers(x->heads);
+    for (u32 i = 0; i < x->heads; i++) x->sinks[i] *= 4;
+    u32 rotary = x->rotary = s->rotary ? s->rotary : s->d;
+    x->angles = malloc((size_t)s->length * rotary * sizeof(float));
     for (u32 t = 0; t < s->length; t++)
-        for (u32 m = 0; m < s->d / 2; m++) {
-            double angle = t * pow(1000, -2.0 * m / s->d);
-            x->angles[t * s->d + m] = (float)cos(angle);
-            x->angles[t * s->d + s->d / 2 + m] = (float)sin(angle);
+        for (u32 m = 0; m < rotary / 2; m++) {
+            double angle = t * pow(1000, -2.0 * m / rotary);
+            x->angles[t * rotary + m] = (float)cos(angle);
+            x->angles[t * rotary + rotary / 2 + m] = (float)sin(angle);
         }
     x->blocks = malloc(n_blocks * sizeof *x->blocks);
     x->places = malloc(s->length * sizeof *x->places);
@@ -73,7 +84,7 @@ static void scene_make(struct scene *x, const struct setting *s)
 static void scene_free(struct scene *x)
 {
     void *parts[] = {x->qkv,    x->angles, x->q_norm, x->k_norm, x->rotated, x->kv.memory,
-                     x->blocks, x->places, x->out,    x->k,      x->v};
+                     x->blocks, x->places, x->out,    x->k,      x->v,       x->sinks};
     for (size_t i = 0; i < COUNT_OF(parts); i++) free(parts[i]);
 }
 
@@ -90,6 +101,7 @@ static void store_tokens(struct scene *x, const struct ops *ops, enum compute co
     memcpy(x->rotated, x->qkv, (size_t)s->length * x->ld * 4);
     struct rope_args a = {.qkv = x->rotated,
                           .angles = x->angles,
+                          .rotary = s->rotary,
                           .q_norm = s->norm ? x->q_norm : NULL,
                           .k_norm = s->norm ? x->k_norm : NULL,
                           .eps = 1e-6f,
@@ -122,6 +134,8 @@ static void attend(struct scene *x, const struct ops *ops, enum dtype out, u32 m
                           .window = x->s.window,
                           .ld_q = x->ld,
                           .ld_out = x->heads * x->s.d,
+                          .soft_cap = x->s.cap,
+                          .sinks = x->s.sinks ? x->sinks : NULL,
                           .ticket = &ticket};
     ops->attn(&a, (struct share){0, 1});
     free(spans);
@@ -134,10 +148,12 @@ static void head_double(const struct scene *x, u32 t, const float *from, const f
     double squares = 0, h[256];
     for (u32 j = 0; j < d; j++) squares += (double)from[j] * from[j];
     for (u32 j = 0; j < d; j++) h[j] = x->s.norm ? from[j] / sqrt(squares / d + 1e-6) * norm[j] : from[j];
-    for (u32 m = 0; m < d / 2; m++) {
-        double c = x->angles[t * d + m], s = x->angles[t * d + d / 2 + m];
-        to[m] = h[m] * c - h[m + d / 2] * s;
-        to[m + d / 2] = h[m + d / 2] * c + h[m] * s;
+    u32 half = x->rotary / 2;
+    memcpy(to, h, d * sizeof *to);
+    for (u32 m = 0; m < half; m++) {
+        double c = x->angles[t * 2 * half + m], s = x->angles[t * 2 * half + half + m];
+        to[m] = h[m] * c - h[m + half] * s;
+        to[m + half] = h[m + half] * c + h[m] * s;
     }
 }
 
@@ -185,8 +201,10 @@ static void check_token(const struct scene *x, u32 t, enum dtype out)
             p[u] = 0;
             for (u32 j = 0; j < s->d; j++) p[u] += q[j] * x->k[((size_t)u * s->kv_heads + h) * s->d + j];
             p[u] /= sqrt(s->d);
+            if (s->cap > 0) p[u] = s->cap * tanh(p[u] / s->cap);
             top = fmax(top, p[u]);
         }
+        if (s->sinks) sum = exp(x->sinks[i] - top);
         memset(o, 0, sizeof o);
         for (u32 u = from; u <= t; u++) {
             sum += p[u] = exp(p[u] - top);
@@ -249,7 +267,7 @@ static void test_not_finite(void **state)
     (void)state;
     const char *levels[8];
     int n = runner_levels(levels);
-    struct setting s = {16, 1, 1, 0, 16, 40, false};
+    struct setting s = {.d = 16, .kv_heads = 1, .group = 1, .block = 16, .length = 40};
     for (int i = 0; i < n; i++) {
         struct scene x;
         scene_make(&x, &s);

@@ -1,28 +1,33 @@
 /* attn: attention over paged KV. A unit of work is one kv head and a few consecutive tokens: up to ATTN_ROWS rows of q (tokens x
  * the group's heads) share each load of K and V.
  *
+ * A pool of latents has no tiles of K: they are made for a few tiles at a time and serve all rows of the unit.
+ *
  * For each split of KV_SPLIT positions: all scores, their largest, e^(s - largest), sums in the order of positions; then the split is
  * merged into the running result. A row takes part in a split from its own first to its own last position, so that its numbers
  * do not depend on the rows beside it. */
 #ifndef MPISERVE_OPS_ATTN_H
 #define MPISERVE_OPS_ATTN_H
 
-#include "ops/cpu/rope.h"
+#include "ops/cpu/latent.h"
 
 #include <stdatomic.h>
 
 struct attn_unit {
     const float *q[ATTN_ROWS];          /* [d] */
     u32 from[ATTN_ROWS], to[ATTN_ROWS]; /* positions seen */
-    float *out[ATTN_ROWS];              /* running sum of p v, [d] */
+    float *out[ATTN_ROWS];              /* running sum of p v, [dv] */
     float largest[ATTN_ROWS], sum[ATTN_ROWS];
-    u32 rows, d;
-    enum dtype dtype;
+    u32 rows, d, dv, ld_v; /* ld_v: numbers from one position's V to the next's */
+    float soft_cap;
+    enum dtype dtype, k_dtype; /* of V; of the tiles of K */
+    bool latent;
 };
 struct attn_split {                                          /* positions [base, base + KV_SPLIT) */
     u32 base, from, to;                                      /* [from, to): seen by any row */
     const u8 *k[KV_SPLIT / KV_TILE], *v[KV_SPLIT / KV_TILE]; /* by tile */
     float p[ATTN_ROWS][KV_SPLIT] __attribute__((aligned(64)));
+    float *tiles; /* latents: [SCORE_TILES][d][KV_TILE] */
 };
 
 /* R rows x SCORE_TILES tiles: lanes are positions. */
@@ -63,8 +68,8 @@ ALWAYS_INLINE void scores_tile(const struct attn_unit *u, struct attn_split *s, 
 ALWAYS_INLINE void values_step(vf acc[][VALUE_TILES], const struct attn_unit *u, const struct attn_split *s,
                                u32 row, u32 column, u32 at, enum dtype dtype, const int R, const int C)
 {
-    u32 tail = u->d - column; /* less than 16 with C = 1 only */
-    const u8 *v = s->v[at / KV_TILE] + (at % KV_TILE * u->d + column) * (dtype == DTYPE_F32 ? 4 : 2);
+    u32 tail = u->dv - column; /* less than 16 with C = 1 only */
+    const u8 *v = s->v[at / KV_TILE] + (at % KV_TILE * u->ld_v + column) * (dtype == DTYPE_F32 ? 4 : 2);
     vf p[VALUE_ROWS];
     UNROLL for (int r = 0; r < R; r++) p[r] = vf_set(s->p[row + (u32)r][at]);
     UNROLL for (int c = 0; c < C; c++)
@@ -95,7 +100,7 @@ ALWAYS_INLINE void values_tile(const struct attn_unit *u, const struct attn_spli
     if (at < end) values_step(even, u, s, row, column, at, dtype, R, C);
     UNROLL for (int r = 0; r < R; r++)
     {
-        float *to = sums + (size_t)r * MAX_HEAD_DIM + column;
+        float *to = sums + (size_t)r * KV_MAX_VALUE + column;
         UNROLL for (int c = 0; c < C; c++) vf_store(to + c * 16, vf_add(even[r][c], odd[r][c]));
     }
 }
@@ -104,7 +109,7 @@ ALWAYS_INLINE void values_tile(const struct attn_unit *u, const struct attn_spli
     static void scores_##R(const struct attn_unit *u, struct attn_split *s, u32 row, u32 tile, u32 last)     \
     {                                                                                                        \
         if (R > SCORE_ROWS) return;                                                                          \
-        if (u->dtype == DTYPE_F32)                                                                           \
+        if (u->k_dtype == DTYPE_F32)                                                                         \
             scores_tile(u, s, row, tile, last, DTYPE_F32, R);                                                \
         else                                                                                                 \
             scores_tile(u, s, row, tile, last, DTYPE_BF16, R);                                               \
@@ -173,7 +178,7 @@ static void split_merge(struct attn_unit *u, u32 row, float largest, float sum, 
     vf_store(scale, exps);
     vf old = vf_set(scale[0]), new = vf_set(scale[1]);
     float *out = u->out[row];
-    for (u32 j = 0; j < u->d; j += 16) {
+    for (u32 j = 0; j < u->dv; j += 16) {
         vf v = vf_load(values + j);
         if (!first) v = vf_fma(vf_load(out + j), old, vf_mul(v, new));
         vf_store(out + j, v);
@@ -182,12 +187,12 @@ static void split_merge(struct attn_unit *u, u32 row, float largest, float sum, 
     u->largest[row] = top;
 }
 
-static void split_values(struct attn_unit *u, const struct attn_split *s, float (*sums)[MAX_HEAD_DIM])
+static void split_values(struct attn_unit *u, const struct attn_split *s, float (*sums)[KV_MAX_VALUE])
 {
     for (u32 row = 0; row < u->rows;) {
         u32 r = shape_log2(u->rows - row, VALUE_ROWS);
-        for (u32 column = 0; column < u->d;) {
-            u32 left = u->d - column, c = left < 32 ? 0 : shape_log2(left / 16, MIN_OF(VALUE_TILES >> r, 4));
+        for (u32 column = 0; column < u->dv;) {
+            u32 left = u->dv - column, c = left < 32 ? 0 : shape_log2(left / 16, MIN_OF(VALUE_TILES >> r, 4));
             values_fns[r][c](u, s, row, column, sums[row]);
             column += 16u << c;
         }
@@ -195,15 +200,44 @@ static void split_values(struct attn_unit *u, const struct attn_split *s, float 
     }
 }
 
+/* Tiles [tile, tile + SCORE_TILES) of K out of rows of latents, up to `last`. */
+static void latent_tiles(const struct attn_unit *u, struct attn_split *s, u32 tile, u32 last)
+{
+    for (u32 t = tile; t <= last && t < tile + SCORE_TILES; t++) {
+        float *to = s->tiles + (size_t)(t - tile) * u->d * KV_TILE;
+        for (u32 lane = 0; lane < KV_TILE; lane++) {
+            size_t from = (size_t)lane * u->ld_v;
+            for (u32 j = 0; j < u->d; j++)
+                to[j * KV_TILE + lane] = u->dtype == DTYPE_F32
+                                             ? ((const float *)(const void *)s->v[t])[from + j]
+                                             : f32_from_bf16(((const u16 *)(const void *)s->v[t])[from + j]);
+        }
+        s->k[t] = (const u8 *)to;
+    }
+}
+
+static void split_scores(const struct attn_unit *u, struct attn_split *s, u32 first, u32 last)
+{
+    u32 step = u->latent ? SCORE_TILES : last + 1 - first;
+    for (u32 from = first; from <= last; from += step) {
+        if (u->latent) latent_tiles(u, s, from, last);
+        for (u32 row = 0; row < u->rows;) {
+            u32 r = shape_log2(u->rows - row, SCORE_ROWS);
+            for (u32 tile = from; tile < from + step && tile <= last; tile += SCORE_TILES)
+                scores_fns[r](u, s, row, tile, last);
+            row += 1u << r;
+        }
+    }
+}
+
 static void attn_split(struct attn_unit *u, struct attn_split *s)
 {
     u32 first = (s->from - s->base) / KV_TILE, last = (s->to - s->base - 1) / KV_TILE;
-    for (u32 row = 0; row < u->rows;) {
-        u32 r = shape_log2(u->rows - row, SCORE_ROWS);
-        for (u32 tile = first; tile <= last; tile += SCORE_TILES) scores_fns[r](u, s, row, tile, last);
-        row += 1u << r;
-    }
-    float largest[ATTN_ROWS], sum[ATTN_ROWS], values[ATTN_ROWS][MAX_HEAD_DIM] __attribute__((aligned(64)));
+    split_scores(u, s, first, last);
+    float largest[ATTN_ROWS], sum[ATTN_ROWS], values[ATTN_ROWS][KV_MAX_VALUE] __attribute__((aligned(64)));
+    for (u32 row = 0; u->soft_cap > 0 && row < u->rows; row++)
+        for (u32 at = first * KV_TILE; at < (last + 1) * KV_TILE; at += 16)
+            vf_store(s->p[row] + at, soft_cap(vf_load(s->p[row] + at), u->soft_cap));
     for (u32 row = 0; row < u->rows; row++)
         sum[row] = split_softmax(s->p[row], s, u->from[row], u->to[row], &largest[row]);
     split_values(u, s, values);
@@ -212,11 +246,59 @@ static void attn_split(struct attn_unit *u, struct attn_split *s)
             split_merge(u, row, largest[row], sum[row], values[row]);
 }
 
+/* Where the tiles of the split are. */
+static void split_find(const struct attn_args *a, const struct attn_span *span, u32 head,
+                       struct attn_split *s)
+{
+    const struct kv_pool *kv = a->kv;
+    u32 tiles = kv->block_size / KV_TILE;
+    size_t tile_bytes = (kv->dtype == DTYPE_F32 ? 4 : 2) * (size_t)KV_TILE * kv->head_dim;
+    for (u32 t = (s->from - s->base) / KV_TILE; t <= (s->to - s->base - 1) / KV_TILE; t++) {
+        u32 tile = s->base / KV_TILE + t;
+        const u8 *k = kv_head(kv, span->blocks[tile / tiles], a->layer, head);
+        s->k[t] = k + tile % tiles * tile_bytes;
+        s->v[t] = s->k[t] + kv->v_offset;
+        for (size_t i = 0; span->n == 1 && i < tile_bytes; i += CACHE_LINE) { /* read once: not in a cache */
+            vec_prefetch(s->k[t] + i);
+            if (!kv->latent) vec_prefetch(s->v[t] + i);
+        }
+    }
+}
+
+/* What the row's sums are to be multiplied by: 1 / their sum, to which the sink belongs where there is one. */
+static float row_scale(const struct attn_unit *u, u32 row, const float *sink)
+{
+    if (!sink) return 1 / u->sum[row];
+    float top = *sink > u->largest[row] ? *sink : u->largest[row], e[16];
+    vf_store(e, vf_exp(vf_sub(vf_load((const float[16]){u->largest[row], *sink}), vf_set(top))));
+    return e[0] / (u->sum[row] * e[0] + e[1]);
+}
+
+static void attn_store(const struct attn_args *a, const struct attn_unit *u, const struct attn_span *span,
+                       u32 q0, u32 q1)
+{
+    for (u32 r = 0; r < u->rows; r++) {
+        u32 q = q0 + r % (q1 - q0);
+        vf scale = vf_set(row_scale(u, r, a->sinks ? a->sinks + q : NULL));
+        u8 *y = act_row(a->out, a->out_dtype, span->row + r / (q1 - q0), a->ld_out);
+        y += q * u->dv * (a->out_dtype == DTYPE_F32 ? 4 : 2);
+        for (u32 j = 0; j < u->dv; j += 16)
+            act_store(y, a->out_dtype, j, vf_mul(vf_load(u->out[r] + j), scale), MIN_OF(u->dv - j, 16u));
+    }
+}
+
 static void attn_rows(const struct attn_args *a, const struct attn_span *span, u32 head, u32 q0, u32 q1)
 {
     const struct kv_pool *kv = a->kv;
-    float out[ATTN_ROWS][MAX_HEAD_DIM] __attribute__((aligned(64)));
-    struct attn_unit u = {.d = kv->head_dim, .dtype = kv->dtype};
+    float out[ATTN_ROWS][KV_MAX_VALUE] __attribute__((aligned(64)));
+    float tiles[SCORE_TILES * KV_MAX_LATENT * KV_TILE] __attribute__((aligned(64)));
+    struct attn_unit u = {.d = kv->head_dim,
+                          .dv = kv->value_dim,
+                          .ld_v = kv->latent ? kv->head_dim : kv->value_dim,
+                          .soft_cap = a->soft_cap,
+                          .dtype = kv->dtype,
+                          .k_dtype = kv->latent ? DTYPE_F32 : kv->dtype,
+                          .latent = kv->latent};
     for (u32 t = 0; t < span->n; t++)
         for (u32 q = q0; q < q1; q++, u.rows++) {
             u32 pos = span->pos + t;
@@ -225,43 +307,27 @@ static void attn_rows(const struct attn_args *a, const struct attn_span *span, u
             u.to[u.rows] = pos + 1;
             u.out[u.rows] = out[u.rows];
         }
-    u32 from = u.from[0], to = u.to[u.rows - 1], tiles = kv->block_size / KV_TILE;
-    size_t element = kv->dtype == DTYPE_F32 ? 4 : 2, tile_bytes = element * KV_TILE * u.d;
+    u32 from = u.from[0], to = u.to[u.rows - 1];
     struct attn_split s;
+    s.tiles = tiles;
     for (s.base = from / KV_SPLIT * KV_SPLIT; s.base < to; s.base += KV_SPLIT) {
         s.from = MAX_OF(from, s.base);
         s.to = MIN_OF(to, s.base + KV_SPLIT);
-        for (u32 t = (s.from - s.base) / KV_TILE; t <= (s.to - s.base - 1) / KV_TILE; t++) {
-            u32 tile = s.base / KV_TILE + t;
-            const u8 *k = kv_head(kv, span->blocks[tile / tiles], a->layer, head);
-            s.k[t] = k + tile % tiles * tile_bytes;
-            s.v[t] = s.k[t] + kv->v_offset;
-            for (size_t i = 0; span->n == 1 && i < tile_bytes;
-                 i += CACHE_LINE) { /* read once: not in a cache */
-                vec_prefetch(s.k[t] + i);
-                vec_prefetch(s.v[t] + i);
-            }
-        }
+        split_find(a, span, head, &s);
         attn_split(&u, &s);
     }
-    for (u32 r = 0; r < u.rows; r++) {
-        u8 *y = act_row(a->out, a->out_dtype, span->row + r / (q1 - q0), a->ld_out);
-        y += (q0 + r % (q1 - q0)) * u.d * (a->out_dtype == DTYPE_F32 ? 4 : 2);
-        for (u32 j = 0; j < u.d; j += 16)
-            act_store(y, a->out_dtype, j, vf_mul(vf_load(u.out[r] + j), vf_set(1 / u.sum[r])),
-                      MIN_OF(u.d - j, 16u));
-    }
+    attn_store(a, &u, span, q0, q1);
 }
 
 static void attn(const struct attn_args *a, struct share s)
 {
     (void)s; /* threads take units as they become free: the cost of one depends on its positions */
-    u32 heads = a->kv->kv_heads, group = a->heads / heads, unit;
-    while ((unit = atomic_fetch_add_explicit(a->ticket, 1, memory_order_relaxed)) < a->n_spans * heads) {
-        u32 head = unit % heads;
-        for (u32 q = 0; q < group; q += ATTN_ROWS)
-            attn_rows(a, a->spans + unit / heads, head, head * group + q,
-                      head * group + MIN_OF(group, q + ATTN_ROWS));
+    u32 heads = a->kv->kv_heads, group = a->heads / heads, parts = (group + ATTN_ROWS - 1) / ATTN_ROWS, unit;
+    while ((unit = atomic_fetch_add_explicit(a->ticket, 1, memory_order_relaxed)) <
+           a->n_spans * heads * parts) {
+        u32 head = unit / parts % heads, q = unit % parts * ATTN_ROWS;
+        attn_rows(a, a->spans + unit / parts / heads, head, head * group + q,
+                  head * group + MIN_OF(group, q + ATTN_ROWS));
     }
 }
 

@@ -3,12 +3,15 @@
 #define MPISERVE_OPS_KERNELS_H
 
 #include "ops/cpu/attn.h"
+#include "ops/cpu/experts.h"
 #include "ops/cpu/linear.h"
 #include "ops/cpu/rope.h"
 #include "ops/cpu/rows.h"
 #include "ops/cpu/tables.h"
 
 #define KERNELS                                                                                              \
-    .linear = linear, .norm = norm, .silu = silu, .embed = embed, .angles = angles, .rope = rope, .attn = attn
+    .linear = linear, .norm = norm, .glu = glu, .cap = cap, .embed = embed, .angles = angles, .rope = rope,  \
+    .latent = latent, .attn = attn, .route = route, .group = group, .gather = gather, .experts = experts,    \
+    .combine = combine
 
 #endif

@@ -4,8 +4,6 @@
 
 #include "ops/cpu/rows.h"
 
-enum { MAX_HEAD_DIM = 256 };
-
 static u8 *kv_head(const struct kv_pool *kv, u32 block, u32 layer, u32 head)
 {
     return kv->memory + block * kv->block_bytes + (layer * kv->kv_heads + head) * kv->head_bytes;
@@ -18,10 +16,10 @@ ALWAYS_INLINE void head_norm(float *x, const float *w, u32 d, float eps)
         vf_store_n(x + i, vf_mul(vf_mul(vf_load_n(x + i, d - i), scale), vf_load_n(w + i, d - i)), d - i);
 }
 
-/* Pairs (m, m + d/2), then times scale. */
-ALWAYS_INLINE void head_rotate(float *x, const float *angles, u32 d, float scale)
+/* Pairs (m, m + rotary/2), then all times scale. */
+ALWAYS_INLINE void head_rotate(float *x, const float *angles, u32 rotary, u32 d, float scale)
 {
-    u32 half = d / 2;
+    u32 half = rotary / 2;
     for (u32 m = 0; m < half; m += 16) {
         u32 n = half - m;
         vf c = vf_load_n(angles + m, n), s = vf_load_n(angles + half + m, n);
@@ -30,6 +28,8 @@ ALWAYS_INLINE void head_rotate(float *x, const float *angles, u32 d, float scale
         vf_store_n(x + m, vf_mul(p, vf_set(scale)), n);
         vf_store_n(x + half + m, vf_mul(q, vf_set(scale)), n);
     }
+    for (u32 m = rotary; m < d; m += 16)
+        vf_store_n(x + m, vf_mul(vf_load_n(x + m, d - m), vf_set(scale)), d - m);
 }
 
 static void kv_store(const struct kv_pool *kv, u8 *head, u32 offset, const float *k, const float *v)
@@ -41,7 +41,7 @@ static void kv_store(const struct kv_pool *kv, u8 *head, u32 offset, const float
         __builtin_memcpy(head + kv->v_offset + (size_t)offset * d * 4, v, d * 4);
         return;
     }
-    u16 half[MAX_HEAD_DIM], *row = (u16 *)(void *)(head + kv->v_offset) + (size_t)offset * d;
+    u16 half[KV_MAX_HEAD], *row = (u16 *)(void *)(head + kv->v_offset) + (size_t)offset * d;
     for (u32 j = 0; j < d; j += 16) {
         vf_store_bf16_n(half + j, vf_load_n(k + j, d - j), d - j);
         vf_store_bf16_n(row + j, vf_load_n(v + j, d - j), d - j);
@@ -53,17 +53,17 @@ static void kv_store(const struct kv_pool *kv, u8 *head, u32 offset, const float
 static void rope(const struct rope_args *a, struct share s)
 {
     const struct kv_pool *kv = a->kv;
-    u32 d = kv->head_dim, group = a->heads / kv->kv_heads;
+    u32 d = kv->head_dim, group = a->heads / kv->kv_heads, rotary = a->rotary ? a->rotary : d;
     for (u32 unit = s.i; unit < a->rows * kv->kv_heads; unit += s.n) {
         u32 r = unit / kv->kv_heads, h = unit % kv->kv_heads;
-        const float *angles = a->angles + (size_t)r * d;
+        const float *angles = a->angles + (size_t)r * rotary;
         float *q = a->qkv + r * a->ld + h * group * d, *k = a->qkv + r * a->ld + (a->heads + h) * d;
         for (u32 i = 0; i < group; i++, q += d) {
             if (a->q_norm) head_norm(q, a->q_norm, d, a->eps);
-            head_rotate(q, angles, d, a->scale);
+            head_rotate(q, angles, rotary, d, a->scale);
         }
         if (a->k_norm) head_norm(k, a->k_norm, d, a->eps);
-        head_rotate(k, angles, d, 1);
+        head_rotate(k, angles, rotary, d, 1);
         kv_store(kv, kv_head(kv, a->places[r].block, a->layer, h), a->places[r].offset, k,
                  k + kv->kv_heads * d);
     }

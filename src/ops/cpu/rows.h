@@ -1,4 +1,4 @@
-/* Operations row by row: norm, silu, embedding, angles of the rotation. */
+/* Operations row by row: norm, gated activations, soft cap, embedding, angles of the rotation. */
 #ifndef MPISERVE_OPS_ROWS_H
 #define MPISERVE_OPS_ROWS_H
 
@@ -84,22 +84,74 @@ static void norm(const struct norm_args *a, struct share s)
         vf scale = vf_set(norm_scale(x, a->n, a->eps));
         for (u32 i = 0; i < a->n; i += 16) {
             vf v = vf_mul(vf_load_n(x + i, a->n - i), scale);
-            act_store_tail(y, a->y_dtype, i, vf_mul(v, vf_load_n(a->w + i, a->n - i)), a->n);
+            v = vf_mul(v, vf_load_n(a->w + i, a->n - i));
+            if (a->add)
+                vf_store_n((float *)y + i, vf_add(vf_load_n((float *)y + i, a->n - i), v), a->n - i);
+            else
+                act_store_tail(y, a->y_dtype, i, v, a->n);
         }
     }
 }
 
-static void silu(const struct silu_args *a, struct share s)
+/* x / (1 + e^-t): silu with t = x, the tanh form of gelu with twice its inner term */
+ALWAYS_INLINE vf gated(vf x, vf t)
+{
+    return vf_div(x, vf_add(vf_set(1), vf_exp(vf_sub(vf_zero(), t))));
+}
+
+ALWAYS_INLINE vf glu_gelu(vf g, vf u)
+{
+    vf cubic = vf_fma(vf_mul(g, g), vf_set(0.044715f), vf_set(1));
+    return vf_mul(gated(g, vf_mul(vf_mul(g, vf_set(1.59576912f)), cubic)), u); /* 2 sqrt(2 / pi) */
+}
+
+/* The limit comes first: a NaN stays. */
+ALWAYS_INLINE vf glu_clamped(vf g, vf u, float limit, float alpha)
+{
+    g = vf_min(vf_set(limit), g);
+    u = vf_max(vf_set(-limit), vf_min(vf_set(limit), u));
+    return vf_mul(vf_add(u, vf_set(1)), gated(g, vf_mul(g, vf_set(alpha))));
+}
+
+ALWAYS_INLINE void glu_row(const struct glu_args *a, u32 r, enum activation act)
+{
+    const float *gate = a->x + r * a->ld_x, *up = gate + a->n;
+    void *y = act_row(a->y, a->y_dtype, r, a->ld_y);
+    for (u32 i = 0; i < a->n; i += 16) {
+        vf g = vf_load_n(gate + i, a->n - i), u = vf_load_n(up + i, a->n - i);
+        vf v = act == ACT_SILU        ? vf_mul(gated(g, g), u)
+               : act == ACT_GELU_TANH ? glu_gelu(g, u)
+                                      : glu_clamped(g, u, a->limit, a->alpha);
+        act_store_tail(y, a->y_dtype, i, v, a->n);
+    }
+}
+
+static void glu(const struct glu_args *a, struct share s)
 {
     for (u32 r = s.i; r < a->rows; r += s.n) {
-        const float *gate = a->x + r * a->ld_x, *up = gate + a->n;
-        void *y = act_row(a->y, a->y_dtype, r, a->ld_y);
-        for (u32 i = 0; i < a->n; i += 16) {
-            vf g = vf_load_n(gate + i, a->n - i), u = vf_load_n(up + i, a->n - i);
-            vf d = vf_add(vf_set(1), vf_exp(vf_sub(vf_zero(), g)));
-            act_store_tail(y, a->y_dtype, i, vf_mul(vf_div(g, d), u), a->n);
-        }
+        if (a->act == ACT_SILU)
+            glu_row(a, r, ACT_SILU);
+        else if (a->act == ACT_GELU_TANH)
+            glu_row(a, r, ACT_GELU_TANH);
+        else
+            glu_row(a, r, ACT_CLAMPED);
     }
+}
+
+/* c tanh(x / c) = c (e - 1) / (e + 1), e = e^(2 x / c) */
+ALWAYS_INLINE vf soft_cap(vf x, float c)
+{
+    vf e = vf_exp(vf_mul(x, vf_set(2 / c)));
+    return vf_mul(vf_div(vf_sub(e, vf_set(1)), vf_add(e, vf_set(1))), vf_set(c));
+}
+
+static void cap(const struct cap_args *a, struct share s)
+{
+    for (u32 r = s.i; r < a->rows; r += s.n)
+        for (u32 i = 0; i < a->n; i += 16) {
+            float *x = a->x + r * a->ld + i;
+            vf_store_n(x, soft_cap(vf_load_n(x, a->n - i), a->cap), a->n - i);
+        }
 }
 
 static void embed_packed(const struct packed *w, u32 id, float *y, u32 n)
@@ -128,6 +180,7 @@ static void embed(const struct embed_args *a, struct share s)
         else
             for (u32 i = 0; i < a->n; i += 16)
                 vf_store_n(y + i, vf_load_bf16_n((const u16 *)a->table + from + i, a->n - i), a->n - i);
+        for (u32 i = 0; a->scale > 0 && i < a->n; i++) y[i] *= a->scale;
     }
 }
 
@@ -147,10 +200,13 @@ static void angle_cos_sin(float angle, float *c, float *s)
 
 static void angles(const struct angles_args *a, struct share s)
 {
+    float scale = a->scale > 0 ? a->scale : 1;
     for (u32 r = s.i; r < a->rows; r += s.n) {
+        const float *inv = a->inv + r * a->ld_inv;
         float *c = a->table + (size_t)r * 2 * a->half;
         for (u32 m = 0; m < a->half; m++)
-            angle_cos_sin((float)a->positions[r] * a->inv[m], c + m, c + a->half + m);
+            angle_cos_sin((float)a->positions[r] * inv[m], c + m, c + a->half + m);
+        for (u32 m = 0; m < 2 * a->half; m++) c[m] *= scale;
     }
 }
 
