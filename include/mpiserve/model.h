@@ -9,8 +9,8 @@
 
 #include "mpiserve/base.h"
 
-enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_OTHER }; /* of a stored tensor */
-size_t dtype_bytes(enum dtype t);                             /* DTYPE_OTHER: 0 */
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_F8 /* E4M3 */, DTYPE_OTHER }; /* of a stored tensor */
+size_t dtype_bytes(enum dtype t);                                                  /* DTYPE_OTHER: 0 */
 const char *dtype_name(enum dtype t);
 
 enum { MODEL_MAX_EOS = 16, MODEL_MAX_LAYERS = 256, MODEL_MAX_HEAD = 1024 };
@@ -113,6 +113,12 @@ struct mla_config { /* see the formulas of DeepSeek-V2; all 0: none */
     u32 kv_rank, nope, rope, value;
 };
 
+enum quant_method { QUANT_NONE, QUANT_FP8 };
+struct quant_config {
+    enum quant_method method;
+    u32 block; /* fp8: a scale for each block x block weights */
+};
+
 struct model_config {
     const struct arch *arch;
     char dir[PATH_LEN];
@@ -132,6 +138,7 @@ struct model_config {
     struct rope_config rope_local; /* with two_ropes */
     struct moe_config moe;
     struct mla_config mla;
+    struct quant_config quant;
     /* generation_config.json over config.json; has_*: the model suggests it as a request default */
     i32 eos[MODEL_MAX_EOS];
     u32 n_eos;

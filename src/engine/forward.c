@@ -314,13 +314,13 @@ static int run_mlp(struct forward *f, const struct layer_weights *w, struct shar
     run_norm(f, w->mlp_norm, &w->gate_up, s);
     run_in(f, &w->gate_up, w->gate_up_bias, s);
     f->spec.ops->glu(&(struct glu_args){.x = f->wide,
-                                          .y = f->act,
-                                          .y_dtype = act_dtype(f, &w->down),
-                                          .rows = f->rows,
-                                          .n = f->part.ffn.n,
-                                          .ld_x = w->gate_up.n_out,
-                                          .ld_y = f->act_ld},
-                      s);
+                                        .y = f->act,
+                                        .y_dtype = act_dtype(f, &w->down),
+                                        .rows = f->rows,
+                                        .n = f->part.ffn.n,
+                                        .ld_x = w->gate_up.n_out,
+                                        .ld_y = f->act_ld},
+                     s);
     wait(f, s);
     return run_out(f, &w->down, w->down_bias, s);
 }

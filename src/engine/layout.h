@@ -15,17 +15,26 @@ enum slot_kind {
     SLOT_ROWS,   /* row-major: the embedding */
     SLOT_PANELS, /* a linear layer's weight */
 };
-struct slot_part { /* a tensor's part that an engine has: rows, and columns of them (vectors: one) */
+struct
+    slot_part { /* a tensor's part that an engine has: rows (outputs), and columns of them (inputs; vectors: one) */
     const struct tensor *tensor;
     struct slice rows, cols;
+    u64 begin;                  /* elements before the matrix, in a tensor of several */
+    bool across;                /* stored [cols, rows] */
+    u32 step;                   /* across: outputs are every step-th stored one; 0: 1 */
+    u32 phase;                  /* the first of them */
+    const struct tensor *scale; /* one for each block of scale_block x scale_block, or NULL */
+    u32 scale_block;
 };
-struct slot { /* one pointer of struct weights */
+static const size_t TARGET_NONE = SIZE_MAX; /* found by its distance from another */
+struct slot {                               /* one pointer of struct weights */
     enum slot_kind kind;
     enum dtype dtype; /* in the image */
-    size_t target;    /* byte offset in struct weights of the pointer, or of the struct packed */
-    size_t offset;    /* byte offset in the image */
-    u32 n_out, n_in;  /* [n_out, n_in]; vectors [n_out, 1] */
-    u32 n_parts;      /* stacked along n_out, in order */
+    size_t target; /* byte offset in struct weights of the pointer, or of the struct packed; or TARGET_NONE */
+    size_t offset; /* byte offset in the image */
+    u32 n_out, n_in; /* [n_out, n_in]; vectors [n_out, 1] */
+    bool plus_one;   /* vectors: numbers are stored less 1 */
+    u32 n_parts;     /* stacked along n_out, in order */
     struct slot_part part[SLOT_PARTS];
 };
 struct layout {

@@ -23,7 +23,15 @@ static int check(const struct model_config *c, u32 tp, u32 pp, struct error *err
     const struct {
         const char *what;
         u32 n;
-    } divided[] = {{"attention heads", c->heads}, {"ffn columns", c->ffn}, {"vocabulary entries", c->vocab}};
+    } divided[] = {{"attention heads", c->heads},
+                   {"ffn columns", c->ffn},
+                   {"columns of an expert", c->moe.ffn},
+                   {"columns of the shared expert", c->moe.shared_ffn},
+                   {"vocabulary entries", c->vocab}};
+    if (tp > 1 && c->qk_norm == QK_NORM_WHOLE)
+        return error_set(err, ERR_UNSUPPORTED, "--tensor-parallel-size",
+                         "%s norms q and k over all heads: %s models are offered with 1 only", c->dir,
+                         c->arch->model_type);
     for (size_t i = 0; i < COUNT_OF(divided); i++)
         if (divided[i].n % tp)
             return error_set(err, ERR_UNSUPPORTED, "--tensor-parallel-size",
@@ -53,6 +61,8 @@ int shard_of(struct shard *s, const struct model_config *c, u32 tp, u32 pp, u32 
                         .heads = even(c->heads, tp, tp_rank),
                         .kv_heads = kv_slice(c->kv_heads, tp, tp_rank),
                         .ffn = even(c->ffn, tp, tp_rank),
+                        .expert_ffn = even(c->moe.ffn, tp, tp_rank),
+                        .shared_ffn = even(c->moe.shared_ffn, tp, tp_rank),
                         .vocab = even(c->vocab, tp, tp_rank)};
     return 0;
 }

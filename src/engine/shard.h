@@ -12,6 +12,7 @@ struct slice { /* [first, first + n) of a whole of so many */
 struct shard {
     u32 tp, pp, tp_rank, pp_rank;
     struct slice layers;
+    struct slice expert_ffn, shared_ffn;      /* of each expert, of the shared one */
     struct slice heads, kv_heads, ffn, vocab; /* with more engines than KV heads, several have the same one */
 };
 /* Stages have layers in order, as many as each other; the first ones one more where that does not come out even, since the last

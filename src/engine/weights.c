@@ -1,14 +1,11 @@
 #include "engine/weights.h"
-#include "engine/layout.h"
+#include "engine/stored.h"
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    STAGING = 4 << 20, /* read at a time by a thread: a row is at most that (2^20 f32), so whole rows fit */
-    MAX_THREADS = 8,
-};
+enum { MAX_THREADS = 8 };
 
 int weights_plan(const struct model_config *c, const struct shard *part, const struct model_files *f,
                  size_t *bytes, struct error *err)
@@ -30,7 +27,7 @@ struct range {
     u32 row, n; /* of the part */
 };
 struct reader { /* a thread's own */
-    void *staging;
+    struct stored_room room;
     struct error err;
     int rc;
 };
@@ -57,25 +54,21 @@ static float widened(const void *from, enum dtype t, size_t i)
 static void store(u8 *image, const struct slot *s, u32 row, u32 n, const void *numbers, enum dtype from)
 {
     void *at = image + s->offset;
+    float *wide = at;
     size_t first = (size_t)row * s->n_in, count = (size_t)n * s->n_in;
     if (s->kind == SLOT_PANELS)
         pack_rows(at, s->dtype, s->n_out, s->n_in, row, n, numbers, from);
     else if (s->dtype == from)
         memcpy((u8 *)at + first * dtype_bytes(from), numbers, count * dtype_bytes(from));
     else
-        for (size_t i = 0; i < count; i++) ((float *)at)[first + i] = widened(numbers, from, i);
-}
-
-static u64 row_bytes(const struct slot_part *p)
-{
-    return (u64)p->cols.n * dtype_bytes(p->tensor->dtype);
+        for (size_t i = 0; i < count; i++) wide[first + i] = widened(numbers, from, i);
+    for (size_t i = 0; i < count && s->plus_one; i++) wide[first + i] += 1;
 }
 
 static void list_part(struct filler *x, struct range r)
 {
     const struct slot_part *p = &x->layout->slots[r.slot].part[r.part];
-    u32 rows = p->rows.n, most = (u32)MIN_OF(STAGING / row_bytes(p), (u64)rows);
-    if (most > PANEL) most -= most % PANEL;
+    u32 rows = p->rows.n, most = stored_most(p);
     for (; r.row < rows; r.row += r.n) {
         r.n = MIN_OF(most, rows - r.row);
         if (x->n == x->cap) {
@@ -102,12 +95,12 @@ static int fill_range(struct filler *x, struct reader *own, const struct range *
 {
     const struct slot *s = &x->layout->slots[r->slot];
     const struct slot_part *p = &s->part[r->part];
-    u64 element = dtype_bytes(p->tensor->dtype), stride = p->cols.of * element;
-    u64 from = (p->rows.first + r->row) * stride + p->cols.first * element;
-    int rc = model_read_rows(x->files, p->tensor, from, stride, own->staging, row_bytes(p), r->n, &own->err);
+    const void *numbers;
+    enum dtype dtype;
+    int rc = stored_read(x->files, p, r->row, r->n, &own->room, &numbers, &dtype, &own->err);
     if (rc) return rc;
-    store(x->image, s, r->row0 + r->row, r->n, own->staging, p->tensor->dtype);
-    if (x->progress) atomic_fetch_add(x->progress, r->n * row_bytes(p));
+    store(x->image, s, r->row0 + r->row, r->n, numbers, dtype);
+    if (x->progress) atomic_fetch_add(x->progress, stored_bytes(p, r->n) / (p->step ? p->step : 1));
     return 0;
 }
 
@@ -116,13 +109,11 @@ static void fill_thread(void *arg, int thread, int threads)
     (void)threads;
     struct filler *x = arg;
     struct reader *own = &x->readers[thread];
-    own->staging = malloc(STAGING);
-    if (!own->staging)
-        own->rc = error_set(&own->err, ERR_MEMORY, "weights", "no memory for reading (%d bytes)", STAGING);
+    own->rc = stored_room_init(&own->room, &own->err);
     for (u32 i; !own->rc && !atomic_load(&x->failed) && (i = atomic_fetch_add(&x->next, 1)) < x->n;)
         own->rc = fill_range(x, own, &x->ranges[i]);
     if (own->rc) atomic_store(&x->failed, true);
-    free(own->staging);
+    stored_room_release(&own->room);
 }
 
 static int threads_allowed(void)
@@ -193,6 +184,7 @@ int weights_bind(const struct model_config *c, const struct shard *part, const s
         const struct slot *s = &l.slots[i];
         const void *data = (const u8 *)image + s->offset;
         void *target = (u8 *)out + s->target;
+        if (s->target == TARGET_NONE) continue;
         if (s->kind == SLOT_PANELS)
             *(struct packed *)target = (struct packed){data, s->dtype, s->n_out, s->n_in};
         else

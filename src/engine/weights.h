@@ -10,18 +10,38 @@
 #include "mpiserve/model.h"
 #include "mpiserve/ops.h"
 
-struct layer_weights {                 /* heads, kv_heads and ffn: those of the shard */
-    const float *attn_norm, *mlp_norm; /* [hidden] */
-    const float *q_norm, *k_norm;      /* [head_dim], or NULL */
-    struct packed qkv;                 /* rows: heads*d of q, kv_heads*d of k, kv_heads*d of v */
-    const float *qkv_bias;             /* [rows of qkv] or NULL */
-    struct packed o;                   /* [hidden, heads*d] */
+struct layer_weights { /* heads, kv_heads and ffn: those of the shard. What a model has not: NULL, 0 */
+    const float *attn_norm, *mlp_norm; /* [hidden]: before attention, before the MLP */
+    const float *attn_post, *mlp_post; /* [hidden]: behind them */
+    const float *q_norm, *k_norm;      /* [head_dim], or [heads*d] and [kv_heads*d] with QK_NORM_WHOLE */
+    struct packed qkv;                 /* rows: heads*d of q, kv_heads*d of k, kv_heads*d of v; MLA: */
+    const float *qkv_bias;             /* heads*d of q (q_rank with one), kv_rank + rope of the latent */
+    const float *sinks;                /* [heads] */
+    struct packed o;                   /* [hidden, heads*d], MLA: [hidden, heads*value] */
     const float *o_bias;
-    struct packed gate_up; /* rows: ffn of gate, ffn of up */
+    struct packed gate_up; /* rows: ffn of gate, ffn of up; where there are experts: the shared one */
     const float *gate_up_bias;
     struct packed down; /* [hidden, ffn] */
     const float *down_bias;
+    /* MLA. Banks: the first of several weights of one shape, packed_stride() bytes apart */
+    const float *q_a_norm, *latent_norm; /* [q_rank], [kv_rank] */
+    struct packed q_b;                   /* [heads*d, q_rank] */
+    struct packed absorb, expand;        /* banks of heads: [kv_rank, nope], [value, kv_rank] */
+    /* experts */
+    struct packed router; /* [experts, hidden] */
+    const float *router_bias, *correction;
+    struct packed shared_gate;                           /* [1, hidden] */
+    struct packed expert_gate_up, expert_down;           /* banks: [2 ffn, hidden], [hidden, ffn] */
+    const float *expert_gate_up_bias, *expert_down_bias; /* [experts, ...], vector_stride() numbers apart */
 };
+static inline size_t packed_stride(const struct packed *w)
+{
+    return packed_bytes(w->dtype, w->n_out, w->n_in);
+}
+static inline size_t vector_stride(u32 n)
+{
+    return (n + 15) / 16 * 16; /* parts of the image begin at multiples of 64 bytes */
+}
 struct weights {
     const void *
         embed; /* first stage: [vocab, hidden], row-major, embed_dtype (f32 or bf16); NULL: rows of the head */

@@ -102,6 +102,8 @@ static int read_biases(struct fields *f, struct model_config *out)
     out->o_bias = a->attention_bias && a->o_bias && attention;
     out->mlp_bias = a->mlp_bias && mlp;
     out->qk_norm = a->qk_norm;
+    if (a->mla && out->q_bias && !out->mla.q_rank)
+        fields_fail(f, ERR_UNSUPPORTED, "\"attention_bias\" true is not offered without \"q_lora_rank\"");
     return f->rc;
 }
 

@@ -18,7 +18,7 @@ static const struct stored_type {
     {"BOOL", DTYPE_OTHER, 8},        {"U8", DTYPE_OTHER, 8},      {"I8", DTYPE_OTHER, 8},
     {"U16", DTYPE_OTHER, 16},        {"I16", DTYPE_OTHER, 16},    {"U32", DTYPE_OTHER, 32},
     {"I32", DTYPE_OTHER, 32},        {"F64", DTYPE_OTHER, 64},    {"I64", DTYPE_OTHER, 64},
-    {"U64", DTYPE_OTHER, 64},        {"C64", DTYPE_OTHER, 64},    {"F8_E4M3", DTYPE_OTHER, 8},
+    {"U64", DTYPE_OTHER, 64},        {"C64", DTYPE_OTHER, 64},    {"F8_E4M3", DTYPE_F8, 8},
     {"F8_E5M2", DTYPE_OTHER, 8},     {"F8_E8M0", DTYPE_OTHER, 8}, {"F8_E4M3FNUZ", DTYPE_OTHER, 8},
     {"F8_E5M2FNUZ", DTYPE_OTHER, 8}, {"F6_E2M3", DTYPE_OTHER, 6}, {"F6_E3M2", DTYPE_OTHER, 6},
     {"F4", DTYPE_OTHER, 4},
@@ -26,12 +26,12 @@ static const struct stored_type {
 
 size_t dtype_bytes(enum dtype t)
 {
-    return t == DTYPE_F32 ? 4 : t == DTYPE_BF16 || t == DTYPE_F16 ? 2 : 0;
+    return t == DTYPE_F32 ? 4 : t == DTYPE_BF16 || t == DTYPE_F16 ? 2 : t == DTYPE_F8 ? 1 : 0;
 }
 
 const char *dtype_name(enum dtype t)
 {
-    return t == DTYPE_F32 ? "F32" : t == DTYPE_BF16 ? "BF16" : t == DTYPE_F16 ? "F16" : "other";
+    return t == DTYPE_F32 ? "F32" : t == DTYPE_BF16 ? "BF16" : t == DTYPE_F16 ? "F16" : t == DTYPE_F8 ? "F8_E4M3" : "other";
 }
 
 void tensor_list_init(struct tensor_list *l)

@@ -1,0 +1,35 @@
+/* layout: what its parts share. */
+#ifndef MPISERVE_ENGINE_LAYOUT_INNER_H
+#define MPISERVE_ENGINE_LAYOUT_INNER_H
+
+#include "engine/tensors.h"
+
+enum { LAYOUT_NAME = 160 };
+
+struct builder {
+    struct layout *l;
+    const struct model_config *c;
+    const struct shard *shard;
+    const struct model_files *f;
+    struct error *err; /* never NULL */
+};
+/* A tensor that should be there with this shape: [planes, rows, cols] as the file has it, leading ones left out (planes 0, cols 0). */
+struct shape {
+    u32 planes, rows, cols;
+};
+/* The tensor, checked; NULL and an error. */
+const struct tensor *layout_find(const struct builder *b, const char *name, struct shape shape);
+/* Adds a part to the slot. `name` is what is stored; p says which part of it. For fp8, finds its scales too. */
+int layout_stack(const struct builder *b, struct slot *s, const char *name, struct slot_part p);
+/* Places the slot behind the others. Products take bf16 as it is stored if all parts are, else f32. */
+void layout_add(const struct builder *b, struct slot s);
+/* Banks of a layer: heads of MLA, experts. */
+int layout_heads(const struct builder *b, u32 layer);
+int layout_experts(const struct builder *b, u32 layer);
+
+static inline size_t layout_target(u32 layer, size_t field)
+{
+    return offsetof(struct weights, layer) + layer * sizeof(struct layer_weights) + field;
+}
+
+#endif
