@@ -223,8 +223,9 @@ struct gather_args { /* y[i] = x[order[i] / per_token] */
 struct experts_args { /* y[i] = W_e x[i] (+ bias_e) for the sorted rows i of each expert e */
     struct packed w;  /* of expert 0; the others follow, stride bytes apart */
     size_t stride;
-    const float *bias; /* [experts, n_out] or NULL */
-    const void *x;     /* [pairs, n_in] act */
+    const float *bias; /* [experts, n_out], bias_stride apart, or NULL */
+    size_t bias_stride;
+    const void *x; /* [pairs, n_in] act */
     enum dtype x_dtype;
     const u32 *start;
     u32 experts;

@@ -124,7 +124,8 @@ static void gather(struct execute *x, const struct step_view *v)
                                                 .pos = plan->pos,
                                                 .n_tok = plan->n_tok,
                                                 .blocks = r->blocks,
-                                                .want_logits = sample};
+                                                .want_logits = sample,
+                                                .prompt = r->sampler.prompt_len};
     }
 }
 

@@ -17,6 +17,7 @@ struct fwd_seq {       /* the part of one sequence that a step computes */
     u32 pos, n_tok;    /* absolute position of tokens[0] */
     const u32 *blocks; /* block table: position p is in blocks[p / block_size]; covers pos + n_tok - 1 */
     bool want_logits;  /* of the last token */
+    u32 prompt; /* tokens of its prompt: see rope_frequencies; where a length does not matter, anything */
 };
 struct forward;
 struct forward_spec {

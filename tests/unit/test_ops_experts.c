@@ -220,6 +220,7 @@ static void layer_run(const struct ops *ops, const struct layer *l, u32 r0, u32 
     struct experts_args e = {.w = {l->data, l->w_dtype, l->n_out, l->n_in},
                              .stride = l->stride,
                              .bias = l->bias,
+                             .bias_stride = l->n_out,
                              .x = sorted,
                              .x_dtype = l->x_dtype,
                              .start = start,

@@ -12,8 +12,29 @@
 
 enum { PROMPTS = 4, STEPS = 24, LONGEST = 128 };
 static const double tolerance = 2e-3;
-static const char *const folders[] = {"llama_tied_llama3", "llama_untied_sharded", "llama_v5style",
-                                      "mistral_swa16",     "qwen2_bias",           "qwen3_headdim32"};
+static const char *const folders[] = {"llama_tied_llama3",
+                                      "llama_untied_sharded",
+                                      "llama_v5style",
+                                      "llama_dynamic",
+                                      "mistral_swa16",
+                                      "qwen2_bias",
+                                      "qwen3_headdim32",
+                                      "qwen3_fp8block",
+                                      "gemma2",
+                                      "gemma3_text",
+                                      "phi3_swa",
+                                      "phi3_longrope_partial",
+                                      "olmo2",
+                                      "mixtral",
+                                      "qwen2_moe",
+                                      "qwen3_moe",
+                                      "qwen3_moe_v5fused",
+                                      "deepseek_v2_lite",
+                                      "deepseek_v2",
+                                      "deepseek_v3",
+                                      "deepseek_v3_noqlora",
+                                      "gpt_oss"};
+static double worst_logit, worst_logprob; /* of the folder in work */
 
 struct prompt {
     i32 ids[LONGEST], greedy[STEPS];
@@ -77,11 +98,13 @@ static const float *stored(const struct reference *ref, const char *name, u32 i,
     return (const float *)(const void *)(ref->data.data + ref->start + from);
 }
 
-static void assert_near(const char *what, const float *got, const float *want, size_t n)
+static void assert_near(const char *what, const float *got, const float *want, size_t n, double *worst)
 {
-    for (size_t i = 0; i < n; i++)
-        if (!(fabs((double)got[i] - want[i]) <= tolerance))
-            fail_msg("%s[%zu]: %g, not %g", what, i, got[i], want[i]);
+    for (size_t i = 0; i < n; i++) {
+        double off = fabs((double)got[i] - want[i]);
+        if (!(off <= tolerance)) fail_msg("%s[%zu]: %g, not %g", what, i, got[i], want[i]);
+        *worst = fmax(*worst, off);
+    }
 }
 
 static double logprob(const float *logits, u32 vocab, i32 id)
@@ -111,15 +134,23 @@ static void trace_free(struct trace *t)
     for (u32 i = 0; i < PROMPTS; i++) free(t->logits[i]);
 }
 
+static struct fwd_seq sequence(const struct runner *r, u32 s, const struct prompt *p, const i32 *tokens,
+                               u32 pos, u32 n)
+{
+    struct fwd_seq q = runner_seq(r, s, tokens, pos, n);
+    q.prompt = p->n;
+    return q;
+}
+
 static void run_alone(struct runner *r, const struct reference *ref, struct trace *t)
 {
     u32 vocab = r->config.vocab;
     for (u32 i = 0; i < PROMPTS; i++) {
         const struct prompt *p = &ref->prompts[i];
-        struct fwd_seq all = runner_seq(r, i, p->ids, 0, p->n);
+        struct fwd_seq all = sequence(r, i, p, p->ids, 0, p->n);
         memcpy(t->logits[i], forward_run_all(r->forward, &all, 1), (size_t)p->n * vocab * 4);
         for (u32 step = 0; step + 1 < STEPS; step++) {
-            struct fwd_seq one = runner_seq(r, i, &p->greedy[step], p->n + step, 1);
+            struct fwd_seq one = sequence(r, i, p, &p->greedy[step], p->n + step, 1);
             memcpy(t->logits[i] + (p->n + step) * (size_t)vocab, forward_run(r->forward, &one, 1), vocab * 4);
         }
     }
@@ -131,17 +162,20 @@ static void check_values(const struct reference *ref, const struct trace *t, u32
         const struct prompt *p = &ref->prompts[i];
         const float *rows = t->logits[i], *last = rows + (size_t)(p->n - 1) * vocab;
         if (i < 3)
-            assert_near("logits", rows, stored(ref, "logits", i, (size_t)p->n * vocab), (size_t)p->n * vocab);
-        assert_near("last_logits", last, stored(ref, "last_logits", i, vocab), vocab);
+            assert_near("logits", rows, stored(ref, "logits", i, (size_t)p->n * vocab), (size_t)p->n * vocab,
+                        &worst_logit);
+        assert_near("last_logits", last, stored(ref, "last_logits", i, vocab), vocab, &worst_logit);
         for (u32 k = 0; i && k + 1 < p->n; k++) {
             float got = (float)logprob(rows + (size_t)k * vocab, vocab, p->ids[k + 1]);
-            assert_near("token_logprobs", &got, stored(ref, "token_logprobs", i, p->n - 1) + k, 1);
+            assert_near("token_logprobs", &got, stored(ref, "token_logprobs", i, p->n - 1) + k, 1,
+                        &worst_logprob);
         }
         for (u32 step = 0; step < STEPS; step++) {
             const float *row = last + (size_t)step * vocab;
             assert_int_equal(best_token(row, vocab), p->greedy[step]);
             double gap = logprob(row, vocab, p->greedy[step]) - p->greedy_logprobs[step];
             assert_true(fabs(gap) <= tolerance);
+            worst_logprob = fmax(worst_logprob, fabs(gap));
         }
     }
 }
@@ -162,7 +196,8 @@ static void check_together(struct runner *r, const struct reference *ref, const 
             const struct prompt *p = &ref->prompts[i];
             u32 at = done[i], take = at < p->n ? MIN_OF(chunk, p->n - at) : at < trace_rows(p);
             if (!take) continue;
-            seqs[n] = runner_seq(r, PROMPTS + i, at < p->n ? p->ids + at : p->greedy + (at - p->n), at, take);
+            seqs[n] =
+                sequence(r, PROMPTS + i, p, at < p->n ? p->ids + at : p->greedy + (at - p->n), at, take);
             who[n++] = i;
             done[i] += take;
         }
@@ -198,6 +233,7 @@ static void test_folder(void **state)
     int n = runner_levels(levels);
     struct reference ref;
     struct runner r;
+    worst_logit = worst_logprob = 0;
     reference_read(&ref, *state);
     runner_load(&r, ref.dir);
     for (int compute = COMPUTE_F32; compute <= COMPUTE_BF16; compute++) {
@@ -212,15 +248,19 @@ static void test_folder(void **state)
         trace_free(&first);
         trace_free(&t);
     }
+    printf("# %s: logits within %.1e, log-probabilities within %.1e at f32\n", (const char *)*state,
+           worst_logit, worst_logprob);
     runner_unload(&r);
     reference_release(&ref);
 }
 
-int main(void)
+/* All folders, or those that are named (a pattern: gemma*). */
+int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[COUNT_OF(folders)];
+    struct CMUnitTest tests[COUNT_OF(folders)] = {0};
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     for (u32 i = 0; i < COUNT_OF(folders); i++)
         tests[i] = (struct CMUnitTest){folders[i], test_folder, NULL, NULL, (void *)(uintptr_t)folders[i]};
-    cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("reference", tests, NULL, NULL);
 }

@@ -133,7 +133,7 @@ static void expert_panels(const struct experts_args *a, u32 e, u32 p0, u32 p1)
     struct packed w = a->w;
     w.data = (const u8 *)w.data + e * a->stride;
     struct linear_args one = {.w = &w,
-                              .bias = a->bias ? a->bias + (size_t)e * w.n_out : NULL,
+                              .bias = a->bias ? a->bias + e * a->bias_stride : NULL,
                               .x = (const u8 *)a->x + row * a->ld_x * element,
                               .x_dtype = a->x_dtype,
                               .rows = a->start[e + 1] - a->start[e],

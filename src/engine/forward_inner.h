@@ -1,0 +1,101 @@
+/* forward: what its parts share. Every function here is called by all threads of the pool with their share, and ends with a barrier:
+ * what it wrote can be read. What talks to other engines can fail, on all threads alike: the chunk ends there. */
+#ifndef MPISERVE_ENGINE_FORWARD_INNER_H
+#define MPISERVE_ENGINE_FORWARD_INNER_H
+
+#include "engine/forward.h"
+#include "engine/parallel.h"
+#include "engine/rotary.h"
+#include "mpiserve/ops.h"
+
+#include <stdatomic.h>
+
+struct forward {
+    struct forward_spec spec;
+    struct shard part; /* = spec.shard */
+    struct parallel parallel;
+    struct kv_pool kv;
+    u32 chunk;                 /* rows of the buffers below */
+    struct rotary rotary[2];   /* of all layers; or of those without a window, of those with one */
+    float *angles[2], *inv[2]; /* [chunk, 2, dims/2]; see rotary */
+    float *x;                  /* [chunk, hidden]: the residual stream */
+    float *wide;               /* [chunk, rows of qkv], [chunk, 2 ffn] */
+    void *act;                 /* [chunk, act_ld]: what goes into a product */
+    size_t act_ld;
+    float *branch;                           /* [chunk, hidden]: what is normed before it is added to x */
+    struct {                                 /* MLA */
+        float *q, *absorbed, *sums, *values; /* [chunk, heads, head_dim, kv_rank + rope, kv_rank, value] */
+    } mla;
+    struct {
+        float *logits, *weights;          /* [chunk, experts], [chunk, per_token] */
+        u32 *ids, *start, *order, *place; /* see group_args */
+        void *sorted, *act;               /* [chunk per_token, act_ld], [chunk per_token, ffn_ld] */
+        float *wide, *out;                /* [chunk per_token, 2 ffn], [chunk per_token, hidden] */
+        float *shared, *shared_gate;      /* [chunk, hidden], [chunk] */
+        size_t ffn_ld;
+    } moe;
+    float *partial;             /* [chunk, hidden]: partial sums, where the group has no better place */
+    float *partial_to;          /* that place, or partial */
+    u64 layer_work;             /* products a token */
+    float *logits, *all_logits; /* [max_rows, logits_ld], [max_step_tokens, logits_ld] */
+    u32 logits_ld;              /* the vocabulary, or this engine's part of it */
+    /* the chunk in work */
+    i32 *ids; /* rows of the embedding */
+    u32 *positions;
+    struct place *places;
+    struct attn_span *spans;
+    u32 *wanted; /* rows that get logits */
+    u32 rows, n_spans, n_wanted;
+    float *logits_out;
+    _Atomic u32 *tickets; /* [layers, TICKETS] */
+};
+enum { TICKET_ATTENTION, TICKET_GATE_UP, TICKET_DOWN, TICKETS };
+
+static inline void forward_wait(const struct forward *f, struct share s)
+{
+    if (s.n > 1) pool_barrier(f->spec.pool);
+}
+static inline _Atomic u32 *forward_ticket(struct forward *f, u32 layer, int which)
+{
+    return &f->tickets[(layer - f->part.layers.first) * TICKETS + (u32)which];
+}
+/* The format in which a weight takes its input. */
+static inline enum dtype forward_act(const struct forward *f, const struct packed *w)
+{
+    return f->spec.compute == COMPUTE_BF16 ? w->dtype : DTYPE_F32;
+}
+
+struct rows_in { /* what goes into a product: [rows, n_in] */
+    const void *x;
+    enum dtype dtype;
+    size_t ld;
+};
+struct rows_out { /* what comes out: y = W x + bias */
+    float *y;
+    size_t ld;
+    u32 rows;
+    bool add; /* y += */
+};
+void forward_linear(struct forward *f, const struct packed *w, const float *bias, struct rows_in in,
+                    struct rows_out out, struct share s);
+/* The stream, normed by weight, as input of products; or the stream itself where weight is NULL. */
+struct rows_in forward_norm(struct forward *f, const float *weight, enum dtype dtype, struct share s);
+/* gate, up [rows, 2 n] of x to f->act or y. */
+void forward_glu(struct forward *f, const float *x, size_t ld_x, void *y, enum dtype dtype, size_t ld_y,
+                 u32 rows, u32 n, struct share s);
+/* A product back to the residual stream: over this engine's inputs, then the sum over all engines, one of which adds the bias; then the norm
+ * behind it, if post is not NULL. */
+int forward_out(struct forward *f, const struct packed *w, const float *bias, const float *post,
+                struct rows_in in, struct share s);
+/* Before what leads to the next sum over engines: a barrier at least lies between. */
+void forward_prepare(struct forward *f, struct share s);
+/* Sums [rows, hidden] that stand in f->partial_to, over all engines, to the stream. */
+int forward_sum(struct forward *f, struct share s);
+
+/* A layer's parts, from stream to stream. */
+int forward_attention(struct forward *f, u32 layer, const struct layer_weights *w, struct share s);
+int forward_latent(struct forward *f, u32 layer, const struct layer_weights *w, struct share s);
+int forward_mlp(struct forward *f, const struct layer_weights *w, struct share s);
+int forward_experts(struct forward *f, u32 layer, const struct layer_weights *w, struct share s);
+
+#endif
