@@ -166,7 +166,7 @@ static int read_all(struct fields *f, struct model_config *out)
     for (size_t i = 0; i < COUNT_OF(SIZES); i++)
         *(u32 *)((char *)out + SIZES[i].at) = (u32)fields_need_int(f, SIZES[i].key, 1, SIZES[i].max);
     if (f->rc || read_heads(f, out) || check_width(f, out) || read_biases(f, out) || config_windows(f, out) ||
-        config_moe(f, out) || read_rest(f, out))
+        config_moe(f, out) || read_rest(f, out) || config_quant(f, out))
         return f->rc;
     return config_rope(f, out);
 }

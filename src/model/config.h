@@ -17,6 +17,8 @@ int config_windows(struct fields *f, struct model_config *out);
 int config_mla(struct fields *f, struct model_config *out);
 /* Experts and routing: out->moe, out->sparse. */
 int config_moe(struct fields *f, struct model_config *out);
+/* quantization_config: how weights are stored. */
+int config_quant(struct fields *f, struct model_config *out);
 /* rope_parameters, or rope_theta and rope_scaling. Comes last: needs the sizes, may change score_scale and max_position. */
 int config_rope(struct fields *f, struct model_config *out);
 /* generation_config.json of out->dir over what config.json (root) says of end tokens. */

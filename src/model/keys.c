@@ -10,7 +10,7 @@ static const char READ_KEYS[] =
     "intermediate_size max_position_embeddings num_key_value_heads head_dim rms_norm_eps hidden_act "
     "tie_word_embeddings rope_theta rope_scaling rope_parameters original_max_position_embeddings "
     "sliding_window use_sliding_window max_window_layers layer_types attention_bias mlp_bias "
-    "eos_token_id bos_token_id ";
+    "eos_token_id bos_token_id quantization_config ";
 
 /* Training, generation defaults of old files, bookkeeping of the library. */
 static const char HARMLESS_KEYS[] =
@@ -74,23 +74,11 @@ static bool is_neutral(const struct neutral *n, const struct json *v)
     return json_real(v, n->value + 1) == n->value;
 }
 
-static int refuse_quantised(struct fields *f, const struct json *v)
-{
-    char method[SHOWN_LEN];
-    const char *name = json_text(json_get(v, "quant_method"));
-    return fields_fail(
-        f, ERR_UNSUPPORTED,
-        "\"quantization_config\" (%s): quantised weights are not offered; use the folder with bf16, "
-        "f16 or f32 weights",
-        name ? shown(name, method) : "no quant_method");
-}
-
 static int check_key(struct fields *f, const struct arch *arch, const char *key, const struct json *v)
 {
     char name[SHOWN_LEN];
     if (json_kind(v) == JK_NULL || word_listed(key, READ_KEYS) || word_listed(key, HARMLESS_KEYS)) return 0;
     if (arch->keys && word_listed(key, arch->keys)) return 0;
-    if (!strcmp(key, "quantization_config")) return refuse_quantised(f, v);
     const struct neutral *n = neutral_find(key);
     if (!n)
         return fields_fail(

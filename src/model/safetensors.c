@@ -31,7 +31,11 @@ size_t dtype_bytes(enum dtype t)
 
 const char *dtype_name(enum dtype t)
 {
-    return t == DTYPE_F32 ? "F32" : t == DTYPE_BF16 ? "BF16" : t == DTYPE_F16 ? "F16" : t == DTYPE_F8 ? "F8_E4M3" : "other";
+    return t == DTYPE_F32    ? "F32"
+           : t == DTYPE_BF16 ? "BF16"
+           : t == DTYPE_F16  ? "F16"
+           : t == DTYPE_F8   ? "F8_E4M3"
+                             : "other";
 }
 
 void tensor_list_init(struct tensor_list *l)
