@@ -42,6 +42,9 @@ struct batch_spec {
     u32 numerics;
     size_t max_frame; /* largest step frame the channel takes */
     bool prefix_cache;
+    /* Sequences share cached blocks only where this is equal of their prompts' lengths; a pure function. NULL: always. */
+    u64 (*prefix_kind)(const void *arg, u32 prompt_len);
+    const void *prefix_arg;
     u32 n_changes; /* of the prefix cache that are kept for batch_next_change; 0: nobody asks */
 };
 struct batch_counts {

@@ -43,10 +43,11 @@ void kv_committed(struct kv_blocks *p, u64 step);             /* this step and a
 void kv_settle(struct kv_blocks *p); /* no step is in flight any more: everything given can be taken */
 
 /* ---- the prefix cache -------------------------------------------------------------------------------------------*/
-/* The end of a row of cached blocks; {0}: the begin of a sequence. Stays good when its block goes: then nothing is behind it. */
+/* The end of a row of cached blocks; {0}: the begin of a sequence. Stays good when its block goes: then nothing is behind it. What the
+ * same tokens make of a block may differ by the kind of a sequence; {0, kind} begins one that shares with its kind only. */
 struct kv_link {
     u32 block;
-    u64 serial; /* of this stay in the cache */
+    u64 serial; /* of this stay in the cache; with block 0: the kind */
 };
 /* The cached block behind *at with these block_size tokens; *at moves on to it. It gets no user by that. */
 bool kv_find(struct kv_blocks *p, struct kv_link *at, const i32 *tokens, u32 *block);

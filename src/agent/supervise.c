@@ -9,6 +9,12 @@
 
 enum { CANARY_MS = 4500, CHANGES_KEPT = 8192 };
 
+/* Rotation may depend on a prompt's length. */
+static u64 prefix_kind(const void *rope, u32 prompt_len)
+{
+    return rope_class(rope, prompt_len);
+}
+
 int supervise_init(struct leader *l, struct error *err)
 {
     struct agent *a = l->agent;
@@ -27,6 +33,8 @@ int supervise_init(struct leader *l, struct error *err)
                            .max_kills = 2,
                            .numerics = a->numerics,
                            .prefix_cache = a->config.enable_prefix_caching,
+                           .prefix_kind = prefix_kind,
+                           .prefix_arg = &a->model.rope,
                            .max_frame = channel_max_frame(l->seat->channel) / 2};
     if (!(l->batch = batch_new(&b, err))) return err->code;
     restart_init(&l->restart, NULL);

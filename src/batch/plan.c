@@ -127,6 +127,8 @@ static bool waits_for_sibling(const struct batch *b, const struct seq *s)
 static void use_prefix(struct batch *b, struct seq *s)
 {
     u32 block, size = b->spec.block_size, most = (s->n_tokens - 1) / size;
+    if (b->spec.prefix_kind)
+        s->link.serial = b->spec.prefix_kind(b->spec.prefix_arg, s->job->request->prompt.len);
     while (s->n_blocks < most && kv_find(b->kv, &s->link, s->tokens + (size_t)s->n_blocks * size, &block)) {
         kv_hold(b->kv, block);
         add_block(s, block);

@@ -20,6 +20,7 @@ struct kv_block {
     u64 serial; /* 0: it is not */
     u64 hash;
     u32 before; /* the cached block before it; 0: none */
+    u64 kind;   /* of a block behind none */
     u32 first_behind, next_behind,
         previous_behind; /* those cached behind it; its neighbours behind `before` */
     u32 next_in_bucket, previous_in_bucket;

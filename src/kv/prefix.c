@@ -83,13 +83,24 @@ static bool link_stands(const struct kv_blocks *p, const struct kv_link *at)
     return p->spec.prefix_cache && (at->block == 0 || p->block[at->block].serial == at->serial);
 }
 
+/* Kinds of sequences differ in what is behind nothing. */
+static u64 kind_of(const struct kv_link *at)
+{
+    return at->block ? 0 : at->serial;
+}
+
+static u64 hash_behind(const struct kv_blocks *p, const struct kv_link *at, const i32 *tokens)
+{
+    return p->spec.hash(at->block ? p->block[at->block].hash : at->serial, tokens, p->spec.block_size);
+}
+
 /* 0: none. The hash only saves comparisons. */
-static u32 find(const struct kv_blocks *p, u32 before, const i32 *tokens, u64 hash)
+static u32 find(const struct kv_blocks *p, const struct kv_link *at, const i32 *tokens, u64 hash)
 {
     u32 i = p->bucket[hash & p->bucket_mask];
     for (; i; i = p->block[i].next_in_bucket) {
         const struct kv_block *b = &p->block[i];
-        if (b->hash == hash && b->before == before &&
+        if (b->hash == hash && b->before == at->block && b->kind == kind_of(at) &&
             memcmp(tokens_of(p, i), tokens, p->spec.block_size * sizeof *tokens) == 0)
             break;
     }
@@ -99,21 +110,21 @@ static u32 find(const struct kv_blocks *p, u32 before, const i32 *tokens, u64 ha
 bool kv_find(struct kv_blocks *p, struct kv_link *at, const i32 *tokens, u32 *block)
 {
     if (!link_stands(p, at)) return false;
-    u64 hash = p->spec.hash(p->block[at->block].hash, tokens, p->spec.block_size);
-    u32 found = find(p, at->block, tokens, hash);
+    u32 found = find(p, at, tokens, hash_behind(p, at, tokens));
     if (!found) return false;
     *block = found;
     *at = (struct kv_link){found, p->block[found].serial};
     return true;
 }
 
-static void add(struct kv_blocks *p, u32 block, u32 before, const i32 *tokens, u64 hash)
+static void add(struct kv_blocks *p, u32 block, const struct kv_link *at, const i32 *tokens, u64 hash)
 {
-    struct kv_block *b = &p->block[block], *up = &p->block[before];
+    struct kv_block *b = &p->block[block], *up = &p->block[at->block];
     u32 *bucket = &p->bucket[hash & p->bucket_mask];
     b->serial = ++p->last_serial;
     b->hash = hash;
-    b->before = before;
+    b->before = at->block;
+    b->kind = kind_of(at);
     memcpy(tokens_of(p, block), tokens, p->spec.block_size * sizeof *tokens);
     b->first_behind = b->previous_behind = b->previous_in_bucket = 0;
     b->next_behind = up->first_behind;
@@ -130,9 +141,9 @@ bool kv_cache(struct kv_blocks *p, struct kv_link *at, const i32 *tokens, u32 bl
 {
     BUG_ON(block == 0 || block > p->total || p->block[block].users == 0 || p->block[block].serial);
     if (!link_stands(p, at)) return false;
-    u64 hash = p->spec.hash(p->block[at->block].hash, tokens, p->spec.block_size);
-    u32 found = find(p, at->block, tokens, hash);
-    if (!found) add(p, found = block, at->block, tokens, hash);
+    u64 hash = hash_behind(p, at, tokens);
+    u32 found = find(p, at, tokens, hash);
+    if (!found) add(p, found = block, at, tokens, hash);
     *at = (struct kv_link){found, p->block[found].serial};
     return true;
 }

@@ -171,19 +171,20 @@ static int read_dict(struct fields *f, const struct json *dict, const char *name
 }
 
 /* Windowed layers have their own numbers (gemma3): rope_parameters by layer type, or rope_local_base_freq, never scaled. */
-static int read_two(struct fields *f, const struct json *dict, const char *name, double theta,
-                    struct model_config *out)
+static void read_two(struct fields *f, const struct json *dict, const char *name, double theta,
+                     struct model_config *out)
 {
     const struct json *full = json_get(dict, "full_attention"), *local = json_get(dict, "sliding_attention");
     double base = fields_real(f, "rope_local_base_freq", 1, 1e12, 10000);
-    if (!full && !local)
-        return read_dict(f, dict, name, theta, out, &out->rope) ||
-               read_dict(f, NULL, "rope_local_base_freq", base, out, &out->rope_local);
-    if (!full || !local || json_len(dict) != 2)
-        return fields_fail(f, ERR_INPUT, "\"%s\" must have \"full_attention\" and \"sliding_attention\" only",
-                           name);
-    return read_dict(f, full, "full_attention", theta, out, &out->rope) ||
-           read_dict(f, local, "sliding_attention", base, out, &out->rope_local);
+    if ((full || local) && (!full || !local || json_len(dict) != 2)) {
+        fields_fail(f, ERR_INPUT, "\"%s\" must have \"full_attention\" and \"sliding_attention\" only", name);
+        return;
+    }
+    read_dict(f, full ? full : dict, full ? "full_attention" : name, theta, out, &out->rope);
+    if (!f->rc) read_dict(f, local, "sliding_attention", base, out, &out->rope_local);
+    if (out->rope_local.kind == ROPE_DYNAMIC || out->rope_local.kind == ROPE_LONGROPE)
+        fields_fail(f, ERR_UNSUPPORTED,
+                    "\"sliding_attention\": a rotation by length is not offered for windowed layers");
 }
 
 /* gpt_oss without any scaling means the model's own. */

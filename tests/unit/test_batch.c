@@ -269,6 +269,8 @@ static void check_client(const struct client *c)
     }
 }
 
+static u64 (*world_kind)(const void *arg, u32 prompt_len); /* of the next world */
+
 static void world_init_as(struct world *w, u32 n_blocks, u32 in_flight, u32 max_step_tokens,
                           bool prefix_cache)
 {
@@ -282,7 +284,8 @@ static void world_init_as(struct world *w, u32 n_blocks, u32 in_flight, u32 max_
                               .staged = in_flight > STEP_IN_FLIGHT,
                               .max_kills = 2,
                               .max_frame = 1 << 16,
-                              .prefix_cache = prefix_cache};
+                              .prefix_cache = prefix_cache,
+                              .prefix_kind = world_kind};
     struct error err;
     w->b = batch_new(&spec, &err);
     assert_non_null(w->b);
@@ -544,6 +547,34 @@ static struct client *add_equal(struct world *w, u32 i)
     return &w->c[i];
 }
 
+/* Prompts of another kind share nothing with what is cached; those of the same kind do. */
+static u64 kind_by_length(const void *arg, u32 prompt_len)
+{
+    assert_null(arg);
+    return prompt_len > EQUAL_PROMPT;
+}
+
+static void kinds_of_prompts_are_apart(void **state)
+{
+    (void)state;
+    struct world w;
+    world_kind = kind_by_length;
+    world_init_as(&w, 300, 2, 64, true);
+    world_kind = NULL;
+    struct client *first = add_equal(&w, 0);
+    finish_all(&w);
+    for (u32 i = 1; i < 3; i++) {
+        w.c[i] = (struct client){.id = i + 1, .n_prompt = EQUAL_PROMPT + 1, .max_tokens = 1, .n_samples = 1};
+        memcpy(w.c[i].prompt, first->prompt, EQUAL_PROMPT * 4);
+        submit_client(&w, &w.c[i], 0);
+        finish_all(&w);
+        check_client(&w.c[i]);
+    }
+    assert_int_equal(w.c[1].n_cached, 0);
+    assert_int_equal(w.c[2].n_cached, EQUAL_PROMPT / BLOCK * BLOCK);
+    batch_free(w.b);
+}
+
 static void equal_beginnings_are_computed_once(void **state)
 {
     (void)state;
@@ -758,6 +789,7 @@ int main(void)
         cmocka_unit_test(impossible_specs_are_refused),
         cmocka_unit_test(a_suspect_without_a_row_waits_its_turn),
         cmocka_unit_test(one_block_short_costs_one_sequence),
+        cmocka_unit_test(kinds_of_prompts_are_apart),
         cmocka_unit_test(equal_beginnings_are_computed_once),
         cmocka_unit_test(samples_share_their_prompt),
         cmocka_unit_test(the_cache_goes_with_the_engine),

@@ -517,10 +517,31 @@ static void hits_are_exact_when_hashes_collide(void **state)
     for (u64 seed = 11; seed <= 14; seed++) run_model(seed, bad_hash, 0);
 }
 
+/* The same tokens in sequences of two kinds are two blocks, and what is behind them is apart too. */
+static void kinds_share_nothing(void **state)
+{
+    (void)state;
+    struct kv_blocks *p = new_pool(8, 8);
+    u32 a = take(p), b = take(p), c = take(p), d = take(p), found;
+    struct kv_link plain = {0}, other = {0, 7}, again = {0, 7}, third = {0, 9};
+    assert_true(kv_cache(p, &plain, (i32[]){1, 1}, a));
+    assert_false(kv_find(p, &again, (i32[]){1, 1}, &found));
+    assert_true(kv_cache(p, &other, (i32[]){1, 1}, b));
+    assert_true(kv_cache(p, &plain, (i32[]){2, 2}, c));
+    assert_true(kv_find(p, &again, (i32[]){1, 1}, &found) && found == b);
+    assert_false(kv_find(p, &again, (i32[]){2, 2}, &found));
+    assert_true(kv_cache(p, &other, (i32[]){2, 2}, d));
+    assert_true(kv_find(p, &again, (i32[]){2, 2}, &found) && found == d);
+    assert_false(kv_find(p, &third, (i32[]){1, 1}, &found));
+    assert_int_equal(kv_cached_blocks(p), 4);
+    kv_blocks_free(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(too_small_is_refused),
+        cmocka_unit_test(kinds_share_nothing),
         cmocka_unit_test(scratch_block_is_never_handed_out),
         cmocka_unit_test(given_blocks_wait_for_their_steps),
         cmocka_unit_test(nothing_is_cached_when_it_is_off),
