@@ -14,8 +14,27 @@
 #include "runner.h"
 
 enum { PROMPTS = 4, STEPS = 24, LONGEST = 128 };
-static const char *const folders[] = {"llama_tied_llama3", "llama_untied_sharded", "llama_v5style",
-                                      "mistral_swa16",     "qwen2_bias",           "qwen3_headdim32"};
+static const char *const folders[] = {"llama_tied_llama3",
+                                      "llama_untied_sharded",
+                                      "llama_v5style",
+                                      "llama_dynamic",
+                                      "mistral_swa16",
+                                      "qwen2_bias",
+                                      "qwen3_headdim32",
+                                      "qwen3_fp8block",
+                                      "gemma2",
+                                      "gemma3_text",
+                                      "phi3_swa",
+                                      "mixtral",
+                                      "phi3_longrope_partial",
+                                      "olmo2",
+                                      "qwen2_moe",
+                                      "qwen3_moe",
+                                      "qwen3_moe_v5fused",
+                                      "deepseek_v2_lite",
+                                      "deepseek_v2",
+                                      "deepseek_v3",
+                                      "gpt_oss"};
 
 struct prompt {
     i32 ids[LONGEST], greedy[STEPS];
@@ -67,18 +86,26 @@ static size_t trace_rows(const struct prompt *p)
     return p->n + STEPS - 1;
 }
 
+static struct fwd_seq sequence(const struct runner *r, u32 s, const struct prompt *p, const i32 *tokens,
+                               u32 pos, u32 n)
+{
+    struct fwd_seq q = runner_seq(r, s, tokens, pos, n);
+    q.prompt = p->n;
+    return q;
+}
+
 static void run_alone(struct runner *r, const struct division *d, bool sampler)
 {
     u32 vocab = r->config.vocab;
     for (u32 i = 0; i < PROMPTS; i++) {
         const struct prompt *p = &d->ref->prompts[i];
         float *rows = d->trace->logits[i];
-        struct fwd_seq all = runner_seq(r, i, p->ids, 0, p->n);
+        struct fwd_seq all = sequence(r, i, p, p->ids, 0, p->n);
         const float *got = forward_run_all(r->forward, &all, 1);
         crew_need(got != NULL, forward_error(r->forward));
         if (sampler) memcpy(rows, got, (size_t)p->n * vocab * 4);
         for (u32 step = 0; step + 1 < STEPS; step++) {
-            struct fwd_seq one = runner_seq(r, i, &p->greedy[step], p->n + step, 1);
+            struct fwd_seq one = sequence(r, i, p, &p->greedy[step], p->n + step, 1);
             got = forward_run(r->forward, &one, 1);
             crew_need(got != NULL, forward_error(r->forward));
             if (sampler) memcpy(rows + (p->n + step) * (size_t)vocab, got, vocab * 4);
@@ -97,7 +124,8 @@ static void run_together(struct runner *r, const struct division *d, bool sample
             const struct prompt *p = &d->ref->prompts[i];
             u32 at = done[i], take = at < p->n ? MIN_OF(chunk, p->n - at) : at < trace_rows(p);
             if (!take) continue;
-            seqs[n] = runner_seq(r, PROMPTS + i, at < p->n ? p->ids + at : p->greedy + (at - p->n), at, take);
+            seqs[n] =
+                sequence(r, PROMPTS + i, p, at < p->n ? p->ids + at : p->greedy + (at - p->n), at, take);
             who[n++] = i;
             done[i] += take;
         }
