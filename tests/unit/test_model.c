@@ -331,12 +331,25 @@ static void test_generation(void **state)
     }
 }
 
+struct refusal {
+    const char *text, *part; /* of config.json; of the message */
+};
+
+static void refused(const struct refusal *bad, size_t n)
+{
+    static struct model_config c;
+    struct error e;
+    for (size_t i = 0; i < n; i++) {
+        if (read_text(bad[i].text, NULL, &c, &e) >= 0) fail_msg("accepted: %s", bad[i].text);
+        expect_error(&e, bad[i].part);
+        expect_error(&e, "config.json");
+    }
+}
+
 static void test_config_refused(void **state)
 {
     (void)state;
-    static const struct {
-        const char *text, *part;
-    } bad[] = {
+    static const struct refusal bad[] = {
         {"", "empty"},
         {"[1]", "must be an object"},
         {"{\"model_type\":3}", "\"model_type\" is an integer"},
@@ -389,6 +402,31 @@ static void test_config_refused(void **state)
          "\"partial_rotary_factor\" is not offered with a value other than 1"},
         {"{" LLAMA ",\"rope_theta\":0}", "\"rope_theta\""},
         {"{" LLAMA ",\"rope_scaling\":[]}", "\"rope_scaling\" is an array"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}", "\"factor\" is missing"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"mrope_section\":[1]}}",
+         "\"mrope_section\""},
+        {"{" LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}",
+         "\"low_freq_factor\" is missing"},
+        {"{" LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_"
+         "freq_factor\":4}}",
+         "must be above"},
+        {"{" LLAMA
+         ",\"rope_parameters\":{\"rope_theta\":5e5},\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}",
+         "keep one"},
+        {"{" LLAMA ",\"eos_token_id\":320}", "token 320"},
+    };
+    refused(bad, COUNT_OF(bad));
+    static struct model_config c;
+    struct error e;
+    folder_empty();
+    assert_true(model_read_config(folder, &c, &e) < 0);
+    expect_error(&e, "no config.json");
+}
+
+static void test_families_refused(void **state)
+{
+    (void)state;
+    static const struct refusal bad[] = {
         {"{" LLAMA ",\"rope_scaling\":{\"type\":\"spiral\",\"factor\":4}}",
          "rope type \"spiral\" in \"rope_scaling\" is not offered; offered: default, linear, dynamic, "
          "llama3, yarn, "
@@ -437,29 +475,8 @@ static void test_config_refused(void **state)
          "tok\":4,"
          "\"experts_per_token\":2," SIZES "}",
          "differ"},
-        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}", "\"factor\" is missing"},
-        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"mrope_section\":[1]}}",
-         "\"mrope_section\""},
-        {"{" LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}",
-         "\"low_freq_factor\" is missing"},
-        {"{" LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_"
-         "freq_factor\":4}}",
-         "must be above"},
-        {"{" LLAMA
-         ",\"rope_parameters\":{\"rope_theta\":5e5},\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}",
-         "keep one"},
-        {"{" LLAMA ",\"eos_token_id\":320}", "token 320"},
     };
-    static struct model_config c;
-    struct error e;
-    for (size_t i = 0; i < COUNT_OF(bad); i++) {
-        if (read_text(bad[i].text, NULL, &c, &e) >= 0) fail_msg("accepted: %s", bad[i].text);
-        expect_error(&e, bad[i].part);
-        expect_error(&e, "config.json");
-    }
-    folder_empty();
-    assert_true(model_read_config(folder, &c, &e) < 0);
-    expect_error(&e, "no config.json");
+    refused(bad, COUNT_OF(bad));
 }
 
 /* ---- mutations: whatever the bytes, an answer and no crash ----------*/
@@ -500,7 +517,8 @@ int main(void)
         cmocka_unit_test(test_reference_experts), cmocka_unit_test(test_frequencies),
         cmocka_unit_test(test_rope_class),        cmocka_unit_test(test_fingerprint),
         cmocka_unit_test(test_config_defaults),   cmocka_unit_test(test_generation),
-        cmocka_unit_test(test_config_refused),    cmocka_unit_test(test_mutated_config),
+        cmocka_unit_test(test_config_refused),    cmocka_unit_test(test_families_refused),
+        cmocka_unit_test(test_mutated_config),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("model", tests, folder_make, folder_drop);
