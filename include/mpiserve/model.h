@@ -9,8 +9,18 @@
 
 #include "mpiserve/base.h"
 
-enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_F8 /* E4M3 */, DTYPE_OTHER }; /* of a stored tensor */
-size_t dtype_bytes(enum dtype t);                                                  /* DTYPE_OTHER: 0 */
+/* Of a stored tensor, or of weights in memory: the last three before OTHER are only there. */
+enum dtype {
+    DTYPE_F32,
+    DTYPE_BF16,
+    DTYPE_F16,
+    DTYPE_F8, /* E4M3 */
+    DTYPE_I8,
+    DTYPE_I4,
+    DTYPE_F4, /* E2M1 */
+    DTYPE_OTHER
+};
+size_t dtype_bytes(enum dtype t); /* DTYPE_OTHER: 0 */
 const char *dtype_name(enum dtype t);
 
 enum { MODEL_MAX_EOS = 16, MODEL_MAX_LAYERS = 256, MODEL_MAX_HEAD = 1024 };

@@ -24,8 +24,10 @@ enum { PANEL = 16 }; /* output columns a panel */
  */
 struct packed {
     const void *data;
-    enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    enum dtype dtype; /* DTYPE_F32 or DTYPE_BF16; or quantised, see below */
     u32 n_out, n_in;
+    u32 group,
+        lead; /* quantised: inputs with one scale; and those of the first group, whose begin another engine may have. Even */
 };
 size_t packed_bytes(enum dtype dtype, u32 n_out, u32 n_in);
 /* Packs rows [row0, row0 + n) (src: row-major [n, n_in]; F32, BF16 or F16) into the weight at dst, rounding
@@ -33,6 +35,25 @@ size_t packed_bytes(enum dtype dtype, u32 n_out, u32 n_in);
  * from several threads; the call with the last row also zeroes the padding rows. */
 void pack_rows(void *dst, enum dtype dtype, u32 n_out, u32 n_in, u32 row0, u32 n, const void *src,
                enum dtype src_dtype);
+
+/* Quantised weights: W[o][k] = (value of a code - zero) * scale, with a scale, and for I4 a zero, for each output and group of inputs.
+ *   F8   8 bits, E4M3                     I8   8 bits, -127 .. 127
+ *   I4   4 bits, 0 .. 15, with zeros      F4   4 bits, E2M1: 0 .5 1 1.5 2 3 4 6, and the same negated
+ * In memory, for each panel, for each group: 16 scales, (I4: 16 zeros,) f32; then for each pair of inputs (k, k + 1): 16 codes of k and
+ * 16 of k + 1 (8 bits), or 16 bytes with the code of k below that of k + 1. F4's scales are stored halved. Products take such a weight as
+ * its value in f32, which is exact but for one rounding. x is f32. */
+static inline bool dtype_quantised(enum dtype t)
+{
+    return t >= DTYPE_F8 && t <= DTYPE_F4;
+}
+u32 packed_groups(const struct packed *w);  /* of a row; 0: not quantised */
+size_t packed_size(const struct packed *w); /* bytes, of every dtype; a multiple of 64 */
+/* Rows [row0, row0 + n) as codes [n, n_in], one a byte, scales and zeros (I4; else NULL) [n, groups]. As pack_rows. */
+void pack_codes(void *dst, const struct packed *w, u32 row0, u32 n, const u8 *codes, const float *scales,
+                const float *zeros);
+/* The codes of I8 or I4 that come nearest to rows [n, n_in] of numbers, group by group; zeros: I4 only. */
+void quantise_rows(const struct packed *w, u32 n, const void *src, enum dtype src_dtype, u8 *codes,
+                   float *scales, float *zeros);
 
 /* Conversions of single numbers; exact, or rounded to nearest even. NaN stays NaN. */
 static inline float f32_from_bits(u32 bits)
@@ -58,6 +79,8 @@ static inline u16 bf16_from_f32(float f)
     return (u16)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 float f32_from_f16(u16 h);
+float f32_from_f8(u8 x); /* E4M3 */
+float f32_from_f4(u8 x); /* E2M1, the lower four bits */
 
 /* The number format of activations that go into products with bf16 weights, and of the KV cache. */
 enum compute { COMPUTE_F32, COMPUTE_BF16 };

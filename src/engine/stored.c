@@ -1,5 +1,4 @@
 #include "engine/stored.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,13 +33,6 @@ u32 stored_most(const struct slot_part *p)
     u64 row = MAX_OF(stored_bytes(p, 1), p->scale ? p->cols.n * sizeof(float) : 0), most = STORED_BYTES / row;
     if (most > PANEL) most -= most % PANEL;
     return (u32)MAX_OF(MIN_OF(most, (u64)p->rows.n), 1u);
-}
-
-float f32_from_f8(u8 x)
-{
-    u32 sign = (u32)(x & 0x80) << 24, magnitude = x & 0x7f;
-    if (magnitude == 0x7f) return NAN;
-    return f32_from_bits(sign | magnitude << 20) * 0x1p120f; /* the exponents' biases are 127 and 7; exact */
 }
 
 /* ---- rows as they are */

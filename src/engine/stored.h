@@ -17,6 +17,5 @@ u64 stored_bytes(const struct slot_part *p, u32 n);
 /* Rows [row, row + n) of the part, n <= stored_most: *numbers [n, cols.n] of *dtype (F32, BF16 or F16), in the room. */
 int stored_read(const struct model_files *f, const struct slot_part *p, u32 row, u32 n,
                 struct stored_room *room, const void **numbers, enum dtype *dtype, struct error *err);
-float f32_from_f8(u8 x); /* E4M3 */
 
 #endif

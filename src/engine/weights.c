@@ -186,7 +186,8 @@ int weights_bind(const struct model_config *c, const struct shard *part, const s
         void *target = (u8 *)out + s->target;
         if (s->target == TARGET_NONE) continue;
         if (s->kind == SLOT_PANELS)
-            *(struct packed *)target = (struct packed){data, s->dtype, s->n_out, s->n_in};
+            *(struct packed *)target =
+                (struct packed){.data = data, .dtype = s->dtype, .n_out = s->n_out, .n_in = s->n_in};
         else
             memcpy(target, &data, sizeof data);
         if (s->kind == SLOT_ROWS) out->embed_dtype = s->dtype;

@@ -36,7 +36,7 @@ struct layer_weights { /* heads, kv_heads and ffn: those of the shard. What a mo
 };
 static inline size_t packed_stride(const struct packed *w)
 {
-    return packed_bytes(w->dtype, w->n_out, w->n_in);
+    return packed_size(w);
 }
 static inline size_t vector_stride(u32 n)
 {

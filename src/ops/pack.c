@@ -19,6 +19,19 @@ size_t packed_bytes(enum dtype dtype, u32 n_out, u32 n_in)
     return (size_t)panels(n_out) * PANEL * even(n_in) * (dtype == DTYPE_BF16 ? 2 : 4);
 }
 
+float f32_from_f8(u8 x)
+{
+    u32 sign = (u32)(x & 0x80) << 24, magnitude = x & 0x7f;
+    if (magnitude == 0x7f) return f32_from_bits(0x7fc00000);
+    return f32_from_bits(sign | magnitude << 20) * 0x1p120f; /* the exponents' biases are 127 and 7; exact */
+}
+
+float f32_from_f4(u8 x)
+{
+    static const float values[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    return x & 8 ? -values[x & 7] : values[x & 7];
+}
+
 float f32_from_f16(u16 h)
 {
     u32 sign = (u32)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 0x3ff;

@@ -61,7 +61,7 @@ static void bench_linear(const struct ops *ops, const struct shape *s, const str
     for (size_t i = 0; i < bytes; i += 2) *(u16 *)(void *)(w + i) = (u16)(0x3c00 + any() % 512);
     for (size_t i = 0; i < most * (s->n_in + 16) * x_bytes; i += 2)
         *(u16 *)(void *)(x + i) = (u16)(0x3c00 + any() % 512);
-    struct packed packed = {w, k->w, s->n_out, s->n_in};
+    struct packed packed = {.data = w, .dtype = k->w, .n_out = s->n_out, .n_in = s->n_in};
     printf("%-12s %-12s %-12s", ops->name, s->what, k->what);
     for (u32 i = 0; i < COUNT_OF(row_counts); i++) {
         struct linear_args a = {.w = &packed,

@@ -61,7 +61,7 @@ static void test_pack(void **state)
         pack_rows(data, dtype, OUT, IN, 20, OUT - 20, src + 20 * IN,
                   DTYPE_F32); /* in two calls, the last rows first */
         pack_rows(data, dtype, OUT, IN, 0, 20, src, DTYPE_F32);
-        struct packed w = {data, dtype, OUT, IN};
+        struct packed w = {.data = data, .dtype = dtype, .n_out = OUT, .n_in = IN};
         for (u32 o = 0; o < 48; o++)
             for (u32 k = 0; k < IN + 1; k++) {
                 float want = o < OUT && k < IN ? src[o * IN + k] : 0;
@@ -90,7 +90,7 @@ static void product_make(struct product *p, u32 n_out, u32 n_in, enum dtype w_dt
     *p = (struct product){.n_out = n_out, .n_in = n_in, .w_dtype = w_dtype, .x_dtype = x_dtype};
     p->data = aligned_alloc(CACHE_LINE, packed_bytes(w_dtype, n_out, n_in));
     pack_rows(p->data, w_dtype, n_out, n_in, 0, n_out, w, DTYPE_F32);
-    p->w = (struct packed){p->data, w_dtype, n_out, n_in};
+    p->w = (struct packed){.data = p->data, .dtype = w_dtype, .n_out = n_out, .n_in = n_in};
     p->ld = (n_in + 1 + 4) & ~1u;
     p->x = calloc(ROWS * (size_t)p->ld, 4);
     for (u32 r = 0; r < ROWS; r++)
@@ -394,7 +394,7 @@ static void test_embed(void **state)
         const void *rows = dtype == DTYPE_F32 ? (void *)table : (void *)half;
         void *data = aligned_alloc(CACHE_LINE, packed_bytes(dtype, VOCAB, N));
         pack_rows(data, dtype, VOCAB, N, 0, VOCAB, rows, dtype);
-        struct packed packed = {data, dtype, VOCAB, N};
+        struct packed packed = {.data = data, .dtype = dtype, .n_out = VOCAB, .n_in = N};
         for (int i = 0; i < 4 * n; i++) {
             float scale = i / 2 % 2 ? 2.5f : 0;
             struct embed_args a = {.table = i % 2 ? rows : NULL,

@@ -217,7 +217,7 @@ static void layer_run(const struct ops *ops, const struct layer *l, u32 r0, u32 
                             .n = l->n_in,
                             .ld_x = ld,
                             .ld_y = ld};
-    struct experts_args e = {.w = {l->data, l->w_dtype, l->n_out, l->n_in},
+    struct experts_args e = {.w = {.data = l->data, .dtype = l->w_dtype, .n_out = l->n_out, .n_in = l->n_in},
                              .stride = l->stride,
                              .bias = l->bias,
                              .bias_stride = l->n_out,

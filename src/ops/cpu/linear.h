@@ -15,7 +15,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-enum linear_kind { W_F32, W_BF16, W_BF16_X_BF16 };
+enum linear_kind { W_F32, W_BF16, W_BF16_X_BF16, W_F8, W_I8, W_I4, W_F4 };
 enum { MAX_PANELS = 8, GROUP = 16, ROW_BLOCK = 16 * LINEAR_ROWS };
 enum { K_BLOCK = 512 }; /* x [ROW_BLOCK, K_BLOCK] stays in the second cache: 192 KiB */
 
@@ -23,6 +23,7 @@ struct tile {
     const u8 *x, *w;
     size_t ld_x, ld_w; /* bytes from row to row, panel to panel */
     u32 pairs;         /* of k */
+    u32 lead, group;   /* quantised: pairs of the first group and of the others */
     float *sums;       /* [R, ld_sums] */
     size_t ld_sums;
     bool first; /* start from 0, not from sums */
@@ -130,6 +131,8 @@ TILES(6)
 static tile_fn *const tile_fns[3][6][4] = {TILE_KIND(f32), TILE_KIND(bf16),
                                            TILE_KIND(dot)}; /* [kind][R - 1][log2 P] */
 
+#include "ops/cpu/quant.h"
+
 /* Sums of one row to y, panels from column o. */
 ALWAYS_INLINE void linear_finish(const struct linear_args *a, const float *sums, u32 row, u32 o, u32 columns)
 {
@@ -154,18 +157,28 @@ ALWAYS_INLINE u32 block_panels(u32 rows)
     return LINEAR_PANELS(largest);
 }
 
+ALWAYS_INLINE enum linear_kind kind_of(const struct linear_args *a)
+{
+    if (dtype_quantised(a->w->dtype)) return W_F8 + (a->w->dtype - DTYPE_F8);
+    return a->w->dtype == DTYPE_F32 ? W_F32 : a->x_dtype == DTYPE_F32 ? W_BF16 : W_BF16_X_BF16;
+}
+
 /* Rows [r0, r1), at most ROW_BLOCK, of `count` panels from `panel`, at most GROUP: for each block of k, that block of x
- * stays in the second cache while the panels go by. */
+ * stays in the second cache while the panels go by. Quantised weights are small: one block. */
 static void linear_group(const struct linear_args *a, u32 r0, u32 r1, u32 panel, u32 count)
 {
-    enum linear_kind kind = a->w->dtype == DTYPE_F32  ? W_F32
-                            : a->x_dtype == DTYPE_F32 ? W_BF16
-                                                      : W_BF16_X_BF16;
+    enum linear_kind kind = kind_of(a);
+    bool quantised = kind >= W_F8;
     u32 pairs = (a->w->n_in + 1) / 2, blocks = row_blocks(r1 - r0), most = block_panels(r1 - r0);
     size_t w_pair = kind == W_F32 ? 2 * PANEL * 4 : PANEL * 4, x_pair = kind == W_BF16_X_BF16 ? 4 : 8;
     float sums[ROW_BLOCK * GROUP * PANEL] __attribute__((aligned(64)));
-    struct tile t = {.ld_x = a->ld_x * x_pair / 2, .ld_w = pairs * w_pair, .ld_sums = count * PANEL};
-    u32 step = blocks > 1 ? K_BLOCK / 2 : pairs, n;
+    struct tile t = {.ld_x = a->ld_x * x_pair / 2,
+                     .ld_w = quantised ? quant_panel(a->w) : pairs * w_pair,
+                     .ld_sums = count * PANEL,
+                     .lead = a->w->lead / 2,
+                     .group = a->w->group / 2};
+    u32 step = blocks > 1 && !quantised ? K_BLOCK / 2 : pairs, n;
+    if (quantised) most = MIN_OF(most, (u32)QUANT_PANELS);
     for (u32 k = 0; k < pairs; k += step) {
         t.pairs = MIN_OF(step, pairs - k);
         t.first = k == 0;
@@ -176,7 +189,8 @@ static void linear_group(const struct linear_args *a, u32 r0, u32 r1, u32 panel,
                 u32 from = (r1 - r0) * b / blocks, to = (r1 - r0) * (b + 1) / blocks;
                 t.x = (const u8 *)a->x + (r0 + from) * t.ld_x + k * x_pair;
                 t.sums = sums + from * t.ld_sums + p * PANEL;
-                tile_fns[kind][to - from - 1][__builtin_ctz(n)](&t);
+                (quantised ? quant_fns[kind - W_F8][to - from - 1][__builtin_ctz(n)]
+                           : tile_fns[kind][to - from - 1][__builtin_ctz(n)])(&t);
             }
         }
     }

@@ -170,4 +170,33 @@ static inline void vf_store_bf16_n(u16 *p, vf v, u32 n)
 
 #include "ops/cpu/vec_x86.h"
 
+static inline vf vf_from_i8(__m128i codes)
+{
+    return (vf){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(codes, 8)))};
+}
+static inline vf vf_load_i8(const u8 *p)
+{
+    return vf_from_i8(_mm_loadu_si128((const void *)p));
+}
+static inline vf vf_load_u4(const u8 *p, int high)
+{
+    return vf_from_i8(codes_of(p, high));
+}
+static inline vf vf_load_f4(const u8 *p, int high)
+{
+    return vf_from_i8(doubled_f4(codes_of(p, high)));
+}
+static inline __m256 f8_of(__m256i x)
+{
+    __m256i sign = _mm256_slli_epi32(_mm256_and_si256(x, _mm256_set1_epi32(0x80)), 24);
+    __m256i magnitude = _mm256_slli_epi32(_mm256_and_si256(x, _mm256_set1_epi32(0x7f)), 20);
+    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_or_si256(sign, magnitude)), _mm256_set1_ps(0x1p120f));
+}
+static inline vf vf_load_f8(const u8 *p)
+{
+    __m128i bytes = _mm_loadu_si128((const void *)p);
+    return (vf){f8_of(_mm256_cvtepu8_epi32(bytes)), f8_of(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+
 #endif

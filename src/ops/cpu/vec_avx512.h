@@ -145,4 +145,28 @@ static inline void vf_store_bf16_n(u16 *p, vf v, u32 n)
 
 #include "ops/cpu/vec_x86.h"
 
+static inline vf vf_from_i8(__m128i codes)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+}
+static inline vf vf_load_i8(const u8 *p)
+{
+    return vf_from_i8(_mm_loadu_si128((const void *)p));
+}
+static inline vf vf_load_u4(const u8 *p, int high)
+{
+    return vf_from_i8(codes_of(p, high));
+}
+static inline vf vf_load_f4(const u8 *p, int high)
+{
+    return vf_from_i8(doubled_f4(codes_of(p, high)));
+}
+static inline vf vf_load_f8(const u8 *p)
+{
+    __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
+    __m512i sign = _mm512_slli_epi32(_mm512_and_si512(x, _mm512_set1_epi32(0x80)), 24);
+    __m512i magnitude = _mm512_slli_epi32(_mm512_and_si512(x, _mm512_set1_epi32(0x7f)), 20);
+    return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_or_si512(sign, magnitude)), _mm512_set1_ps(0x1p120f));
+}
+
 #endif

@@ -179,6 +179,31 @@ static inline void vec_flush_end(u32 old)
 {
     (void)old;
 }
+/* Sixteen codes of quantised weights as f32. F4: twice the value. */
+static inline vf vf_load_i8(const u8 *p)
+{
+    vf r;
+    LANES r.v[i] = (float)(i8)p[i];
+    return r;
+}
+static inline vf vf_load_u4(const u8 *p, int high)
+{
+    vf r;
+    LANES r.v[i] = (float)(high ? p[i] >> 4 : p[i] & 15);
+    return r;
+}
+static inline vf vf_load_f4(const u8 *p, int high)
+{
+    vf r;
+    LANES r.v[i] = 2 * f32_from_f4((u8)(high ? p[i] >> 4 : p[i] & 15));
+    return r;
+}
+static inline vf vf_load_f8(const u8 *p)
+{
+    vf r;
+    LANES r.v[i] = f32_from_bits((u32)(p[i] & 0x80) << 24 | (u32)(p[i] & 0x7f) << 20) * 0x1p120f;
+    return r;
+}
 static inline void vec_prefetch(const void *p)
 {
     __builtin_prefetch(p, 0, 2);

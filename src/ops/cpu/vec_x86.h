@@ -27,3 +27,14 @@ static inline void vec_prefetch(const void *p)
 {
     _mm_prefetch((const char *)p, _MM_HINT_T1);
 }
+
+/* Sixteen codes of quantised weights as f32. F4: twice the value. */
+static inline __m128i codes_of(const u8 *p, int high)
+{
+    __m128i bytes = _mm_loadu_si128((const void *)p);
+    return _mm_and_si128(high ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
+}
+static inline __m128i doubled_f4(__m128i codes)
+{
+    return _mm_shuffle_epi8(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12), codes);
+}
