@@ -123,10 +123,11 @@ struct mla_config { /* see the formulas of DeepSeek-V2; all 0: none */
     u32 kv_rank, nope, rope, value;
 };
 
-enum quant_method { QUANT_NONE, QUANT_FP8 };
-struct quant_config {
+enum quant_method { QUANT_NONE, QUANT_FP8, QUANT_AWQ, QUANT_GPTQ, QUANT_MXFP4 };
+struct quant_config { /* how the folder has its weights */
     enum quant_method method;
-    u32 block; /* fp8: a scale for each block x block weights */
+    u32 block; /* fp8: a scale for each block x block weights; awq, gptq: for so many inputs, 0: all of them */
+    bool v2;   /* gptq: zeros as they are, not one less */
 };
 
 struct model_config {
@@ -149,6 +150,8 @@ struct model_config {
     struct moe_config moe;
     struct mla_config mla;
     struct quant_config quant;
+    enum dtype
+        quantise; /* of the layers' products when they are loaded: DTYPE_I8, DTYPE_I4; set by the caller; 0: as they are stored */
     /* generation_config.json over config.json; has_*: the model suggests it as a request default */
     i32 eos[MODEL_MAX_EOS];
     u32 n_eos;

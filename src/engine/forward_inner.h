@@ -62,7 +62,7 @@ static inline _Atomic u32 *forward_ticket(struct forward *f, u32 layer, int whic
 /* The format in which a weight takes its input. */
 static inline enum dtype forward_act(const struct forward *f, const struct packed *w)
 {
-    return f->spec.compute == COMPUTE_BF16 ? w->dtype : DTYPE_F32;
+    return f->spec.compute == COMPUTE_BF16 && w->dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
 }
 
 struct rows_in { /* what goes into a product: [rows, n_in] */

@@ -1,4 +1,5 @@
 #include "engine/layout_inner.h"
+#include "engine/stored.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,55 +37,55 @@ const struct tensor *layout_find(const struct builder *b, const char *name, stru
     return t;
 }
 
-static u32 blocks(u32 n, u32 block)
+struct packed slot_packed(const struct slot *s)
 {
-    return (n + block - 1) / block;
-}
-
-/* Numbers that need a scale to mean something. */
-static int find_scale(const struct builder *b, const char *name, struct slot_part *p)
-{
-    char scale[LAYOUT_NAME + 16];
-    u32 block = b->c->quant.block;
-    if (b->c->quant.method != QUANT_FP8 || p->begin || p->across || !p->cols.of)
-        return error_set(b->err, ERR_UNSUPPORTED, b->c->dir,
-                         "tensor %s is stored as F8_E4M3, which \"quantization_config\" does not explain",
-                         name);
-    snprintf(scale, sizeof scale, "%s_scale_inv", name);
-    p->scale = layout_find(b, scale, (struct shape){0, blocks(p->rows.of, block), blocks(p->cols.of, block)});
-    p->scale_block = block;
-    if (!p->scale) return b->err->code;
-    if (p->scale->dtype <= DTYPE_F16) return 0;
-    return error_set(b->err, ERR_UNSUPPORTED, b->c->dir, "tensor %s is stored as %s; offered: F32, BF16, F16",
-                     scale, p->scale->stored);
-}
-
-int layout_stack(const struct builder *b, struct slot *s, const char *name, struct slot_part p)
-{
-    if (p.tensor->dtype == DTYPE_F8 && s->kind == SLOT_PANELS) {
-        if (find_scale(b, name, &p)) return b->err->code;
-    } else if (p.tensor->dtype > DTYPE_F16) {
-        return error_set(b->err, ERR_UNSUPPORTED, b->c->dir,
-                         "tensor %s is stored as %s; offered: F32, BF16, F16", name, p.tensor->stored);
-    }
-    s->n_in = p.cols.n;
-    s->n_out += p.rows.n;
-    s->part[s->n_parts++] = p;
-    return 0;
+    return (struct packed){
+        .dtype = s->dtype, .n_out = s->n_out, .n_in = s->n_in, .group = s->group, .lead = s->lead};
 }
 
 static size_t slot_bytes(const struct slot *s)
 {
-    return s->kind == SLOT_PANELS ? packed_bytes(s->dtype, s->n_out, s->n_in)
-                                  : (size_t)s->n_out * s->n_in * dtype_bytes(s->dtype);
+    const struct packed w = slot_packed(s);
+    return s->kind == SLOT_PANELS ? packed_size(&w) : (size_t)s->n_out * s->n_in * dtype_bytes(s->dtype);
+}
+
+/* Codes stay codes where all parts have the same kind of them, and groups that fall together. */
+static bool keeps_codes(const struct slot *s)
+{
+    const struct slot_part *p = s->part;
+    for (u32 i = 0; i < s->n_parts; i++)
+        if (p[i].form != p->form || p[i].block != p->block || p[i].cols.first != p->cols.first) return false;
+    return p->form && p->block % 2 == 0 && p->cols.first % 2 == 0;
+}
+
+/* bf16 as it is stored if all parts are, else f32. */
+static enum dtype plain_dtype(const struct slot *s)
+{
+    enum dtype dtype = s->kind == SLOT_VECTOR ? DTYPE_F32 : DTYPE_BF16;
+    for (u32 i = 0; i < s->n_parts; i++)
+        if (s->part[i].tensor->dtype != DTYPE_BF16) dtype = DTYPE_F32;
+    return dtype;
+}
+
+static void choose_dtype(const struct builder *b, struct slot *s)
+{
+    enum { I8_GROUP = 128, I4_GROUP = 32 };
+    s->dtype = plain_dtype(s);
+    if (s->kind != SLOT_PANELS) return;
+    if (keeps_codes(s)) {
+        s->dtype = stored_codes_dtype(s->part[0].form);
+        s->group = s->part[0].block;
+        s->lead = s->group - s->part[0].cols.first % s->group;
+    } else if (dtype_quantised(b->c->quantise) && !s->exact) {
+        s->dtype = b->c->quantise;
+        s->group = s->lead = s->dtype == DTYPE_I8 ? I8_GROUP : I4_GROUP;
+    }
 }
 
 void layout_add(const struct builder *b, struct slot s)
 {
     struct layout *l = b->l;
-    s.dtype = s.kind == SLOT_VECTOR ? DTYPE_F32 : DTYPE_BF16;
-    for (u32 i = 0; i < s.n_parts; i++)
-        if (s.part[i].tensor->dtype != DTYPE_BF16) s.dtype = DTYPE_F32;
+    choose_dtype(b, &s);
     s.offset = l->bytes;
     l->bytes += (slot_bytes(&s) + IMAGE_ALIGN - 1) / IMAGE_ALIGN * IMAGE_ALIGN;
     if (l->n == l->cap) {
@@ -104,15 +105,14 @@ static int add_one(const struct builder *b, struct slot s, const char *name, enu
     return 0;
 }
 
-static void part_name(const struct builder *b, char *out, u32 layer, const struct tensor_part *part,
-                      bool bias)
+/* Without what it is of the layer (weight, bias). */
+static void part_name(const struct builder *b, char *out, u32 layer, const struct tensor_part *part)
 {
-    const char *what = bias ? "bias" : "weight";
-    snprintf(out, LAYOUT_NAME, "model.layers.%u.%s.%s", layer, part->name, what);
-    if (!part->other || model_tensor(b->f, out)) return;
+    snprintf(out, LAYOUT_NAME, "model.layers.%u.%s", layer, part->name);
+    if (!part->other || layout_has(b, out)) return;
     char other[LAYOUT_NAME];
-    snprintf(other, sizeof other, "model.layers.%u.%s.%s", layer, part->other, what);
-    if (model_tensor(b->f, other)) memcpy(out, other, sizeof other);
+    snprintf(other, sizeof other, "model.layers.%u.%s", layer, part->other);
+    if (layout_has(b, other)) memcpy(out, other, sizeof other);
 }
 
 /* Rows of all parts of a fused tensor. */
@@ -124,25 +124,38 @@ static u32 fused_rows(const struct builder *b, const struct tensor_linear *lin)
     return sum;
 }
 
-/* The weights of a linear layer, or its biases: parts stacked along the outputs. */
-static int add_stack(const struct builder *b, enum slot_kind kind, size_t target, u32 layer,
-                     const struct tensor_linear *lin)
+static int add_bias(const struct builder *b, u32 layer, const struct tensor_linear *lin)
 {
-    bool bias = kind == SLOT_VECTOR;
-    struct slot s = {.kind = kind, .target = target};
+    struct slot s = {.kind = SLOT_VECTOR, .target = layout_target(layer, lin->bias)};
+    for (u32 i = 0; i < SLOT_PARTS && lin->parts[i].name; i++) {
+        char name[LAYOUT_NAME], bias[LAYOUT_NAME + 8];
+        struct slot_part p = {.rows = dim_slice(b->c, b->shard, lin->parts[i].rows),
+                              .cols = dim_slice(b->c, b->shard, DIM_ONE)};
+        part_name(b, name, layer, &lin->parts[i]);
+        snprintf(bias, sizeof bias, "%s.bias", name);
+        p.tensor = layout_find(b, bias, (struct shape){0, p.rows.of, 0});
+        if (!p.tensor || layout_stack(b, &s, bias, p)) return b->err->code;
+    }
+    layout_add(b, s);
+    return 0;
+}
+
+/* Parts stacked along the outputs. */
+static int add_linear(const struct builder *b, u32 layer, const struct tensor_linear *lin)
+{
+    struct slot s = {.kind = SLOT_PANELS, .target = layout_target(layer, lin->weight), .exact = lin->exact};
     u32 before = 0, all = lin->fused ? fused_rows(b, lin) : 0;
     for (u32 i = 0; i < SLOT_PARTS && lin->parts[i].name; i++) {
         char name[LAYOUT_NAME];
         struct slot_part p = {.rows = dim_slice(b->c, b->shard, lin->parts[i].rows),
-                              .cols = dim_slice(b->c, b->shard, bias ? DIM_ONE : lin->cols)};
-        part_name(b, name, layer, &lin->parts[i], bias);
+                              .cols = dim_slice(b->c, b->shard, lin->cols)};
+        part_name(b, name, layer, &lin->parts[i]);
         if (lin->fused) {
             p.rows.first += before;
             before += p.rows.of;
             p.rows.of = all;
         }
-        p.tensor = layout_find(b, name, (struct shape){0, p.rows.of, bias ? 0 : p.cols.of});
-        if (!p.tensor || layout_stack(b, &s, name, p)) return b->err->code;
+        if (layout_weight(b, &s, name, p)) return b->err->code;
     }
     layout_add(b, s);
     return 0;
@@ -169,9 +182,8 @@ static int add_layer(const struct builder *b, u32 layer)
     for (size_t i = 0; i < TENSOR_LINEARS_N && !rc; i++) {
         const struct tensor_linear *lin = &TENSOR_LINEARS[i];
         if (lin->when && !lin->when(b->c, layer)) continue;
-        rc = add_stack(b, SLOT_PANELS, layout_target(layer, lin->weight), layer, lin);
-        if (!rc && lin->biased && lin->biased(b->c, layer))
-            rc = add_stack(b, SLOT_VECTOR, layout_target(layer, lin->bias), layer, lin);
+        rc = add_linear(b, layer, lin);
+        if (!rc && lin->biased && lin->biased(b->c, layer)) rc = add_bias(b, layer, lin);
     }
     if (!rc && b->c->arch->mla) rc = layout_heads(b, layer);
     if (!rc && b->c->sparse[layer]) rc = layout_experts(b, layer);
@@ -184,7 +196,7 @@ static int add_ends(const struct builder *b)
     const char *embed = "model.embed_tokens.weight", *head = b->c->tied ? embed : "lm_head.weight";
     bool first = shard_first(b->shard), last = shard_last(b->shard);
     const struct slot rows = {.kind = SLOT_ROWS, .target = offsetof(struct weights, embed)},
-                      panels = {.kind = SLOT_PANELS, .target = offsetof(struct weights, head)},
+                      panels = {.kind = SLOT_PANELS, .target = offsetof(struct weights, head), .exact = true},
                       norm = {.kind = SLOT_VECTOR,
                               .target = offsetof(struct weights, norm),
                               .plus_one = b->c->arch->plus_one};
@@ -235,12 +247,13 @@ u32 layout_unused(const struct layout *l, const struct model_config *c, const st
                   const char **first)
 {
     u32 n = 0, unused = 0;
-    const struct tensor **used = mem_alloc((2 * l->n * SLOT_PARTS + 1) * sizeof(const struct tensor *));
+    const struct tensor **used = mem_alloc((3 * l->n * SLOT_PARTS + 1) * sizeof(const struct tensor *));
     for (u32 i = 0; i < l->n; i++)
         for (u32 j = 0; j < l->slots[i].n_parts; j++) {
             const struct slot_part *p = &l->slots[i].part[j];
             used[n++] = p->tensor;
             if (p->scale) used[n++] = p->scale;
+            if (p->zero) used[n++] = p->zero;
         }
     qsort(used, n, sizeof *used, by_address);
     for (size_t i = 0; i < model_tensor_count(f); i++) {

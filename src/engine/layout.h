@@ -15,16 +15,25 @@ enum slot_kind {
     SLOT_ROWS,   /* row-major: the embedding */
     SLOT_PANELS, /* a linear layer's weight */
 };
-struct
-    slot_part { /* a tensor's part that an engine has: rows (outputs), and columns of them (inputs; vectors: one) */
+enum stored_form { /* see struct quant_config */
+                   STORED_PLAIN,
+                   STORED_FP8,
+                   STORED_AWQ,
+                   STORED_GPTQ,
+                   STORED_GPTQ_V2,
+                   STORED_MXFP4
+};
+/* A tensor's part that an engine has: rows (outputs), and columns of them (inputs; vectors: one). */
+struct slot_part {
     const struct tensor *tensor;
     struct slice rows, cols;
-    u64 begin;                  /* elements before the matrix, in a tensor of several */
-    bool across;                /* stored [cols, rows] */
-    u32 step;                   /* across: outputs are every step-th stored one; 0: 1 */
-    u32 phase;                  /* the first of them */
-    const struct tensor *scale; /* one for each block of scale_block x scale_block, or NULL */
-    u32 scale_block;
+    u64 begin;   /* elements before the matrix, in a tensor of several */
+    bool across; /* stored [cols, rows] */
+    u32 step;    /* outputs are every step-th stored one; 0: 1 */
+    u32 phase;   /* the first of them */
+    enum stored_form form;
+    const struct tensor *scale, *zero; /* of quantised forms */
+    u32 block;                         /* inputs with one scale; fp8: outputs, too */
 };
 static const size_t TARGET_NONE = SIZE_MAX; /* found by its distance from another */
 struct slot {                               /* one pointer of struct weights */
@@ -33,6 +42,8 @@ struct slot {                               /* one pointer of struct weights */
     size_t target; /* byte offset in struct weights of the pointer, or of the struct packed; or TARGET_NONE */
     size_t offset; /* byte offset in the image */
     u32 n_out, n_in; /* [n_out, n_in]; vectors [n_out, 1] */
+    u32 group, lead; /* see struct packed */
+    bool exact;      /* panels: never quantised when loaded */
     bool plus_one;   /* vectors: numbers are stored less 1 */
     u32 n_parts;     /* stacked along n_out, in order */
     struct slot_part part[SLOT_PARTS];
@@ -42,6 +53,8 @@ struct layout {
     u32 n, cap;
     size_t bytes; /* of the image */
 };
+/* The weight that a slot of panels becomes, without its data. */
+struct packed slot_packed(const struct slot *s);
 /* Checks that every tensor is there with the right shape and a dtype that is offered. */
 int layout_build(struct layout *l, const struct model_config *c, const struct shard *part,
                  const struct model_files *f, struct error *err);

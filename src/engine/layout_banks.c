@@ -8,9 +8,8 @@
 static const struct spelling { /* of an expert's weights; the first whose gate is there */
     const char *gate, *up, *down;
 } SPELLINGS[] = {
-    {"mlp.experts.%u.gate_proj.weight", "mlp.experts.%u.up_proj.weight", "mlp.experts.%u.down_proj.weight"},
-    {"block_sparse_moe.experts.%u.w1.weight", "block_sparse_moe.experts.%u.w3.weight",
-     "block_sparse_moe.experts.%u.w2.weight"},
+    {"mlp.experts.%u.gate_proj", "mlp.experts.%u.up_proj", "mlp.experts.%u.down_proj"},
+    {"block_sparse_moe.experts.%u.w1", "block_sparse_moe.experts.%u.w3", "block_sparse_moe.experts.%u.w2"},
 };
 
 static void expert_name(char *out, u32 layer, const char *format, u32 expert)
@@ -27,7 +26,7 @@ static const struct spelling *find_spelling(const struct builder *b, u32 layer)
     char name[LAYOUT_NAME];
     for (size_t i = 0; i < COUNT_OF(SPELLINGS); i++) {
         expert_name(name, layer, SPELLINGS[i].gate, 0);
-        if (model_tensor(b->f, name)) return &SPELLINGS[i];
+        if (layout_has(b, name)) return &SPELLINGS[i];
     }
     return &SPELLINGS[0];
 }
@@ -38,8 +37,7 @@ static int stack_one(const struct builder *b, struct slot *s, u32 layer, const c
     char name[LAYOUT_NAME];
     struct slot_part p = {.rows = dim_slice(b->c, b->shard, rows), .cols = dim_slice(b->c, b->shard, cols)};
     expert_name(name, layer, format, expert);
-    p.tensor = layout_find(b, name, (struct shape){0, p.rows.of, p.cols.of});
-    return p.tensor ? layout_stack(b, s, name, p) : b->err->code;
+    return layout_weight(b, s, name, p);
 }
 
 static size_t bank_target(u32 layer, size_t field, u32 i)
@@ -73,40 +71,64 @@ struct fused {
     bool gate_up; /* else down */
 };
 
-/* The part of expert e that is the gate (0) or up (1) half, or down. Stored [2 ffn, hidden] with the gate first, or, where experts have
- * biases, [hidden, 2 ffn] with gate and up in turn. */
-static struct slot_part fused_part(const struct builder *b, const struct fused *x, u32 e, u32 half)
+/* The part of expert e that is the gate (0) or up (1) half, or down. Stored [2 ffn, hidden] with the gate first; or, where experts have
+ * biases, [hidden, 2 ffn], and as codes [2 ffn, hidden], with gate and up in turn. */
+static struct slot_part fused_part(const struct builder *b, const struct fused *x, u32 e, u32 half,
+                                   bool codes)
 {
-    bool turned = b->c->moe.bias, vector = x->kind == SLOT_VECTOR;
+    bool turns = b->c->moe.bias, vector = x->kind == SLOT_VECTOR;
     struct slice ffn = dim_slice(b->c, b->shard, DIM_EXPERT_FFN),
                  hidden = dim_slice(b->c, b->shard, DIM_HIDDEN);
-    struct slot_part p = {
-        .rows = x->gate_up ? ffn : hidden, .cols = x->gate_up ? hidden : ffn, .across = turned};
+    struct slot_part p = {.rows = x->gate_up ? ffn : hidden,
+                          .cols = x->gate_up ? hidden : ffn,
+                          .across = turns && !codes,
+                          .step = 1};
     if (vector) p.cols = (struct slice){0, 1, 1};
     if (x->gate_up) {
-        if (!turned) p.rows.first += half * ffn.of;
+        if (!turns) p.rows.first += half * ffn.of;
         p.rows.of = 2 * ffn.of;
-        p.step = turned ? 2 : 1;
-        p.phase = turned ? half : 0;
+        p.step = turns ? 2 : 1;
+        p.phase = turns ? half : 0;
     }
     p.begin = (u64)e * p.rows.of * p.cols.of;
     return p;
 }
 
+static int stack_codes(const struct builder *b, struct slot *s, const struct fused *x, const char *name,
+                       u32 e)
+{
+    int rc = 0;
+    for (u32 half = 0; half < (x->gate_up ? 2 : 1) && !rc; half++)
+        rc = layout_mxfp4(b, s, name, b->c->moe.experts, fused_part(b, x, e, half, true));
+    return rc;
+}
+
+static int add_codes(const struct builder *b, u32 layer, const struct fused *x, const char *name)
+{
+    for (u32 e = 0; e < b->c->moe.experts; e++) {
+        struct slot s = {.kind = x->kind, .target = bank_target(layer, x->at, e)};
+        if (stack_codes(b, &s, x, name, e)) return b->err->code;
+        layout_add(b, s);
+    }
+    return 0;
+}
+
 static int add_fused(const struct builder *b, u32 layer, const struct fused *x)
 {
     char name[LAYOUT_NAME];
-    struct slot_part p = fused_part(b, x, 0, 0);
+    struct slot_part p = fused_part(b, x, 0, 0, false);
     struct shape shape = {b->c->moe.experts, p.across ? p.cols.of : p.rows.of,
                           p.across ? p.rows.of : p.cols.of};
     if (x->kind == SLOT_VECTOR) shape = (struct shape){0, b->c->moe.experts, p.rows.of};
     snprintf(name, sizeof name, "model.layers.%u.%s", layer, x->name);
+    if (x->kind == SLOT_PANELS && b->c->quant.method == QUANT_MXFP4 && !model_tensor(b->f, name))
+        return add_codes(b, layer, x, name);
     const struct tensor *t = layout_find(b, name, shape);
     if (!t) return b->err->code;
     for (u32 e = 0; e < b->c->moe.experts; e++) {
         struct slot s = {.kind = x->kind, .target = bank_target(layer, x->at, e)};
         for (u32 half = 0; half < (x->gate_up ? 2 : 1); half++) {
-            p = fused_part(b, x, e, half);
+            p = fused_part(b, x, e, half, false);
             p.tensor = t;
             if (layout_stack(b, &s, name, p)) return b->err->code;
         }
@@ -148,7 +170,7 @@ int layout_heads(const struct builder *b, u32 layer)
         for (u32 i = 0; i < b->shard->heads.n; i++) {
             u32 row = (b->shard->heads.first + i) * size;
             size_t field = expand ? LAYER(expand) : LAYER(absorb);
-            struct slot s = {.kind = SLOT_PANELS, .target = bank_target(layer, field, i)};
+            struct slot s = {.kind = SLOT_PANELS, .target = bank_target(layer, field, i), .exact = true};
             struct slot_part p = {.tensor = t, .rows = rank, .cols = {row, m->nope, all}, .across = true};
             if (expand)
                 p = (struct slot_part){.tensor = t, .rows = {row + m->nope, m->value, all}, .cols = rank};

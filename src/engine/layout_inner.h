@@ -19,8 +19,14 @@ struct shape {
 };
 /* The tensor, checked; NULL and an error. */
 const struct tensor *layout_find(const struct builder *b, const char *name, struct shape shape);
-/* Adds a part to the slot. `name` is what is stored; p says which part of it. For fp8, finds its scales too. */
+/* Adds a part to the slot; p says which part of the tensor NAME it is. For fp8, finds its scales too. */
 int layout_stack(const struct builder *b, struct slot *s, const char *name, struct slot_part p);
+/* The same for a linear layer's weight, however it is stored: finds NAME.weight, or what stands for it. */
+int layout_weight(const struct builder *b, struct slot *s, const char *name, struct slot_part p);
+/* Whether layout_weight would find something. */
+bool layout_has(const struct builder *b, const char *name);
+/* One tensor of packed codes for all experts (mxfp4): NAME_blocks, NAME_scales. */
+int layout_mxfp4(const struct builder *b, struct slot *s, const char *name, u32 experts, struct slot_part p);
 /* Places the slot behind the others. Products take bf16 as it is stored if all parts are, else f32. */
 void layout_add(const struct builder *b, struct slot s);
 /* Banks of a layer: heads of MLA, experts. */

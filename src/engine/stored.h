@@ -1,12 +1,15 @@
-/* stored: parts of tensors read as rows of numbers, however the files have them. Inside the engine room. */
+/* stored: parts of tensors read as rows of numbers or codes, however the files have them. Inside the engine room. */
 #ifndef MPISERVE_ENGINE_STORED_H
 #define MPISERVE_ENGINE_STORED_H
 
 #include "engine/layout.h"
 
-enum { STORED_BYTES = 4 << 20 };  /* of a buffer; a row is at most that (2^20 f32), so whole rows fit */
-struct stored_room {              /* of a thread */
-    void *raw, *numbers, *scales; /* [STORED_BYTES] each */
+enum { STORED_BYTES = 4 << 20 }; /* of a buffer; a row is at most that (2^20 f32), so whole rows fit */
+struct stored_room {             /* of a thread */
+    void *raw, *numbers;         /* [STORED_BYTES] each */
+    u8 *codes;                   /* [n, cols.n] */
+    float *scales,
+        *zeros; /* [n, groups]: groups of p->block inputs, the first one cut by cols.first; zeros: I4 only */
 };
 int stored_room_init(struct stored_room *r, struct error *err);
 void stored_room_release(struct stored_room *r);
@@ -14,8 +17,17 @@ void stored_room_release(struct stored_room *r);
 u32 stored_most(const struct slot_part *p);
 /* Bytes of the file that rows of a part are. */
 u64 stored_bytes(const struct slot_part *p, u32 n);
-/* Rows [row, row + n) of the part, n <= stored_most: *numbers [n, cols.n] of *dtype (F32, BF16 or F16), in the room. */
+/* What the codes of a form are: DTYPE_F8, DTYPE_I4, DTYPE_F4. */
+enum dtype stored_codes_dtype(enum stored_form form);
+/* Rows [row, row + n) of a quantised part, n <= stored_most: codes, scales, zeros in the room. ERR_INPUT for codes that are no number. */
+int stored_codes(const struct model_files *f, const struct slot_part *p, u32 row, u32 n,
+                 struct stored_room *room, struct error *err);
+/* Rows of any part: *numbers [n, cols.n] of *dtype (F32, BF16 or F16), in the room. */
 int stored_read(const struct model_files *f, const struct slot_part *p, u32 row, u32 n,
                 struct stored_room *room, const void **numbers, enum dtype *dtype, struct error *err);
+
+/* Inside: rows as they lie, or turned, elements of any type. */
+int stored_raw(const struct model_files *f, const struct slot_part *p, u32 row, u32 n,
+               struct stored_room *room, const void **raw, struct error *err);
 
 #endif

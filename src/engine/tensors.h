@@ -25,7 +25,7 @@ enum dim {
 };
 struct slice dim_slice(const struct model_config *c, const struct shard *part, enum dim d);
 
-/* Parts of a linear layer's weight, stacked along the outputs: each a tensor NAME.weight, or all in one. */
+/* Parts of a linear layer's weight, stacked along the outputs: each a tensor NAME.weight or what stands for it, or all in one. */
 struct tensor_part {
     const char *name,
         *other; /* after "model.layers.N."; other: a second spelling, or NULL. name NULL ends the list */
@@ -37,6 +37,7 @@ struct tensor_linear {
     size_t weight, bias;        /* in struct layer_weights */
     enum dim cols;
     bool fused; /* the parts are rows of one tensor */
+    bool exact; /* never quantised when loaded */
     struct tensor_part parts[SLOT_PARTS];
 };
 struct tensor_vector {

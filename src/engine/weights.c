@@ -91,17 +91,41 @@ static void list_ranges(struct filler *x)
     }
 }
 
+static int fill_numbers(struct filler *x, struct reader *own, const struct range *r)
+{
+    const struct slot *s = &x->layout->slots[r->slot];
+    const void *numbers;
+    enum dtype dtype;
+    int rc = stored_read(x->files, &s->part[r->part], r->row, r->n, &own->room, &numbers, &dtype, &own->err);
+    if (!rc) store(x->image, s, r->row0 + r->row, r->n, numbers, dtype);
+    return rc;
+}
+
+/* Codes as they are stored, or made of numbers now. */
+static int fill_codes(struct filler *x, struct reader *own, const struct range *r)
+{
+    const struct slot *s = &x->layout->slots[r->slot];
+    const struct slot_part *p = &s->part[r->part];
+    struct stored_room *room = &own->room;
+    const struct packed w = slot_packed(s);
+    const void *numbers;
+    enum dtype dtype;
+    int rc = p->form ? stored_codes(x->files, p, r->row, r->n, room, &own->err)
+                     : stored_read(x->files, p, r->row, r->n, room, &numbers, &dtype, &own->err);
+    if (rc) return rc;
+    if (!p->form) quantise_rows(&w, r->n, numbers, dtype, room->codes, room->scales, room->zeros);
+    pack_codes(x->image + s->offset, &w, r->row0 + r->row, r->n, room->codes, room->scales,
+               s->dtype == DTYPE_I4 ? room->zeros : NULL);
+    return 0;
+}
+
 static int fill_range(struct filler *x, struct reader *own, const struct range *r)
 {
     const struct slot *s = &x->layout->slots[r->slot];
     const struct slot_part *p = &s->part[r->part];
-    const void *numbers;
-    enum dtype dtype;
-    int rc = stored_read(x->files, p, r->row, r->n, &own->room, &numbers, &dtype, &own->err);
-    if (rc) return rc;
-    store(x->image, s, r->row0 + r->row, r->n, numbers, dtype);
-    if (x->progress) atomic_fetch_add(x->progress, stored_bytes(p, r->n) / (p->step ? p->step : 1));
-    return 0;
+    int rc = dtype_quantised(s->dtype) ? fill_codes(x, own, r) : fill_numbers(x, own, r);
+    if (!rc && x->progress) atomic_fetch_add(x->progress, stored_bytes(p, r->n));
+    return rc;
 }
 
 static void fill_thread(void *arg, int thread, int threads)
@@ -185,9 +209,10 @@ int weights_bind(const struct model_config *c, const struct shard *part, const s
         const void *data = (const u8 *)image + s->offset;
         void *target = (u8 *)out + s->target;
         if (s->target == TARGET_NONE) continue;
+        struct packed w = slot_packed(s);
+        w.data = data;
         if (s->kind == SLOT_PANELS)
-            *(struct packed *)target =
-                (struct packed){.data = data, .dtype = s->dtype, .n_out = s->n_out, .n_in = s->n_in};
+            memcpy(target, &w, sizeof w);
         else
             memcpy(target, &data, sizeof data);
         if (s->kind == SLOT_ROWS) out->embed_dtype = s->dtype;
