@@ -233,14 +233,22 @@ static int by_address(const void *x, const void *y)
     return (a > b) - (a < b);
 }
 
+static bool ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), m = strlen(end);
+    return n > m && !strcmp(name + n - m, end);
+}
+
+/* What is known and has nothing to say. */
 static bool idle(const struct model_config *c, const char *name)
 {
-    static const char end[] = ".rotary_emb.inv_freq"; /* older files store what is computed */
-    size_t n = strlen(name), m = sizeof end - 1;
     u32 layer;
-    if (c->moe.experts && sscanf(name, "model.layers.%u.", &layer) == 1 && layer >= c->layers)
-        return c->arch->mla; /* further layers predict further tokens */
-    return (n > m && !strcmp(name + n - m, end)) || (c->tied && !strcmp(name, "lm_head.weight"));
+    if (ends_with(name, ".rotary_emb.inv_freq")) return true; /* older files store what is computed */
+    if (c->tied && !strcmp(name, "lm_head.weight")) return true;
+    if (c->quant.method == QUANT_GPTQ && ends_with(name, ".g_idx"))
+        return true; /* k / group_size, without desc_act */
+    return c->arch->mla && sscanf(name, "model.layers.%u.", &layer) == 1 &&
+           layer >= c->layers; /* layers that predict further tokens */
 }
 
 u32 layout_unused(const struct layout *l, const struct model_config *c, const struct model_files *f,

@@ -45,11 +45,85 @@ static void read_fp8(struct fields *d, struct quant_config *q)
     q->block = (u32)rows;
 }
 
+static void need_int(struct fields *d, const char *key, i64 only)
+{
+    i64 value = fields_int(d, key, INT32_MIN, INT32_MAX, only);
+    if (value != only)
+        fields_fail(d, ERR_UNSUPPORTED,
+                    "\"%s\" %lld in \"quantization_config\" is not offered; offered: %lld", key,
+                    (long long)value, (long long)only);
+}
+
+static void need_bool(struct fields *d, const char *key, bool only)
+{
+    if (fields_bool(d, key, only) != only)
+        fields_fail(d, ERR_UNSUPPORTED, "\"%s\" %s in \"quantization_config\" is not offered", key,
+                    only ? "false" : "true");
+}
+
+/* group_size: -1 is one group. */
+static void read_groups(struct fields *d, struct quant_config *q)
+{
+    i64 size = fields_need_int(d, "group_size", -1, 1 << 20);
+    if (size != -1 && (size < 8 || size % 8))
+        fields_fail(
+            d, ERR_UNSUPPORTED,
+            "\"group_size\" %lld in \"quantization_config\" is not offered; offered: multiples of 8, or -1",
+            (long long)size);
+    q->block = size > 0 ? (u32)size : 0;
+}
+
+static void read_awq(struct fields *d, struct quant_config *q)
+{
+    if (check_keys(d, " bits group_size zero_point version backend do_fuse exllama_config "
+                      "fuse_max_seq_len modules_to_fuse "))
+        return;
+    need_int(d, "bits", 4);
+    need_bool(d, "zero_point", true);
+    need_word(d, "version", "gemm");
+    read_groups(d, q);
+}
+
+/* With desc_act the groups are scattered over the inputs. */
+static void read_gptq(struct fields *d, struct quant_config *q)
+{
+    char name[SHOWN_LEN];
+    if (check_keys(
+            d,
+            " bits group_size desc_act sym damp_percent static_groups true_sequential checkpoint_format "
+            "lm_head dataset tokenizer batch_size block_name_to_quantize cache_block_outputs exllama_config "
+            "max_input_length model_seqlen module_name_preceding_first_block modules_in_block_to_quantize "
+            "pad_token_id use_cuda_fp16 use_exllama disable_exllama model_name_or_path model_file_base_name "
+            "meta pack_dtype is_marlin_format damp_auto_increment backend "))
+        return;
+    need_int(d, "bits", 4);
+    need_bool(d, "desc_act", false);
+    need_bool(d, "lm_head", false);
+    need_bool(d, "is_marlin_format", false);
+    const char *format = fields_text(d, "checkpoint_format", "gptq");
+    q->v2 = !strcmp(format, "gptq_v2");
+    if (strcmp(format, "gptq") && !q->v2)
+        fields_fail(
+            d, ERR_UNSUPPORTED,
+            "\"checkpoint_format\" %s in \"quantization_config\" is not offered; offered: gptq, gptq_v2",
+            shown(format, name));
+    read_groups(d, q);
+}
+
+static void read_mxfp4(struct fields *d, struct quant_config *q)
+{
+    (void)q;
+    check_keys(d, " dequantize ");
+}
+
 static const struct method {
     const char *name;
     enum quant_method method;
     void (*read)(struct fields *d, struct quant_config *q);
-} METHODS[] = {{"fp8", QUANT_FP8, read_fp8}};
+} METHODS[] = {{"fp8", QUANT_FP8, read_fp8},
+               {"awq", QUANT_AWQ, read_awq},
+               {"gptq", QUANT_GPTQ, read_gptq},
+               {"mxfp4", QUANT_MXFP4, read_mxfp4}};
 
 static int unknown_method(struct fields *f, const char *method)
 {
@@ -79,6 +153,8 @@ int config_quant(struct fields *f, struct model_config *out)
         if (!strcmp(method, METHODS[i].name)) m = &METHODS[i];
     if (!m) return unknown_method(f, method);
     out->quant.method = m->method;
+    if (m->method == QUANT_MXFP4 && out->arch->moe != MOE_GPT_OSS)
+        return fields_fail(f, ERR_UNSUPPORTED, "\"quantization_config\" (mxfp4) is offered for gpt_oss only");
     m->read(&d, &out->quant);
     return f->rc = d.rc;
 }

@@ -34,7 +34,11 @@ static const char *const folders[] = {"llama_tied_llama3",
                                       "deepseek_v2_lite",
                                       "deepseek_v2",
                                       "deepseek_v3",
-                                      "gpt_oss"};
+                                      "gpt_oss",
+                                      "qwen3_awq",
+                                      "llama_gptq",
+                                      "deepseek_v3_fp8block",
+                                      "gpt_oss_mxfp4"};
 
 struct prompt {
     i32 ids[LONGEST], greedy[STEPS];

@@ -33,7 +33,11 @@ static const char *const folders[] = {"llama_tied_llama3",
                                       "deepseek_v2",
                                       "deepseek_v3",
                                       "deepseek_v3_noqlora",
-                                      "gpt_oss"};
+                                      "gpt_oss",
+                                      "qwen3_awq",
+                                      "llama_gptq",
+                                      "deepseek_v3_fp8block",
+                                      "gpt_oss_mxfp4"};
 static double worst_logit, worst_logprob; /* of the folder in work */
 
 struct prompt {
