@@ -130,6 +130,14 @@ struct quant_config { /* how the folder has its weights */
     bool v2;   /* gptq: zeros as they are, not one less */
 };
 
+/* How a model is to be loaded: what the folder does not say. All 0 unless the caller sets it. */
+struct model_load {
+    enum dtype weights; /* of the layers' products: DTYPE_I8, DTYPE_I4; 0: as they are stored */
+    bool dummy;         /* random weights of the right shapes; no file but config.json is read */
+    bool kv_set;        /* the KV cache has a format of its own: */
+    enum dtype kv;      /* F32, BF16, F16, I8 */
+};
+
 struct model_config {
     const struct arch *arch;
     char dir[PATH_LEN];
@@ -150,8 +158,7 @@ struct model_config {
     struct moe_config moe;
     struct mla_config mla;
     struct quant_config quant;
-    enum dtype
-        quantise; /* of the layers' products when they are loaded: DTYPE_I8, DTYPE_I4; set by the caller; 0: as they are stored */
+    struct model_load load;
     /* generation_config.json over config.json; has_*: the model suggests it as a request default */
     i32 eos[MODEL_MAX_EOS];
     u32 n_eos;

@@ -79,8 +79,9 @@ static inline u16 bf16_from_f32(float f)
     return (u16)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 float f32_from_f16(u16 h);
-float f32_from_f8(u8 x); /* E4M3 */
-float f32_from_f4(u8 x); /* E2M1, the lower four bits */
+u16 f16_from_f32(float f); /* too large: infinite */
+float f32_from_f8(u8 x);   /* E4M3 */
+float f32_from_f4(u8 x);   /* E2M1, the lower four bits */
 
 /* The number format of activations that go into products with bf16 weights, and of the KV cache. */
 enum compute { COMPUTE_F32, COMPUTE_BF16 };
@@ -94,19 +95,24 @@ enum compute { COMPUTE_F32, COMPUTE_BF16 };
 enum { KV_TILE = 16, KV_SPLIT = 256, KV_MAX_HEAD = 256, KV_MAX_LATENT = 640, KV_MAX_VALUE = 512 };
 struct kv_pool {
     u8 *memory; /* 64-byte aligned */
-    enum dtype dtype;
+    enum dtype
+        dtype; /* F32, BF16, F16, or I8: codes with an f32 scale for each token and head, of K and of V, behind them */
     u32 block_size, layers, kv_heads;
     u32 head_dim;  /* of K; even, <= KV_MAX_HEAD. block_size: a multiple of KV_TILE */
     u32 value_dim; /* of V: head_dim, or what of a latent is summed */
     bool latent;
     size_t block_bytes, head_bytes, v_offset;
+    size_t k_scales, v_scales; /* I8: in a head's bytes, [block_size] each; the same one for a latent */
 };
-/* Fills in the geometry; memory is left NULL. */
+/* Fills in the geometry; memory is left NULL. K tiles of I8: [d][16]; of F16 as of BF16. */
+void kv_pool_init_as(struct kv_pool *kv, enum dtype dtype, u32 layers, u32 kv_heads, u32 head_dim,
+                     u32 block_size);
+/* F32 or BF16, as activations are. */
 void kv_pool_init(struct kv_pool *kv, enum compute compute, u32 layers, u32 kv_heads, u32 head_dim,
                   u32 block_size);
 /* The pool of multi-head latent attention: one "head" for all, a row [block_size][rank + rope] a token, which is K, and its first
  * rank numbers V: both in one, stored once. rank + rope: even, <= KV_MAX_LATENT; rank <= KV_MAX_VALUE. */
-void kv_pool_init_latent(struct kv_pool *kv, enum compute compute, u32 layers, u32 rank, u32 rope,
+void kv_pool_init_latent(struct kv_pool *kv, enum dtype dtype, u32 layers, u32 rank, u32 rope,
                          u32 block_size);
 
 /* ---- operations

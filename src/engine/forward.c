@@ -14,10 +14,12 @@ static const u64 alone_below = 2000000;
 static void init_pool(struct kv_pool *kv, const struct model_config *c, const struct shard *part,
                       enum compute compute, u32 block_size)
 {
+    enum dtype usual = compute == COMPUTE_BF16 ? DTYPE_BF16 : DTYPE_F32,
+               dtype = c->load.kv_set ? c->load.kv : usual;
     if (c->arch->mla)
-        kv_pool_init_latent(kv, compute, part->layers.n, c->mla.kv_rank, c->mla.rope, block_size);
+        kv_pool_init_latent(kv, dtype, part->layers.n, c->mla.kv_rank, c->mla.rope, block_size);
     else
-        kv_pool_init(kv, compute, part->layers.n, part->kv_heads.n, c->head_dim, block_size);
+        kv_pool_init_as(kv, dtype, part->layers.n, part->kv_heads.n, c->head_dim, block_size);
 }
 
 size_t forward_kv_bytes(const struct model_config *c, const struct shard *part, enum compute compute,

@@ -76,8 +76,8 @@ static void choose_dtype(const struct builder *b, struct slot *s)
         s->dtype = stored_codes_dtype(s->part[0].form);
         s->group = s->part[0].block;
         s->lead = s->group - s->part[0].cols.first % s->group;
-    } else if (dtype_quantised(b->c->quantise) && !s->exact) {
-        s->dtype = b->c->quantise;
+    } else if (dtype_quantised(b->c->load.weights) && !s->exact) {
+        s->dtype = b->c->load.weights;
         s->group = s->lead = s->dtype == DTYPE_I8 ? I8_GROUP : I4_GROUP;
     }
 }

@@ -32,7 +32,8 @@ static void add_config(struct buf *b, const struct model_config *c)
     add_rope(b, &c->rope);
     if (c->arch->two_ropes) add_rope(b, &c->rope_local);
     add_experts(b, c);
-    buf_printf(b, "quant %d %u %d %d\nwindow", (int)c->quant.method, c->quant.block, c->quant.v2, (int)c->quantise);
+    buf_printf(b, "quant %d %u %d %d %d\nwindow", (int)c->quant.method, c->quant.block, c->quant.v2,
+               (int)c->load.weights, c->load.dummy);
     for (u32 i = 0; i < c->layers; i++) buf_printf(b, " %u%s", c->window[i], c->sparse[i] ? "s" : "");
     buf_printf(b, "\nbos %d eos", c->bos);
     for (u32 i = 0; i < c->n_eos; i++) buf_printf(b, " %d", c->eos[i]);

@@ -17,7 +17,9 @@ static const struct ops *portable(void)
 #ifdef __x86_64__
 static const struct ops *avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &ops_avx2 : NULL;
+    bool has =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return has ? &ops_avx2 : NULL;
 }
 static const struct ops *avx512(void)
 {

@@ -41,6 +41,19 @@ float f32_from_f16(u16 h)
     return sign ? -tiny : tiny;
 }
 
+u16 f16_from_f32(float f)
+{
+    u32 u = f32_bits(f), sign = u >> 16 & 0x8000, magnitude = u & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (u16)(sign | 0x7e00 | (magnitude >> 13 & 0x1ff));
+    if (magnitude >= 0x477ff000) return (u16)(sign | 0x7c00); /* 65520 and more */
+    if (magnitude < 0x38800000) { /* below 2^-14: multiples of 2^-24, which adding 1/2 rounds to */
+        float rounded = f32_from_bits(magnitude) + 0.5f;
+        return (u16)(sign | (f32_bits(rounded) - f32_bits(0.5f)));
+    }
+    u32 odd = magnitude >> 13 & 1;
+    return (u16)(sign | ((magnitude - 0x38000000 + 0xfff + odd) >> 13));
+}
+
 static float source(const void *src, enum dtype t, size_t i)
 {
     if (t == DTYPE_F32) return ((const float *)src)[i];

@@ -39,6 +39,17 @@ static void test_conversions(void **state)
                 f32_from_f16(1) == 0x1p-24f);
     assert_true(f32_from_f16(0x83ff) == -1023 * 0x1p-24f && f32_from_f16(0x7bff) == 65504);
     assert_true(isinf(f32_from_f16(0xfc00)) && isnan(f32_from_f16(0x7c01)));
+    for (u32 h = 0; h < 0x10000; h++) /* there and back */
+        assert_true(isnan(f32_from_f16((u16)h)) || f16_from_f32(f32_from_f16((u16)h)) == h);
+    static const struct {
+        float f32;
+        u16 f16;
+    } halves[] = {{65519, 0x7bff},          {65520, 0x7c00},        {-1e30f, 0xfc00},  {1 + 0x1p-11f, 0x3c00},
+                  {1 + 0x1.8p-10f, 0x3c02}, {0x1p-25f, 0},          {0x1.1p-25f, 1},   {-0x1.8p-24f, 0x8002},
+                  {0x1.ffep-15f, 0x0400},   {0x1.ff8p-15f, 0x03ff}, {INFINITY, 0x7c00}};
+    for (size_t i = 0; i < COUNT_OF(halves); i++)
+        assert_int_equal(f16_from_f32(halves[i].f32), halves[i].f16);
+    assert_true(isnan(f32_from_f16(f16_from_f32(NAN))));
 }
 
 /* W[o][k] from the panels, by the door's own words. */

@@ -89,12 +89,12 @@ static void scene_free(struct scene *x)
 }
 
 /* Rotates all tokens into the second of three layers of a pool that is NaN elsewhere. */
-static void store_tokens(struct scene *x, const struct ops *ops, enum compute compute, u32 threads)
+static void store_tokens(struct scene *x, const struct ops *ops, enum dtype dtype, u32 threads)
 {
     const struct setting *s = &x->s;
     size_t bytes;
     free(x->kv.memory);
-    kv_pool_init(&x->kv, compute, 3, s->kv_heads, s->d, s->block);
+    kv_pool_init_as(&x->kv, dtype, 3, s->kv_heads, s->d, s->block);
     bytes = x->kv.block_bytes * (s->length / s->block + 1);
     x->kv.memory = aligned_alloc(CACHE_LINE, bytes);
     memset(x->kv.memory, 0xff, bytes);
@@ -157,31 +157,54 @@ static void head_double(const struct scene *x, u32 t, const float *from, const f
     }
 }
 
-/* K and V as the pool must hold them; in bf16 a rounding may go either way, so they are read back and compared. */
+/* Number `at` of a head's K or V, whose scale is `scale`. */
+static double pooled(const struct scene *x, const u8 *part, size_t at, const float *scale)
+{
+    const u16 *half = (const u16 *)(const void *)part;
+    switch (x->kv.dtype) {
+    case DTYPE_F32: return ((const float *)(const void *)part)[at];
+    case DTYPE_BF16: return f32_from_bf16(half[at]);
+    case DTYPE_F16: return f32_from_f16(half[at]);
+    default: return (double)(i8)part[at] * *scale;
+    }
+}
+
+static double largest_of(const double *v, u32 n)
+{
+    double most = 0;
+    for (u32 j = 0; j < n; j++) most = fmax(most, fabs(v[j]));
+    return most;
+}
+
+/* K and V as the pool must hold them; a rounding may go either way, so they are read back and compared. */
 static void check_stored(struct scene *x)
 {
     const struct setting *s = &x->s;
-    bool half = x->kv.dtype == DTYPE_BF16;
+    const struct kv_pool *kv = &x->kv;
+    static const double slacks[] = {
+        [DTYPE_F32] = 1e-6, [DTYPE_BF16] = 4e-3, [DTYPE_F16] = 1e-3, [DTYPE_I8] = 0};
+    bool pairs = kv->dtype == DTYPE_BF16 || kv->dtype == DTYPE_F16;
     for (u32 t = 0; t < s->length; t++)
         for (u32 h = 0; h < s->kv_heads; h++) {
             const float *row = x->qkv + (size_t)t * x->ld + (x->heads + h) * s->d;
             const u8 *head =
-                x->kv.memory + x->places[t].block * x->kv.block_bytes + (s->kv_heads + h) * x->kv.head_bytes;
-            double want[256], slack = half ? 4e-3 : 1e-6;
+                kv->memory + x->places[t].block * kv->block_bytes + (s->kv_heads + h) * kv->head_bytes;
+            double want[256], value[256], slack = slacks[kv->dtype];
             head_double(x, t, row, x->k_norm, want);
+            for (u32 j = 0; j < s->d; j++) value[j] = row[s->kv_heads * s->d + j];
+            double k_step = kv->dtype == DTYPE_I8 ? largest_of(want, s->d) / 253 : 0,
+                   v_step = kv->dtype == DTYPE_I8 ? largest_of(value, s->d) / 253 : 0;
+            u32 at = x->places[t].offset, tile = at / 16 * s->d * 16, lane = at % 16;
+            const float *k_scale = (const float *)(const void *)(head + kv->k_scales) + at,
+                        *v_scale = (const float *)(const void *)(head + kv->v_scales) + at;
             for (u32 j = 0; j < s->d; j++) {
-                u32 at = x->places[t].offset, tile = at / 16 * s->d * 16, lane = at % 16;
-                const u16 *k16 = (const u16 *)(const void *)head,
-                          *v16 = (const u16 *)(const void *)(head + x->kv.v_offset);
-                const float *k32 = (const float *)(const void *)head,
-                            *v32 = (const float *)(const void *)(head + x->kv.v_offset);
-                double k = half ? f32_from_bf16(k16[tile + j / 2 * 32 + lane * 2 + j % 2])
-                                : k32[tile + j * 16 + lane];
-                double v = half ? f32_from_bf16(v16[at * s->d + j]) : v32[at * s->d + j];
+                size_t k_at = pairs ? tile + j / 2 * 32 + lane * 2 + j % 2 : tile + j * 16 + lane;
+                double k = pooled(x, head, k_at, k_scale),
+                       v = pooled(x, head + kv->v_offset, at * s->d + j, v_scale);
                 assert_true(fabs(k - want[j]) <=
-                            slack * fabs(want[j]) + 5e-6); /* a difference of two numbers near 3 */
-                assert_true(v == (half ? f32_from_bf16(bf16_from_f32(row[s->kv_heads * s->d + j]))
-                                       : row[s->kv_heads * s->d + j]));
+                            slack * fabs(want[j]) + 5e-6 + k_step); /* a difference of two numbers near 3 */
+                assert_true(fabs(v - value[j]) <=
+                            (kv->dtype == DTYPE_F32 ? 0 : slack * fabs(value[j]) + 6e-8) + v_step);
                 x->k[((size_t)t * s->kv_heads + h) * s->d + j] = k;
                 x->v[((size_t)t * s->kv_heads + h) * s->d + j] = v;
             }
@@ -221,18 +244,18 @@ static void check_token(const struct scene *x, u32 t, enum dtype out)
     }
 }
 
-static void check_setting(const struct setting *s, enum compute compute)
+static void check_setting(const struct setting *s, enum dtype dtype)
 {
     const char *levels[8];
     int n = runner_levels(levels);
     struct scene x;
     scene_make(&x, s);
-    enum dtype out = compute == COMPUTE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    enum dtype out = dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
     size_t bytes = (size_t)s->length * x.heads * s->d * (out == DTYPE_F32 ? 4 : 2);
     u8 *first = malloc(bytes);
     for (int i = 0; i < n; i++) {
         const struct ops *ops = ops_cpu(levels[i]);
-        store_tokens(&x, ops, compute, i % 2 ? 5 : 1);
+        store_tokens(&x, ops, dtype, i % 2 ? 5 : 1);
         check_stored(&x);
         for (u32 most = 0; most < 4; most++) {
             memset(x.out, 0xff, bytes);
@@ -249,16 +272,33 @@ static void check_setting(const struct setting *s, enum compute compute)
     scene_free(&x);
 }
 
+static void check_format(enum dtype dtype)
+{
+    for (u32 i = 0; i < COUNT_OF(settings); i++) check_setting(&settings[i], dtype);
+}
+
 static void test_f32(void **state)
 {
     (void)state;
-    for (u32 i = 0; i < COUNT_OF(settings); i++) check_setting(&settings[i], COMPUTE_F32);
+    check_format(DTYPE_F32);
 }
 
 static void test_bf16(void **state)
 {
     (void)state;
-    for (u32 i = 0; i < COUNT_OF(settings); i++) check_setting(&settings[i], COMPUTE_BF16);
+    check_format(DTYPE_BF16);
+}
+
+static void test_f16(void **state)
+{
+    (void)state;
+    check_format(DTYPE_F16);
+}
+
+static void test_i8(void **state)
+{
+    (void)state;
+    check_format(DTYPE_I8);
 }
 
 /* A number that is not finite reaches the result of the tokens that see it, and no other. */
@@ -268,12 +308,14 @@ static void test_not_finite(void **state)
     const char *levels[8];
     int n = runner_levels(levels);
     struct setting s = {.d = 16, .kv_heads = 1, .group = 1, .block = 16, .length = 40};
-    for (int i = 0; i < n; i++) {
+    static const enum dtype formats[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_I8};
+    for (u32 i = 0; i < (u32)n * COUNT_OF(formats); i++) {
+        const struct ops *ops = ops_cpu(levels[i / COUNT_OF(formats)]);
         struct scene x;
         scene_make(&x, &s);
-        x.qkv[20 * x.ld + s.d] = NAN; /* k of token 20 */
-        store_tokens(&x, ops_cpu(levels[i]), COMPUTE_F32, 1);
-        attend(&x, ops_cpu(levels[i]), DTYPE_F32, 1);
+        x.qkv[20 * x.ld + s.d + 3] = NAN; /* in k of token 20 */
+        store_tokens(&x, ops, formats[i % COUNT_OF(formats)], 1);
+        attend(&x, ops, DTYPE_F32, 1);
         for (u32 t = 0; t < s.length; t++) assert_true(isnan(((float *)(void *)x.out)[t * s.d]) == (t >= 20));
         scene_free(&x);
     }
@@ -282,6 +324,7 @@ static void test_not_finite(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16),
+                                       cmocka_unit_test(test_f16), cmocka_unit_test(test_i8),
                                        cmocka_unit_test(test_not_finite)};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("ops_attn", tests, NULL, NULL);

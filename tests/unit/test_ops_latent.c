@@ -81,11 +81,11 @@ static float scale_of(const struct scene *x)
 }
 
 /* Into the second of three layers of a pool that is NaN elsewhere. */
-static void store_tokens(struct scene *x, const struct ops *ops, enum compute compute, u32 threads)
+static void store_tokens(struct scene *x, const struct ops *ops, enum dtype dtype, u32 threads)
 {
     const struct setting *s = &x->s;
     free(x->kv.memory);
-    kv_pool_init_latent(&x->kv, compute, 3, s->rank, s->rope, s->block);
+    kv_pool_init_latent(&x->kv, dtype, 3, s->rank, s->rope, s->block);
     size_t bytes = x->kv.block_bytes * (s->length / s->block + 1);
     x->kv.memory = aligned_alloc(CACHE_LINE, bytes);
     memset(x->kv.memory, 0xff, bytes);
@@ -129,14 +129,23 @@ static double pooled(const struct scene *x, u32 t, u32 j)
 {
     const u8 *head = x->kv.memory + x->places[t].block * x->kv.block_bytes + x->kv.head_bytes;
     size_t at = (size_t)x->places[t].offset * x->d + j;
-    return x->kv.dtype == DTYPE_F32 ? ((const float *)(const void *)head)[at]
-                                    : f32_from_bf16(((const u16 *)(const void *)head)[at]);
+    const u16 *half = (const u16 *)(const void *)head;
+    switch (x->kv.dtype) {
+    case DTYPE_F32: return ((const float *)(const void *)head)[at];
+    case DTYPE_BF16: return f32_from_bf16(half[at]);
+    case DTYPE_F16: return f32_from_f16(half[at]);
+    default:
+        return (double)(i8)head[at] *
+               ((const float *)(const void *)(head + x->kv.k_scales))[x->places[t].offset];
+    }
 }
 
 static void check_stored(const struct scene *x)
 {
     const struct setting *s = &x->s;
-    double slack = x->kv.dtype == DTYPE_F32 ? 2e-6 : 8e-3, want[64];
+    static const double slacks[] = {
+        [DTYPE_F32] = 2e-6, [DTYPE_BF16] = 8e-3, [DTYPE_F16] = 2e-3, [DTYPE_I8] = 3e-2};
+    double slack = slacks[x->kv.dtype], want[64];
     for (u32 t = 0; t < s->length; t++) {
         const float *row = x->latent + (size_t)t * x->d;
         double squares = 0;
@@ -204,7 +213,7 @@ static void check_token(const struct scene *x, u32 t)
     }
 }
 
-static void check_setting(const struct setting *s, enum compute compute)
+static void check_setting(const struct setting *s, enum dtype dtype)
 {
     const char *levels[8];
     int n = runner_levels(levels);
@@ -213,7 +222,7 @@ static void check_setting(const struct setting *s, enum compute compute)
     size_t bytes = (size_t)s->length * s->heads * s->rank * 4;
     float *first = malloc(bytes);
     for (int i = 0; i < n; i++) {
-        store_tokens(&x, ops_cpu(levels[i]), compute, i % 2 ? 5 : 1);
+        store_tokens(&x, ops_cpu(levels[i]), dtype, i % 2 ? 5 : 1);
         check_stored(&x);
         for (u32 most = 0; most < 3; most++) {
             memset(x.out, 0xff, bytes);
@@ -233,8 +242,10 @@ static void test_latent(void **state)
 {
     (void)state;
     for (u32 i = 0; i < COUNT_OF(settings); i++) {
-        check_setting(&settings[i], COMPUTE_F32);
-        check_setting(&settings[i], COMPUTE_BF16);
+        check_setting(&settings[i], DTYPE_F32);
+        check_setting(&settings[i], DTYPE_BF16);
+        check_setting(&settings[i], DTYPE_F16);
+        check_setting(&settings[i], DTYPE_I8);
     }
 }
 
@@ -243,10 +254,10 @@ static void test_pool(void **state)
 {
     (void)state;
     struct kv_pool kv;
-    kv_pool_init_latent(&kv, COMPUTE_BF16, 61, 512, 64, 16);
+    kv_pool_init_latent(&kv, DTYPE_BF16, 61, 512, 64, 16);
     assert_int_equal(kv.block_bytes, 61 * 16 * 576 * 2);
     assert_int_equal(kv.value_dim, 512);
-    kv_pool_init_latent(&kv, COMPUTE_F32, 2, 32, 8, 16);
+    kv_pool_init_latent(&kv, DTYPE_F32, 2, 32, 8, 16);
     assert_int_equal(kv.block_bytes, 2 * 16 * 40 * 4);
 }
 

@@ -28,6 +28,7 @@ struct attn_split {                                          /* positions [base,
     const u8 *k[KV_SPLIT / KV_TILE], *v[KV_SPLIT / KV_TILE]; /* by tile */
     float p[ATTN_ROWS][KV_SPLIT] __attribute__((aligned(64)));
     float *tiles; /* latents: [SCORE_TILES][d][KV_TILE] */
+    const float *k_scale[KV_SPLIT / KV_TILE], *v_scale[KV_SPLIT / KV_TILE]; /* I8 */
 };
 
 /* R rows x SCORE_TILES tiles: lanes are positions. */
@@ -48,12 +49,11 @@ ALWAYS_INLINE void scores_tile(const struct attn_unit *u, struct attn_split *s, 
             UNROLL for (int r = 0; r < R; r++) q[r] = vf_set(u->q[row + (u32)r][j + (u32)odd]);
             UNROLL for (int t = 0; t < SCORE_TILES; t++)
             {
-                vf v = tile_weight(k[t], dtype == DTYPE_F32 ? W_F32 : W_BF16, odd);
+                vf v = kv_tile(k[t], dtype, odd);
                 UNROLL for (int r = 0; r < R; r++) acc[r][t] = vf_fma(q[r], v, acc[r][t]);
             }
         }
-        UNROLL for (int t = 0; t < SCORE_TILES; t++) k[t] +=
-            dtype == DTYPE_F32 ? 2 * KV_TILE * 4 : KV_TILE * 4;
+        UNROLL for (int t = 0; t < SCORE_TILES; t++) k[t] += 2 * KV_TILE * kv_element(dtype);
     }
     UNROLL for (int t = 0; t < SCORE_TILES; t++)
     {
@@ -69,15 +69,13 @@ ALWAYS_INLINE void values_step(vf acc[][VALUE_TILES], const struct attn_unit *u,
                                u32 row, u32 column, u32 at, enum dtype dtype, const int R, const int C)
 {
     u32 tail = u->dv - column; /* less than 16 with C = 1 only */
-    const u8 *v = s->v[at / KV_TILE] + (at % KV_TILE * u->ld_v + column) * (dtype == DTYPE_F32 ? 4 : 2);
+    const u8 *v = s->v[at / KV_TILE] + (at % KV_TILE * u->ld_v + column) * kv_element(dtype);
     vf p[VALUE_ROWS];
     UNROLL for (int r = 0; r < R; r++) p[r] = vf_set(s->p[row + (u32)r][at]);
     UNROLL for (int c = 0; c < C; c++)
     {
-        const float *wide = (const float *)(const void *)v + c * 16;
-        const u16 *half = (const u16 *)(const void *)v + c * 16;
-        vf x = dtype == DTYPE_F32 ? (C > 1 ? vf_load(wide) : vf_load_n(wide, tail))
-                                  : (C > 1 ? vf_load_bf16(half) : vf_load_bf16_n(half, tail));
+        const u8 *from = v + c * 16 * kv_element(dtype);
+        vf x = C > 1 ? kv_load(from, dtype) : kv_load_n(from, dtype, tail);
         UNROLL for (int r = 0; r < R; r++) acc[r][c] = vf_fma(p[r], x, acc[r][c]);
     }
 }
@@ -105,28 +103,43 @@ ALWAYS_INLINE void values_tile(const struct attn_unit *u, const struct attn_spli
     }
 }
 
+/* A function for each format. */
+#define ATTN_FORMATS(dtype, run)                                                                             \
+    switch (dtype) {                                                                                         \
+    case DTYPE_F32: run(DTYPE_F32); break;                                                                   \
+    case DTYPE_BF16: run(DTYPE_BF16); break;                                                                 \
+    case DTYPE_F16: run(DTYPE_F16); break;                                                                   \
+    default: run(DTYPE_I8); break;                                                                           \
+    }
 #define ATTN_SHAPES(R)                                                                                       \
     static void scores_##R(const struct attn_unit *u, struct attn_split *s, u32 row, u32 tile, u32 last)     \
     {                                                                                                        \
         if (R > SCORE_ROWS) return;                                                                          \
-        if (u->k_dtype == DTYPE_F32)                                                                         \
-            scores_tile(u, s, row, tile, last, DTYPE_F32, R);                                                \
-        else                                                                                                 \
-            scores_tile(u, s, row, tile, last, DTYPE_BF16, R);                                               \
+        ATTN_FORMATS(u->k_dtype, SCORES_##R)                                                                 \
     }                                                                                                        \
     ATTN_VALUES(R, 1)                                                                                        \
     ATTN_VALUES(R, 2)                                                                                        \
     ATTN_VALUES(R, 4)
+#define SCORES_1(dtype) scores_tile(u, s, row, tile, last, dtype, 1)
+#define SCORES_2(dtype) scores_tile(u, s, row, tile, last, dtype, 2)
+#define SCORES_4(dtype) scores_tile(u, s, row, tile, last, dtype, 4)
 #define ATTN_VALUES(R, C)                                                                                    \
     static void values_##R##_##C(const struct attn_unit *u, const struct attn_split *s, u32 row, u32 column, \
                                  float *sums)                                                                \
     {                                                                                                        \
         if (R > VALUE_ROWS || R * C > VALUE_TILES) return;                                                   \
-        if (u->dtype == DTYPE_F32)                                                                           \
-            values_tile(u, s, row, column, sums, DTYPE_F32, R, C);                                           \
-        else                                                                                                 \
-            values_tile(u, s, row, column, sums, DTYPE_BF16, R, C);                                          \
+        ATTN_FORMATS(u->dtype, VALUES_##R##_##C)                                                             \
     }
+#define VALUES(dtype, R, C) values_tile(u, s, row, column, sums, dtype, R, C)
+#define VALUES_1_1(dtype)   VALUES(dtype, 1, 1)
+#define VALUES_1_2(dtype)   VALUES(dtype, 1, 2)
+#define VALUES_1_4(dtype)   VALUES(dtype, 1, 4)
+#define VALUES_2_1(dtype)   VALUES(dtype, 2, 1)
+#define VALUES_2_2(dtype)   VALUES(dtype, 2, 2)
+#define VALUES_2_4(dtype)   VALUES(dtype, 2, 4)
+#define VALUES_4_1(dtype)   VALUES(dtype, 4, 1)
+#define VALUES_4_2(dtype)   VALUES(dtype, 4, 2)
+#define VALUES_4_4(dtype)   VALUES(dtype, 4, 4)
 ATTN_SHAPES(1)
 ATTN_SHAPES(2)
 ATTN_SHAPES(4)
@@ -200,18 +213,24 @@ static void split_values(struct attn_unit *u, const struct attn_split *s, float 
     }
 }
 
+/* A row of latents to every sixteenth number. */
+static void latent_lane(float *to, const u8 *row, enum dtype dtype, u32 d, float scale)
+{
+    float x[16];
+    for (u32 j = 0; j < d; j += 16) {
+        vf_store(x, vf_mul(kv_load_n(row + j * kv_element(dtype), dtype, d - j), vf_set(scale)));
+        for (u32 i = 0; i < 16 && j + i < d; i++) to[(size_t)(j + i) * KV_TILE] = x[i];
+    }
+}
+
 /* Tiles [tile, tile + SCORE_TILES) of K out of rows of latents, up to `last`. */
 static void latent_tiles(const struct attn_unit *u, struct attn_split *s, u32 tile, u32 last)
 {
     for (u32 t = tile; t <= last && t < tile + SCORE_TILES; t++) {
         float *to = s->tiles + (size_t)(t - tile) * u->d * KV_TILE;
-        for (u32 lane = 0; lane < KV_TILE; lane++) {
-            size_t from = (size_t)lane * u->ld_v;
-            for (u32 j = 0; j < u->d; j++)
-                to[j * KV_TILE + lane] = u->dtype == DTYPE_F32
-                                             ? ((const float *)(const void *)s->v[t])[from + j]
-                                             : f32_from_bf16(((const u16 *)(const void *)s->v[t])[from + j]);
-        }
+        for (u32 lane = 0; lane < KV_TILE; lane++)
+            latent_lane(to + lane, s->v[t] + (size_t)lane * u->ld_v * kv_element(u->dtype), u->dtype, u->d,
+                        u->dtype == DTYPE_I8 ? s->k_scale[t][lane] : 1);
         s->k[t] = (const u8 *)to;
     }
 }
@@ -230,16 +249,29 @@ static void split_scores(const struct attn_unit *u, struct attn_split *s, u32 fi
     }
 }
 
+/* Codes' scales: those of K multiply scores, those of V the weights. */
+static void split_scale(const struct attn_unit *u, struct attn_split *s, const float *const *scale)
+{
+    u32 first = (s->from - s->base) / KV_TILE, last = (s->to - s->base - 1) / KV_TILE;
+    for (u32 row = 0; row < u->rows; row++)
+        for (u32 t = first; t <= last; t++) {
+            float *p = s->p[row] + t * KV_TILE;
+            vf_store(p, vf_mul(vf_load(p), vf_load(scale[t])));
+        }
+}
+
 static void attn_split(struct attn_unit *u, struct attn_split *s)
 {
     u32 first = (s->from - s->base) / KV_TILE, last = (s->to - s->base - 1) / KV_TILE;
     split_scores(u, s, first, last);
+    if (u->k_dtype == DTYPE_I8) split_scale(u, s, s->k_scale);
     float largest[ATTN_ROWS], sum[ATTN_ROWS], values[ATTN_ROWS][KV_MAX_VALUE] __attribute__((aligned(64)));
     for (u32 row = 0; u->soft_cap > 0 && row < u->rows; row++)
         for (u32 at = first * KV_TILE; at < (last + 1) * KV_TILE; at += 16)
             vf_store(s->p[row] + at, soft_cap(vf_load(s->p[row] + at), u->soft_cap));
     for (u32 row = 0; row < u->rows; row++)
         sum[row] = split_softmax(s->p[row], s, u->from[row], u->to[row], &largest[row]);
+    if (u->dtype == DTYPE_I8) split_scale(u, s, s->v_scale);
     split_values(u, s, values);
     for (u32 row = 0; row < u->rows; row++)
         if (u->from[row] < s->to && u->to[row] > s->from)
@@ -252,12 +284,14 @@ static void split_find(const struct attn_args *a, const struct attn_span *span, 
 {
     const struct kv_pool *kv = a->kv;
     u32 tiles = kv->block_size / KV_TILE;
-    size_t tile_bytes = (kv->dtype == DTYPE_F32 ? 4 : 2) * (size_t)KV_TILE * kv->head_dim;
+    size_t tile_bytes = kv_element(kv->dtype) * (size_t)KV_TILE * kv->head_dim;
     for (u32 t = (s->from - s->base) / KV_TILE; t <= (s->to - s->base - 1) / KV_TILE; t++) {
         u32 tile = s->base / KV_TILE + t;
         const u8 *k = kv_head(kv, span->blocks[tile / tiles], a->layer, head);
         s->k[t] = k + tile % tiles * tile_bytes;
         s->v[t] = s->k[t] + kv->v_offset;
+        s->k_scale[t] = (const float *)(const void *)(k + kv->k_scales) + tile % tiles * KV_TILE;
+        s->v_scale[t] = (const float *)(const void *)(k + kv->v_scales) + tile % tiles * KV_TILE;
         for (size_t i = 0; span->n == 1 && i < tile_bytes; i += CACHE_LINE) { /* read once: not in a cache */
             vec_prefetch(s->k[t] + i);
             if (!kv->latent) vec_prefetch(s->v[t] + i);

@@ -37,12 +37,8 @@ static void latent_store(const struct latent_args *a, u32 row)
     latent_rotate(rotated, x + a->rank, a->angles + (size_t)row * a->rope, a->rope, a->interleaved, 1);
     __builtin_memcpy(x + a->rank, rotated, a->rope * sizeof *x);
     u8 *head = kv_head(kv, a->places[row].block, a->layer, 0);
-    if (kv->dtype == DTYPE_F32) {
-        __builtin_memcpy((float *)(void *)head + (size_t)offset * d, x, d * sizeof *x);
-        return;
-    }
-    u16 *to = (u16 *)(void *)head + (size_t)offset * d;
-    for (u32 j = 0; j < d; j += 16) vf_store_bf16_n(to + j, vf_load_n(x + j, d - j), d - j);
+    kv_store_row(head + (size_t)offset * d * kv_element(kv->dtype),
+                 (float *)(void *)(head + kv->k_scales) + offset, kv->dtype, x, d);
 }
 
 static void latent(const struct latent_args *a, struct share s)

@@ -2,12 +2,7 @@
 #ifndef MPISERVE_OPS_ROPE_H
 #define MPISERVE_OPS_ROPE_H
 
-#include "ops/cpu/rows.h"
-
-static u8 *kv_head(const struct kv_pool *kv, u32 block, u32 layer, u32 head)
-{
-    return kv->memory + block * kv->block_bytes + (layer * kv->kv_heads + head) * kv->head_bytes;
-}
+#include "ops/cpu/kv.h"
 
 ALWAYS_INLINE void head_norm(float *x, const float *w, u32 d, float eps)
 {
@@ -30,24 +25,6 @@ ALWAYS_INLINE void head_rotate(float *x, const float *angles, u32 rotary, u32 d,
     }
     for (u32 m = rotary; m < d; m += 16)
         vf_store_n(x + m, vf_mul(vf_load_n(x + m, d - m), vf_set(scale)), d - m);
-}
-
-static void kv_store(const struct kv_pool *kv, u8 *head, u32 offset, const float *k, const float *v)
-{
-    u32 d = kv->head_dim, tile = offset / KV_TILE, lane = offset % KV_TILE;
-    if (kv->dtype == DTYPE_F32) {
-        float *to = (float *)(void *)head + (size_t)tile * d * KV_TILE + lane;
-        for (u32 j = 0; j < d; j++) to[j * KV_TILE] = k[j];
-        __builtin_memcpy(head + kv->v_offset + (size_t)offset * d * 4, v, d * 4);
-        return;
-    }
-    u16 half[KV_MAX_HEAD], *row = (u16 *)(void *)(head + kv->v_offset) + (size_t)offset * d;
-    for (u32 j = 0; j < d; j += 16) {
-        vf_store_bf16_n(half + j, vf_load_n(k + j, d - j), d - j);
-        vf_store_bf16_n(row + j, vf_load_n(v + j, d - j), d - j);
-    }
-    u16 *to = (u16 *)(void *)head + (size_t)tile * d * KV_TILE + lane * 2;
-    for (u32 j = 0; j < d; j += 2) __builtin_memcpy(to + j * KV_TILE, half + j, 4);
 }
 
 static void rope(const struct rope_args *a, struct share s)

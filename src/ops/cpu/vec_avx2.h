@@ -170,6 +170,34 @@ static inline void vf_store_bf16_n(u16 *p, vf v, u32 n)
 
 #include "ops/cpu/vec_x86.h"
 
+static inline vf vf_load_f16(const u16 *p)
+{
+    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 8)))};
+}
+static inline void vf_store_f16(u16 *p, vf v)
+{
+    _mm_storeu_si128((void *)p, _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((void *)(p + 8), _mm256_cvtps_ph(v.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+/* The lower halves of eight u32, as f16. */
+static inline __m256 lower_f16(__m256i v)
+{
+    const __m256i pick = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4,
+                                          5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i t = _mm256_shuffle_epi8(v, pick);
+    return _mm256_cvtph_ps(_mm_unpacklo_epi64(_mm256_castsi256_si128(t), _mm256_extracti128_si256(t, 1)));
+}
+/* Of pairs of f16. */
+static inline vf vf_low_f16(vi v)
+{
+    return (vf){lower_f16(v.a), lower_f16(v.b)};
+}
+static inline vf vf_high_f16(vi v)
+{
+    return (vf){lower_f16(_mm256_srli_epi32(v.a, 16)), lower_f16(_mm256_srli_epi32(v.b, 16))};
+}
+
 static inline vf vf_from_i8(__m128i codes)
 {
     return (vf){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)),

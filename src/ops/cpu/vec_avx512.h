@@ -145,6 +145,24 @@ static inline void vf_store_bf16_n(u16 *p, vf v, u32 n)
 
 #include "ops/cpu/vec_x86.h"
 
+static inline vf vf_load_f16(const u16 *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+}
+static inline void vf_store_f16(u16 *p, vf v)
+{
+    _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+/* Of pairs of f16. */
+static inline vf vf_low_f16(vi v)
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+}
+static inline vf vf_high_f16(vi v)
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
+}
+
 static inline vf vf_from_i8(__m128i codes)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));

@@ -179,6 +179,30 @@ static inline void vec_flush_end(u32 old)
 {
     (void)old;
 }
+static inline vf vf_load_f16(const u16 *p)
+{
+    vf r;
+    LANES r.v[i] = f32_from_f16(p[i]);
+    return r;
+}
+static inline void vf_store_f16(u16 *p, vf x)
+{
+    LANES p[i] = f16_from_f32(x.v[i]);
+}
+/* Of pairs of f16. */
+static inline vf vf_low_f16(vi x)
+{
+    vf r;
+    LANES r.v[i] = f32_from_f16((u16)x.v[i]);
+    return r;
+}
+static inline vf vf_high_f16(vi x)
+{
+    vf r;
+    LANES r.v[i] = f32_from_f16((u16)(x.v[i] >> 16));
+    return r;
+}
+
 /* Sixteen codes of quantised weights as f32. F4: twice the value. */
 static inline vf vf_load_i8(const u8 *p)
 {
