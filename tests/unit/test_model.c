@@ -391,14 +391,14 @@ static void test_config_refused(void **state)
         {"{" LLAMA ",\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":8,\"group_size\":128}}",
          "\"bits\" 8"},
         {"{" LLAMA ",\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":128,\"desc_"
-                   "act\":true}}",
+         "act\":true}}",
          "\"desc_act\" true"},
         {"{" LLAMA ",\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":12}}",
          "\"group_size\" 12"},
         {"{" LLAMA ",\"quantization_config\":{\"quant_method\":\"awq\",\"bits\":4}}",
          "\"group_size\" is missing"},
         {"{" LLAMA ",\"quantization_config\":{\"quant_method\":\"awq\",\"bits\":4,\"group_size\":64,"
-                   "\"version\":\"gemv\"}}",
+         "\"version\":\"gemv\"}}",
          "\"version\" gemv"},
         {"{" LLAMA ",\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128,64]}}",
          "must be [n, n]"},
