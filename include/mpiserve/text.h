@@ -9,8 +9,10 @@
  * error that names the field; it is never approximated. tests/reference holds the cases that say what is right.
  *
  * Invariants
- * - Text inside is UTF-8. Encoding refuses what is not; decoding gives U+FFFD for each maximal ill-formed part.
- * - Joined pieces of a stream equal the decoding of the whole.
+ * - Text inside is UTF-8. Encoding refuses what is not; decoding gives U+FFFD for each maximal ill-formed part. With a
+ *   ByteFallback decoder a run of tokens for bytes is all characters or all U+FFFD, one a byte.
+ * - Joined pieces of a stream equal the decoding of the whole. One exception: a stream does not hold back the good
+ *   characters of a run of byte tokens that turns bad later.
  * - A special token's text in a message stays text when the template's content spans go with it to the encoder.
  *
  * Life cycle: tokenizer_load, chat_template_find (once a model); chat_template_render, tokenizer_encode_spans (a request);
@@ -44,8 +46,13 @@ void text_spans_add(struct text_spans *spans, size_t from, size_t to); /* joins 
 void text_spans_release(struct text_spans *spans);
 
 /* ---- tokenizer ------------------------------------------------------------------------------------------------
- * Offered: model BPE over bytes; normalizers NFC, NFD, NFKC, NFKD; pre-tokenizers ByteLevel, Split, Digits, Punctuation,
- * Whitespace, WhitespaceSplit; decoder ByteLevel; post-processors ByteLevel, TemplateProcessing; Sequences of them. */
+ * Offered, with Sequences of them:
+ *   models            BPE (over bytes or characters, byte fallback, affixes), Unigram, WordPiece, WordLevel
+ *   normalizers       NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip, Lowercase, StripAccents, BertNormalizer
+ *   pre-tokenizers    ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, Metaspace, BertPreTokenizer,
+ *                     CharDelimiterSplit
+ *   post-processors   ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing
+ *   decoders          ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace, WordPiece; none */
 struct tokenizer;
 
 /* Reads dir/tokenizer.json and, where it exists, dir/tokenizer_config.json. NULL: *err names file and field;
@@ -81,9 +88,11 @@ void tokenizer_decode(const struct tokenizer *t, const i32 *ids, size_t n, bool 
 /* ---- streaming detokenizer --------------------------------------------------------------------------------- */
 struct detok {
     const struct tokenizer *tokenizer;
-    bool skip_special;
-    u8 held[4]; /* the begin of a character */
+    bool skip_special, begun; /* begun: a token was shown */
+    u32 strip;                /* characters at the begin that the decoder still takes away */
+    u8 held[4];               /* the begin of a character */
     int n_held;
+    i32 n_bad; /* bytes of a run of tokens for bytes that is ill-formed */
 };
 /* The stream carries on from the n prompt ids (NULL, 0: from nothing): a character whose first bytes end the prompt leaves
  * whole with the output. Nothing to release; t outlives d. A copy of *d carries on from the same place. */

@@ -1,6 +1,5 @@
 /* Added tokens: a trie of their texts; leftmost first, then longest. */
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -62,8 +61,9 @@ static i32 longest(const struct added *a, const char *text, size_t len, size_t a
     for (size_t i = at + 1; node >= 0; i++) {
         i32 token = a->nodes[node].token;
         if (token >= 0) {
-            bool plain =
-                a->tokens[token].special && (mode->split_special || spans_overlap(mode->content, at, i));
+            const struct added_token *t = &a->tokens[token];
+            bool plain = (t->special && mode->split_special) ||
+                         ((t->special || t->control) && spans_overlap(mode->content, at, i));
             if (!plain) {
                 best = token;
                 *to = i;

@@ -1,12 +1,15 @@
 /* Byte pair encoding: merge the pair of lowest rank, leftmost first, until no pair is in the table. */
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const u32 NO_RANK = UINT32_MAX;
+
+/* What SentencePiece writes for a blank. */
+#define MARK "\xe2\x96\x81"
+enum { MARK_LEN = 3 };
 
 /* ---- the table of merges ---- */
 
@@ -43,17 +46,20 @@ static bool read_merge(const struct json *item, struct written *w)
     return json_kind(item) == JK_ARRAY && json_len(item) == 2 && w->left && w->right;
 }
 
+/* What the pair becomes: left and right, the latter without continuing_subword_prefix. */
 static int load_merge(struct bpe *b, const struct vocab *v, const struct json *item, u32 rank,
                       struct buf *joined, struct error *err)
 {
     struct written w;
     char field[48];
+    size_t skip = b->prefix ? strlen(b->prefix) : 0;
     snprintf(field, sizeof(field), "model.merges[%u]", rank);
     if (!read_merge(item, &w))
         return field_error(err, ERR_INPUT, field, "must be \"left right\" or [left, right]");
+    skip = MIN_OF(skip, w.right_len);
     buf_clear(joined);
     buf_add(joined, w.left, w.left_len);
-    buf_add(joined, w.right, w.right_len);
+    buf_add(joined, w.right + skip, w.right_len - skip);
     i32 left = vocab_find(v, w.left, w.left_len), right = vocab_find(v, w.right, w.right_len);
     i32 id = vocab_find(v, joined->data, joined->len);
     if (left < 0 || right < 0 || id < 0)
@@ -61,6 +67,9 @@ static int load_merge(struct bpe *b, const struct vocab *v, const struct json *i
                            left < 0    ? w.left
                            : right < 0 ? w.right
                                        : joined->data);
+    if (w.right_len >= MARK_LEN && memcmp(w.right, MARK, MARK_LEN) == 0 &&
+        (w.left_len < MARK_LEN || memcmp(w.left + w.left_len - MARK_LEN, MARK, MARK_LEN) != 0))
+        b->cuts = false;
     struct merge *slot = merge_slot(b, pair_of(left, right));
     *slot = (struct merge){pair_of(left, right), rank, id};
     return 0;
@@ -75,6 +84,8 @@ static int load_merges(struct bpe *b, const struct vocab *v, const struct json *
     b->merges = mem_alloc(slots * sizeof(*b->merges));
     b->mask = slots - 1;
     for (size_t i = 0; i < slots; i++) b->merges[i].id = -1;
+    b->cuts =
+        !b->bytes && !b->ignore_merges && !b->prefix && !b->suffix && vocab_find(v, MARK, MARK_LEN) >= 0;
     struct buf joined = {0};
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0; i++) rc = load_merge(b, v, json_item(list, i), (u32)i, &joined, err);
@@ -87,57 +98,91 @@ static int load_merges(struct bpe *b, const struct vocab *v, const struct json *
 static bool is_off(const struct json *v)
 {
     enum json_kind kind = json_kind(v);
-    return kind == JK_NONE || kind == JK_NULL || (kind == JK_BOOL && !json_bool(v, false)) ||
-           (kind == JK_TEXT && json_len(v) == 0) ||
+    return kind == JK_NONE || kind == JK_NULL || (kind == JK_TEXT && json_len(v) == 0) ||
            ((kind == JK_REAL || kind == JK_INT) && json_real(v, 1) == 0);
 }
 
-static int check_options(const struct json *model, struct error *err)
+static int load_affix(struct bpe *b, const struct json *model, const char *name, char **to, struct error *err)
 {
-    static const char *const off[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix",
-                                      "byte_fallback"};
-    const char *type = json_text(json_get(model, "type"));
-    if (json_kind(model) != JK_OBJECT) return field_error(err, ERR_INPUT, "model", "must be an object");
-    if (type && strcmp(type, "BPE") != 0)
-        return field_error(err, ERR_UNSUPPORTED, "model.type", "\"%.60s\" is not supported, only BPE", type);
-    if (!type && json_kind(json_get(model, "merges")) == JK_NONE)
-        return field_error(err, ERR_UNSUPPORTED, "model.type",
-                           "is not given and model.merges is missing: not BPE");
-    for (size_t i = 0; i < COUNT_OF(off); i++) {
-        char field[64];
-        snprintf(field, sizeof(field), "model.%s", off[i]);
-        if (!is_off(json_get(model, off[i])))
-            return field_error(err, ERR_UNSUPPORTED, field, "is set: not supported");
-    }
+    char field[64];
+    const struct json *v = json_get(model, name);
+    if (is_off(v)) return 0;
+    snprintf(field, sizeof(field), "model.%s", name);
+    if (json_kind(v) != JK_TEXT || strlen(json_text(v)) != json_len(v))
+        return field_error(err, ERR_INPUT, field, "must be a string without NUL, not %s",
+                           json_kind_name(json_kind(v)));
+    /* A word is bytes then, which an affix of characters would have to be spelled in as well. */
+    if (b->bytes && strcmp(name, "continuing_subword_prefix") == 0)
+        return field_error(err, ERR_UNSUPPORTED, field, "with a ByteLevel pre-tokenizer is not supported");
+    *to = mem_text(json_text(v));
     return 0;
 }
 
-int bpe_load(struct bpe *b, struct vocab *v, const struct json *model, struct error *err)
+static int load_options(struct tokenizer *t, const struct json *model, struct error *err)
 {
-    int rc = check_options(model, err);
-    if (rc == 0) rc = vocab_load(v, json_get(model, "vocab"), err);
-    if (rc == 0) rc = load_merges(b, v, json_get(model, "merges"), err);
-    if (rc) return rc;
+    struct bpe *b = &t->bpe;
+    if (!is_off(json_get(model, "dropout")))
+        return field_error(err, ERR_UNSUPPORTED, "model.dropout", "is set: only training uses it");
+    b->bytes = t->pre.bytes;
     b->ignore_merges = json_bool(json_get(model, "ignore_merges"), false);
     b->fuse_unk = json_bool(json_get(model, "fuse_unk"), false);
-    b->unk = -1;
-    const struct json *unk = json_get(model, "unk_token");
-    if (!is_off(unk)) {
-        b->unk = json_text(unk) ? vocab_find(v, json_text(unk), json_len(unk)) : -1;
-        if (b->unk < 0) return field_error(err, ERR_INPUT, "model.unk_token", "is not in model.vocab");
-    }
-    for (int byte = 0; byte < 256; byte++) {
+    b->byte_fallback = json_bool(json_get(model, "byte_fallback"), false);
+    int rc = load_affix(b, model, "continuing_subword_prefix", &b->prefix, err);
+    return rc ? rc : load_affix(b, model, "end_of_word_suffix", &b->suffix, err);
+}
+
+/* The ids of single bytes and of ASCII characters, which need no search then. */
+static void find_symbols(struct bpe *b, const struct vocab *v)
+{
+    for (int byte = 0; byte < 256 && b->bytes; byte++) {
         char c[UTF8_MAX];
         b->byte_id[byte] = vocab_find(v, c, (size_t)utf8_put(alphabet_char((u8)byte), c));
     }
-    if (b->ignore_merges && v->n_ids) vocab_index_bytes(v);
+    if (!b->bytes) find_byte_tokens(v, b->byte_id);
+    for (int c = 0; c < 128; c++) b->ascii_id[c] = vocab_find(v, (char[]){(char)c}, 1);
+}
+
+/* Marks the tokens that are what merging makes of their own word: most words of a text are found so, without merging. */
+static void find_whole(struct tokenizer *t)
+{
+    struct ids ids = {0};
+    struct encoding e = {.t = t, .out = &ids};
+    struct vocab *v = &t->vocab;
+    for (i32 id = 0; id < v->n_ids; id++) {
+        struct token *token = &v->tokens[id];
+        if (!(token->flags & TOKEN_MODEL) || token->word_len == 0) continue;
+        if (!t->bpe.ignore_merges) {
+            ids.len = 0;
+            bpe_word(&e, v->pool.data + token->word, token->word_len);
+            if (ids.len != 1 || ids.data[0] != id) continue;
+        }
+        token->flags |= TOKEN_WHOLE;
+    }
+    bpe_scratch_release(&e.bpe);
+    ids_release(&ids);
+    vocab_index_words(v);
+}
+
+int bpe_load(struct tokenizer *t, const struct json *model, struct error *err)
+{
+    struct bpe *b = &t->bpe;
+    int rc = load_options(t, model, err);
+    if (rc == 0) rc = vocab_load(&t->vocab, json_get(model, "vocab"), err);
+    if (rc == 0) rc = load_merges(b, &t->vocab, json_get(model, "merges"), err);
+    if (rc == 0) rc = load_unk(&t->vocab, model, &b->unk, err);
+    if (rc) return rc;
+    find_symbols(b, &t->vocab);
+    vocab_set_words(&t->vocab, b->bytes);
+    find_whole(t);
     return 0;
 }
 
 void bpe_release(struct bpe *b)
 {
     free(b->merges);
-    b->merges = NULL;
+    free(b->prefix);
+    free(b->suffix);
+    memset(b, 0, sizeof(*b));
 }
 
 /* ---- encoding a word ---- */
@@ -152,6 +197,7 @@ void bpe_scratch_release(struct bpe_scratch *s)
 {
     free(s->nodes);
     free(s->heap.entries);
+    buf_release(&s->symbol);
     memset(s, 0, sizeof(*s));
 }
 
@@ -161,23 +207,80 @@ static u32 rank_of(const struct bpe *b, i32 left, i32 right)
     return m->id >= 0 ? m->rank : NO_RANK;
 }
 
-static size_t first_symbols(const struct bpe *b, const char *word, size_t len, struct bpe_node *nodes)
+/* Symbols of a word in the making. A symbol that is not in the vocabulary waits: the next unknown one may join it, and
+ * symbols for its bytes go in front of it. */
+struct symbols {
+    struct bpe_node *nodes;
+    size_t n;
+    bool unknown;
+};
+
+static void put_unknown(const struct bpe *b, struct symbols *s)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < len; i++) {
+    if (b->unk < 0) return;
+    if (s->unknown && !b->fuse_unk) s->nodes[s->n++].id = b->unk;
+    s->unknown = true;
+}
+
+static void put_known(const struct bpe *b, struct symbols *s, i32 id)
+{
+    if (s->unknown) s->nodes[s->n++].id = b->unk;
+    s->unknown = false;
+    s->nodes[s->n++].id = id;
+}
+
+static bool put_bytes(const struct bpe *b, struct symbols *s, const char *bytes, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (b->byte_id[(u8)bytes[i]] < 0) return false;
+    for (size_t i = 0; i < len; i++) s->nodes[s->n++].id = b->byte_id[(u8)bytes[i]];
+    return true;
+}
+
+/* A character of a word of characters; symbol is scratch memory for it with its affixes. */
+static void put_character(const struct bpe *b, const struct vocab *v, struct symbols *s, const char *c,
+                          size_t len, bool first, bool last, struct buf *symbol)
+{
+    if ((b->prefix && !first) || (b->suffix && last)) {
+        buf_clear(symbol);
+        if (b->prefix && !first) buf_text(symbol, b->prefix);
+        buf_add(symbol, c, len);
+        if (b->suffix && last) buf_text(symbol, b->suffix);
+        c = symbol->data;
+        len = symbol->len;
+    }
+    i32 id = len == 1 ? b->ascii_id[(u8)c[0]] : vocab_find(v, c, len);
+    if (id >= 0) {
+        put_known(b, s, id);
+    } else if (!b->byte_fallback || !put_bytes(b, s, c, len)) {
+        put_unknown(b, s);
+    }
+}
+
+static size_t first_symbols(const struct bpe *b, const struct vocab *v, struct bpe_scratch *scratch,
+                            const char *word, size_t len)
+{
+    struct symbols s = {.nodes = scratch->nodes};
+    int used;
+    for (size_t i = 0; i < len && b->bytes; i++) {
         i32 id = b->byte_id[(u8)word[i]];
-        bool known = id >= 0;
-        if (!known) id = b->unk;
-        if (id < 0) continue;
-        if (!known && b->fuse_unk && n && nodes[n - 1].id == b->unk) continue;
-        nodes[n++].id = id;
+        if (id >= 0) {
+            put_known(b, &s, id);
+        } else {
+            put_unknown(b, &s);
+        }
     }
-    for (size_t i = 0; i < n; i++) {
-        nodes[i].prev = (i32)i - 1;
-        nodes[i].next = i + 1 < n ? (i32)i + 1 : -1;
-        nodes[i].rank = i + 1 < n ? rank_of(b, nodes[i].id, nodes[i + 1].id) : NO_RANK;
+    for (size_t i = 0; i < len && !b->bytes; i += (size_t)used) {
+        utf8_at(word + i, &used);
+        put_character(b, v, &s, word + i, (size_t)used, i == 0, i + (size_t)used == len, &scratch->symbol);
     }
-    return n;
+    if (s.unknown) s.nodes[s.n++].id = b->unk;
+    for (size_t i = 0; i < s.n; i++) {
+        s.nodes[i].prev = (i32)i - 1;
+        s.nodes[i].next = i + 1 < s.n ? (i32)i + 1 : -1;
+        s.nodes[i].rank = i + 1 < s.n ? rank_of(b, s.nodes[i].id, s.nodes[i + 1].id) : NO_RANK;
+    }
+    return s.n;
 }
 
 /* Few symbols: look at all of them for each merge. */
@@ -257,28 +360,53 @@ static void merge_long(const struct bpe *b, struct bpe_scratch *s, size_t n)
     }
 }
 
-void bpe_word(const struct bpe *b, const struct vocab *v, struct bpe_scratch *s, const char *word, size_t len,
-              struct ids *out)
+/* Room for a node a byte, affixes that are spelled in bytes included, and a last unknown one. */
+static void reserve_nodes(const struct bpe *b, struct bpe_scratch *s, size_t len)
+{
+    size_t need = len * (1 + (b->prefix ? strlen(b->prefix) : 0)) + (b->suffix ? strlen(b->suffix) : 0) + 1;
+    if (need <= s->cap) return;
+    s->cap = MAX_OF(need, (size_t)64);
+    s->nodes = mem_resize(s->nodes, s->cap * sizeof(*s->nodes));
+}
+
+static void merge_word(struct encoding *e, const char *word, size_t len)
 {
     enum { SHORT_WORD = 32 };
-    if (b->ignore_merges) {
-        i32 id = vocab_find_bytes(v, word, len);
-        if (id >= 0) {
-            ids_add(out, id);
-            return;
-        }
+    const struct bpe *b = &e->t->bpe;
+    struct bpe_scratch *s = &e->bpe;
+    i32 id = vocab_find_word(&e->t->vocab, word, len);
+    if (id >= 0) {
+        ids_add(e->out, id);
+        return;
     }
-    if (len > s->cap) {
-        s->cap = MAX_OF(len, (size_t)64);
-        s->nodes = mem_resize(s->nodes, s->cap * sizeof(*s->nodes));
-    }
-    size_t n = first_symbols(b, word, len, s->nodes);
+    reserve_nodes(b, s, len);
+    size_t n = first_symbols(b, &e->t->vocab, s, word, len);
     if (n <= SHORT_WORD) {
         n = merge_short(b, s->nodes, n);
     } else {
         merge_long(b, s, n);
     }
     for (size_t i = 0; i < n; i++) {
-        if (s->nodes[i].id >= 0) ids_add(out, s->nodes[i].id);
+        if (s->nodes[i].id >= 0) ids_add(e->out, s->nodes[i].id);
     }
+}
+
+/* Where the next word of a word begins that may be cut: at a mark behind something else. */
+static size_t next_cut(const char *word, size_t len)
+{
+    size_t at = 0;
+    while (at + MARK_LEN <= len && memcmp(word + at, MARK, MARK_LEN) == 0) at += MARK_LEN;
+    const char *mark = memmem(word + at, len - at, MARK, MARK_LEN);
+    return mark ? (size_t)(mark - word) : len;
+}
+
+int bpe_word(struct encoding *e, const char *word, size_t len)
+{
+    while (len) {
+        size_t n = e->t->bpe.cuts ? next_cut(word, len) : len;
+        merge_word(e, word, n);
+        word += n;
+        len -= n;
+    }
+    return 0;
 }

@@ -1,6 +1,5 @@
 /* Text to ids: added tokens first, what lies between them through normalizer, pre-tokenizer and model. */
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,7 +70,9 @@ static int raw_section(struct encoding *e, const char *text, size_t len)
     struct added_mode mode = {
         .split_special = e->flags & TOKENIZE_SPLIT_SPECIAL || spans_overlap(e->content, from, from + len),
     };
-    normalizer_run(&t->normalizer, &text, &len, &e->normalized);
+    int rc = normalizer_run(&t->normalizer, e->patterns, &text, &len, &e->normalized, e->err);
+    if (rc) return rc;
+    e->begin = from == 0 ? text : NULL;
     return by_added(e, &t->normalized, &mode, text, len, pretokenize);
 }
 
@@ -107,8 +108,10 @@ int tokenizer_encode_spans(const struct tokenizer *t, const char *text, size_t l
     if (rc) out->len = before;
     pattern_scratch_free(e.patterns);
     bpe_scratch_release(&e.bpe);
+    free(e.unigram.best);
     buf_release(&e.normalized);
-    buf_release(&e.prefixed);
+    for (int i = 0; i < PRE_STEPS; i++) buf_release(&e.written[i]);
+    buf_release(&e.joined);
     return rc;
 }
 

@@ -11,7 +11,9 @@
 enum { MATCH_LIMIT = 10 * 1000 * 1000, HEAP_LIMIT_KIB = 64 * 1024 };
 
 struct pattern {
-    pcre2_code *code;
+    pcre2_code *code; /* NULL: literal */
+    char *literal;
+    size_t literal_len;
 };
 struct pattern_scratch {
     pcre2_match_data *data;
@@ -220,37 +222,47 @@ static pcre2_code *compile(const char *text, size_t len, u32 options, const char
     return re;
 }
 
+struct pattern *pattern_load(const struct json *pattern, const char *field, struct error *err)
+{
+    const struct json *regex = json_get(pattern, "Regex"), *string = json_get(pattern, "String");
+    const struct json *source = json_text(regex) ? regex : string;
+    if (!json_text(source)) {
+        field_error(err, ERR_INPUT, field, "must hold a Regex or a String");
+        return NULL;
+    }
+    if (strlen(json_text(source)) != json_len(source)) {
+        field_error(err, ERR_UNSUPPORTED, field, "contains a NUL");
+        return NULL;
+    }
+    return pattern_compile(json_text(source), source == string, field, err);
+}
+
 struct pattern *pattern_compile(const char *source, bool literal, const char *field, struct error *err)
 {
     struct translation t = {.at = source, .field = field, .err = err};
-    u32 options = PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C;
-    if (literal) {
-        buf_text(&t.out, source);
-        options = PCRE2_UTF | PCRE2_LITERAL;
-    } else {
-        options |= PCRE2_UCP | PCRE2_MULTILINE; /* Oniguruma's ^ and $ always are at lines */
-        if (translate(&t)) {
-            buf_release(&t.out);
-            return NULL;
-        }
-    }
-    if (t.out.len == 0) {
+    struct pattern *p = mem_zero(1, sizeof(*p));
+    if (!source[0]) {
         field_error(err, ERR_INPUT, field, "an empty pattern");
-        buf_release(&t.out);
-        return NULL;
+    } else if (literal) {
+        p->literal = mem_text(source);
+        p->literal_len = strlen(source);
+        return p;
+    } else if (translate(&t) == 0) {
+        /* Oniguruma's ^ and $ always are at lines */
+        p->code = compile(t.out.data, t.out.len,
+                          PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | PCRE2_UCP | PCRE2_MULTILINE, field, err);
     }
-    pcre2_code *code = compile(t.out.data, t.out.len, options, field, err);
     buf_release(&t.out);
-    if (!code) return NULL;
-    struct pattern *p = mem_alloc(sizeof(*p));
-    p->code = code;
-    return p;
+    if (p->code) return p;
+    free(p);
+    return NULL;
 }
 
 void pattern_free(struct pattern *p)
 {
     if (!p) return;
     pcre2_code_free(p->code);
+    free(p->literal);
     free(p);
 }
 
@@ -279,6 +291,12 @@ void pattern_scratch_free(struct pattern_scratch *s)
 int pattern_find(const struct pattern *p, struct pattern_scratch *s, const char *text, size_t len, size_t at,
                  size_t *from, size_t *to, struct error *err)
 {
+    if (p->literal) {
+        const char *hit = memmem(text + at, len - at, p->literal, p->literal_len);
+        *from = hit ? (size_t)(hit - text) : len;
+        *to = *from + p->literal_len;
+        return hit != NULL;
+    }
     int rc = pcre2_match(p->code, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK, s->data, s->limits);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter's stack is on the heap */
         rc = pcre2_match(p->code, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->data,

@@ -26,8 +26,7 @@ static int load_template(struct tokenizer *t, const struct json *field, struct e
     if (json_kind(single) != JK_ARRAY)
         return field_error(err, ERR_INPUT, "post_processor.single", "must be an array");
     if (t->prefix.len || t->suffix.len)
-        return field_error(err, ERR_UNSUPPORTED, "post_processor.processors",
-                           "more than one TemplateProcessing");
+        return field_error(err, ERR_UNSUPPORTED, "post_processor.processors", "more than one adds tokens");
     for (size_t i = 0; i < json_len(single); i++) {
         const struct json *special = json_get(json_item(single, i), "SpecialToken");
         const char *sequence = json_text(json_get(json_get(json_item(single, i), "Sequence"), "id"));
@@ -46,6 +45,26 @@ static int load_template(struct tokenizer *t, const struct json *field, struct e
     return 0;
 }
 
+/* ["[SEP]", 3] */
+static int add_named(struct tokenizer *t, const struct json *pair, const char *field, struct ids *to,
+                     struct error *err)
+{
+    i64 id = json_int(json_item(pair, 1), -1);
+    if (id < 0 || id >= t->vocab.n_ids || !(t->vocab.tokens[id].flags & TOKEN_USED))
+        return field_error(err, ERR_INPUT, field, "must be [token, id] of a token");
+    ids_add(to, (i32)id);
+    return 0;
+}
+
+/* BERT's and RoBERTa's differ for pairs of texts only. */
+static int load_around(struct tokenizer *t, const struct json *field, struct error *err)
+{
+    if (t->prefix.len || t->suffix.len)
+        return field_error(err, ERR_UNSUPPORTED, "post_processor.processors", "more than one adds tokens");
+    int rc = add_named(t, json_get(field, "cls"), "post_processor.cls", &t->prefix, err);
+    return rc ? rc : add_named(t, json_get(field, "sep"), "post_processor.sep", &t->suffix, err);
+}
+
 static int load_nothing(struct tokenizer *t, const struct json *field, struct error *err)
 {
     (void)t, (void)field, (void)err;
@@ -59,6 +78,8 @@ struct post_row {
 static const struct post_row rows[] = {
     {"ByteLevel", load_nothing}, /* it moves offsets, which nobody asks for */
     {"TemplateProcessing", load_template},
+    {"BertProcessing", load_around},
+    {"RobertaProcessing", load_around},
 };
 
 static int load_one(struct tokenizer *t, const struct json *field, struct error *err)

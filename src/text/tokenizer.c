@@ -37,7 +37,7 @@ int field_error(struct error *err, int code, const char *field, const char *fmt,
 /* ---- tokenizer.json ---- */
 
 static int load_added_token(struct tokenizer *t, const struct json *item, const char *field,
-                            struct error *err)
+                            struct pattern_scratch *scratch, struct error *err)
 {
     const struct json *content = json_get(item, "content"), *id = json_get(item, "id");
     const char *text = json_text(content);
@@ -60,53 +60,40 @@ static int load_added_token(struct tokenizer *t, const struct json *item, const 
     }
     struct buf normal = {0};
     size_t len = json_len(content);
-    normalizer_run(&t->normalizer, &text, &len, &normal);
-    if (len) {
+    rc = normalizer_run(&t->normalizer, scratch, &text, &len, &normal, err);
+    if (rc == 0 && len) {
         added_put(&t->normalized, text, len, &token);
         known->bytes = (u32)t->vocab.pool.len; /* such a token is decoded to its normalized text */
-        alphabet_bytes(text, len, &t->vocab.pool);
-        known->bytes_len = (u32)(t->vocab.pool.len - known->bytes);
+        known->bytes_len = (u32)len;
+        buf_add(&t->vocab.pool, text, len);
     }
     buf_release(&normal);
-    return 0;
+    return rc;
 }
 
 static int load_added(struct tokenizer *t, const struct json *list, struct error *err)
 {
     if (json_kind(list) == JK_NONE || json_kind(list) == JK_NULL) return 0;
     if (json_kind(list) != JK_ARRAY) return field_error(err, ERR_INPUT, "added_tokens", "must be an array");
-    for (size_t i = 0; i < json_len(list); i++) {
+    struct pattern_scratch *scratch = pattern_scratch_new();
+    int rc = scratch ? 0 : error_set(err, ERR_MEMORY, "added_tokens", "no memory for pattern matching");
+    for (size_t i = 0; rc == 0 && i < json_len(list); i++) {
         char field[48];
         snprintf(field, sizeof(field), "added_tokens[%zu]", i);
-        int rc = load_added_token(t, json_item(list, i), field, err);
-        if (rc) return rc;
+        rc = load_added_token(t, json_item(list, i), field, scratch, err);
     }
-    return 0;
-}
-
-static int check_decoder(const struct json *field, struct error *err)
-{
-    const char *type = json_text(json_get(field, "type"));
-    if (type && strcmp(type, "Sequence") == 0) {
-        const struct json *list = json_get(field, "decoders");
-        if (json_len(list) == 1) return check_decoder(json_item(list, 0), err);
-    }
-    if (type && strcmp(type, "ByteLevel") == 0) return 0;
-    return field_error(err, ERR_UNSUPPORTED, "decoder.type", "%.60s is not supported, only ByteLevel",
-                       type ? type : json_kind_name(json_kind(field)));
+    pattern_scratch_free(scratch);
+    return rc;
 }
 
 static int load_parts(struct tokenizer *t, const struct json *root, struct error *err)
 {
     if (json_kind(root) != JK_OBJECT) return field_error(err, ERR_INPUT, "", "must hold an object");
-    int rc = bpe_load(&t->bpe, &t->vocab, json_get(root, "model"), err);
+    int rc = pretokenizer_load(&t->pre, json_get(root, "pre_tokenizer"), err); /* says what a word is */
+    if (rc == 0) rc = model_load(t, json_get(root, "model"), err);
     if (rc == 0) rc = normalizer_load(&t->normalizer, json_get(root, "normalizer"), err);
     if (rc == 0) rc = load_added(t, json_get(root, "added_tokens"), err);
-    if (rc == 0) rc = pretokenizer_load(&t->pre, json_get(root, "pre_tokenizer"), err);
-    if (rc == 0 && !t->pre.bytes)
-        rc = field_error(err, ERR_UNSUPPORTED, "pre_tokenizer",
-                         "has no ByteLevel step: only BPE over bytes is supported");
-    if (rc == 0) rc = check_decoder(json_get(root, "decoder"), err);
+    if (rc == 0) rc = decoder_load(t, json_get(root, "decoder"), err);
     if (rc == 0) rc = post_load(t, json_get(root, "post_processor"), err);
     return rc;
 }
@@ -123,7 +110,7 @@ static int load_names(struct tokenizer *t, const struct json *config, struct err
         if (json_kind(v) == JK_NONE || json_kind(v) == JK_NULL) continue;
         if (json_kind(v) != JK_TEXT) return field_error(err, ERR_INPUT, key, "must be a string");
         t->named_text[i] = mem_textn(json_text(v), json_len(v));
-        t->named_id[i] = vocab_find(&t->vocab, json_text(v), json_len(v));
+        t->named_id[i] = vocab_find_json(&t->vocab, v);
     }
     return 0;
 }
@@ -175,8 +162,11 @@ void tokenizer_free(struct tokenizer *t)
     vocab_release(&t->vocab);
     added_release(&t->raw);
     added_release(&t->normalized);
+    normalizer_release(&t->normalizer);
     pretokenizer_release(&t->pre);
     bpe_release(&t->bpe);
+    unigram_release(&t->unigram);
+    wordpiece_release(&t->wordpiece);
     ids_release(&t->prefix);
     ids_release(&t->suffix);
     for (int i = 0; i < TOKENIZER_NAMED; i++) free(t->named_text[i]);

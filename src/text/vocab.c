@@ -1,6 +1,5 @@
-/* The vocabulary: tokens by id, by the file's spelling and by the bytes they stand for. */
+/* The vocabulary: tokens by id, by the file's spelling and by the word that they are for the model. */
 #include "text/tokenizer.h"
-#include "text/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -54,51 +53,46 @@ void vocab_init(struct vocab *v)
     memset(v, 0, sizeof(*v));
 }
 
+/* A word of at most 8 bytes is compared in its slot. */
+struct word_slot {
+    u64 begin; /* its first 8 bytes, zeroes behind them */
+    u32 len;   /* 0: free */
+    i32 id;
+};
+
 void vocab_release(struct vocab *v)
 {
     free(v->tokens);
     free(v->by_text);
-    free(v->by_bytes);
+    free(v->by_word);
     buf_release(&v->pool);
     vocab_init(v);
 }
 
-static const char *token_text(const struct vocab *v, i32 id, size_t *len)
+const char *vocab_text(const struct vocab *v, i32 id, size_t *len)
 {
     *len = v->tokens[id].text_len;
     return v->pool.data + v->tokens[id].text;
 }
 
-static const char *token_bytes(const struct vocab *v, i32 id, size_t *len)
-{
-    *len = v->tokens[id].bytes_len;
-    return v->pool.data + v->tokens[id].bytes;
-}
+/* ---- by text ---- */
 
-typedef const char *key_of(const struct vocab *v, i32 id, size_t *len);
-
-/* The slot that holds the key, or the free one where it belongs. */
-static i32 *slot_of(const struct vocab *v, i32 *map, u32 mask, key_of *key, const char *k, size_t len)
+/* The slot that holds the text, or the free one where it belongs. */
+static i32 *text_slot(const struct vocab *v, const char *text, size_t len)
 {
-    u32 at = (u32)hash_bytes(k, len, 0) & mask;
-    for (;; at = (at + 1) & mask) {
-        if (map[at] < 0) return &map[at];
+    u32 at = (u32)hash_bytes(text, len, 0) & v->mask;
+    for (;; at = (at + 1) & v->mask) {
+        if (v->by_text[at] < 0) return &v->by_text[at];
         size_t n;
-        const char *have = key(v, map[at], &n);
-        if (n == len && memcmp(have, k, len) == 0) return &map[at];
+        const char *have = vocab_text(v, v->by_text[at], &n);
+        if (n == len && memcmp(have, text, len) == 0) return &v->by_text[at];
     }
 }
 
-static i32 *map_new(u32 slots)
+/* The map holds at most one entry an id: half full at most. */
+void vocab_resize(struct vocab *v, i32 n_ids)
 {
-    i32 *map = mem_alloc(slots * sizeof(*map));
-    memset(map, 0xFF, slots * sizeof(*map));
-    return map;
-}
-
-/* Both maps hold at most one entry an id: half full at most. */
-static void resize(struct vocab *v, i32 n_ids)
-{
+    if (n_ids <= v->n_ids) return;
     v->tokens = mem_resize(v->tokens, (size_t)n_ids * sizeof(*v->tokens));
     memset(v->tokens + v->n_ids, 0, (size_t)(n_ids - v->n_ids) * sizeof(*v->tokens));
     v->n_ids = n_ids;
@@ -106,40 +100,100 @@ static void resize(struct vocab *v, i32 n_ids)
     u32 slots = 64;
     while (slots < (u32)n_ids * 2 + 2) slots *= 2;
     free(v->by_text);
-    v->by_text = map_new(slots);
+    v->by_text = mem_alloc(slots * sizeof(*v->by_text));
+    memset(v->by_text, 0xFF, slots * sizeof(*v->by_text));
     v->mask = slots - 1;
     for (i32 id = 0; id < n_ids; id++) {
         if (!(v->tokens[id].flags & TOKEN_USED)) continue;
         size_t len;
-        const char *text = token_text(v, id, &len);
-        *slot_of(v, v->by_text, v->mask, token_text, text, len) = id;
+        const char *text = vocab_text(v, id, &len);
+        *text_slot(v, text, len) = id;
     }
 }
 
 i32 vocab_find(const struct vocab *v, const char *text, size_t len)
 {
-    return v->by_text ? *slot_of(v, v->by_text, v->mask, token_text, text, len) : -1;
+    return v->by_text ? *text_slot(v, text, len) : -1;
 }
 
-i32 vocab_find_bytes(const struct vocab *v, const char *bytes, size_t len)
+i32 vocab_find_json(const struct vocab *v, const struct json *text)
 {
-    if (!v->by_bytes) return -1;
-    return *slot_of(v, v->by_bytes, v->bytes_mask, token_bytes, bytes, len);
+    return json_text(text) ? vocab_find(v, json_text(text), json_len(text)) : -1;
 }
 
-/* Only tokens spelled in the alphabet: words are, after the ByteLevel step. What is added later is not found here. */
-void vocab_index_bytes(struct vocab *v)
+/* ---- by word ---- */
+
+static u64 begin_of(const char *word, size_t len)
 {
-    free(v->by_bytes);
-    v->by_bytes = map_new(v->mask + 1);
-    v->bytes_mask = v->mask;
-    for (i32 id = 0; id < v->n_ids; id++) {
-        if (!(v->tokens[id].flags & TOKEN_ALPHABET)) continue;
-        size_t len;
-        const char *key = token_bytes(v, id, &len);
-        *slot_of(v, v->by_bytes, v->bytes_mask, token_bytes, key, len) = id;
+    u64 begin = 0;
+    memcpy(&begin, word, MIN_OF(len, sizeof(begin)));
+    return begin;
+}
+
+static u32 word_hash(u64 begin, const char *word, size_t len)
+{
+    if (len > sizeof(begin)) return (u32)hash_bytes(word, len, 0);
+    u64 h = (begin ^ len) * 0x9E3779B97F4A7C15u;
+    h ^= h >> 32;
+    return (u32)((h * 0xD6E8FEB86659FD93u) >> 32);
+}
+
+static struct word_slot *word_slot(const struct vocab *v, const char *word, size_t len)
+{
+    u64 begin = begin_of(word, len);
+    u32 at = word_hash(begin, word, len) & v->word_mask;
+    for (;; at = (at + 1) & v->word_mask) {
+        struct word_slot *slot = &v->by_word[at];
+        if (slot->len == 0) return slot;
+        if (slot->len != len || slot->begin != begin) continue;
+        if (len <= sizeof(begin)) return slot;
+        if (memcmp(v->pool.data + v->tokens[slot->id].word + sizeof(begin), word + sizeof(begin),
+                   len - sizeof(begin)) == 0)
+            return slot;
     }
 }
+
+void vocab_set_words(struct vocab *v, bool alphabet)
+{
+    struct buf word = {0};
+    for (i32 id = 0; id < v->n_ids; id++) {
+        struct token *t = &v->tokens[id];
+        if (!(t->flags & TOKEN_MODEL)) continue;
+        t->word = t->text;
+        t->word_len = t->text_len;
+        if (!alphabet) continue;
+        buf_clear(&word);
+        bool spelled = alphabet_bytes(v->pool.data + t->text, t->text_len, &word);
+        t->word = (u32)v->pool.len;
+        t->word_len = spelled ? (u32)word.len : 0;
+        buf_add(&v->pool, word.data, t->word_len);
+    }
+    buf_release(&word);
+}
+
+void vocab_index_words(struct vocab *v)
+{
+    u32 slots = 64;
+    while (slots < (u32)v->n_ids * 2) slots *= 2;
+    free(v->by_word);
+    v->by_word = mem_zero(slots, sizeof(*v->by_word));
+    v->word_mask = slots - 1;
+    for (i32 id = 0; id < v->n_ids; id++) {
+        const struct token *t = &v->tokens[id];
+        if (!(t->flags & TOKEN_WHOLE) || t->word_len == 0) continue;
+        const char *word = v->pool.data + t->word;
+        *word_slot(v, word, t->word_len) = (struct word_slot){begin_of(word, t->word_len), t->word_len, id};
+    }
+}
+
+i32 vocab_find_word(const struct vocab *v, const char *word, size_t len)
+{
+    if (!v->by_word || len == 0) return -1;
+    const struct word_slot *slot = word_slot(v, word, len);
+    return slot->len ? slot->id : -1;
+}
+
+/* ---- reading ---- */
 
 static int check_new(const struct vocab *v, const char *text, size_t len, i64 id, const char *field,
                      struct error *err)
@@ -152,7 +206,7 @@ static int check_new(const struct vocab *v, const char *text, size_t len, i64 id
                            (long long)id, len, TOKEN_MAX_BYTES);
     if (id < v->n_ids && v->tokens[id].flags & TOKEN_USED) {
         size_t n;
-        const char *have = token_text(v, (i32)id, &n);
+        const char *have = vocab_text(v, (i32)id, &n);
         return field_error(err, ERR_INPUT, field, "id %lld is both \"%.*s\" and \"%.100s\"", (long long)id,
                            (int)MIN_OF(n, 100u), have, text);
     }
@@ -170,16 +224,13 @@ int vocab_add(struct vocab *v, const char *text, size_t len, i64 id, const char 
     if (rc) return rc;
     if (v->pool.len > UINT32_MAX / 2)
         return field_error(err, ERR_INPUT, field, "more than 2 GiB of token texts");
-    if (id >= v->n_ids) resize(v, (i32)id + 1);
+    vocab_resize(v, (i32)id + 1);
     struct token *t = &v->tokens[id];
     t->flags = TOKEN_USED;
     t->text = (u32)v->pool.len;
     t->text_len = (u32)len;
     buf_add(&v->pool, text, len);
-    t->bytes = (u32)v->pool.len;
-    if (alphabet_bytes(text, len, &v->pool)) t->flags |= TOKEN_ALPHABET;
-    t->bytes_len = (u32)(v->pool.len - t->bytes);
-    *slot_of(v, v->by_text, v->mask, token_text, text, len) = (i32)id;
+    *text_slot(v, text, len) = (i32)id;
     return 0;
 }
 
@@ -190,7 +241,7 @@ int vocab_load(struct vocab *v, const struct json *object, struct error *err)
                            json_kind_name(json_kind(object)));
     size_t n = json_len(object);
     if (n > VOCAB_MAX_ID) return field_error(err, ERR_INPUT, "model.vocab", "%zu tokens are too many", n);
-    if (n) resize(v, (i32)n);
+    vocab_resize(v, (i32)n);
     for (void *it = json_first(object); it; it = json_next(object, it)) {
         const struct json *id = json_value(it);
         if (json_kind(id) != JK_INT)
@@ -199,6 +250,7 @@ int vocab_load(struct vocab *v, const struct json *object, struct error *err)
                                json_kind_name(json_kind(id)));
         int rc = vocab_add(v, json_key(it), json_key_len(it), json_int(id, -1), "model.vocab", err);
         if (rc) return rc;
+        v->tokens[json_int(id, -1)].flags |= TOKEN_MODEL;
     }
     while (v->n_ids > 0 && !(v->tokens[v->n_ids - 1].flags & TOKEN_USED)) v->n_ids--;
     return 0;
