@@ -50,6 +50,18 @@ int cli_sweep(int argc, char **argv);
  *                     theory: {wait_p50, wait_p99, most_ongoing or null} or null}] */
 int cli_bench(int argc, char **argv);
 
+/* mpiserve tokenize DIR, detokenize DIR: JSON objects on stdin, one a line, and their answers on stdout, each at once; DIR holds
+ * tokenizer.json. No MPI. 0, also when a line's answer is an error; 1 the files cannot be read; 2 wrong usage.
+ *   tokenize     {"text": TEXT | "base64": BYTES, "special": with BOS and EOS, "split_special": special text is plain}
+ *                -> {"ids": [...]} or {"error": TEXT}
+ *   detokenize   {"ids": [...], "skip_special", "prompt_ids": [...] to go on from, "stream"}
+ *                -> {"text": TEXT}; with stream {"pieces": [...]}, one a token and one for the end; or {"error": TEXT} */
+int cli_tokenize(int argc, char **argv);
+int cli_detokenize(int argc, char **argv);
+/* mpiserve render [--now TIME] [--continue-final-message] TEMPLATE.jinja CONTEXT.json: prints what a chat template makes of the
+ * variables in CONTEXT.json (-: stdin). 0; 1 with the reason and the template's line; 2 wrong usage. */
+int cli_render(int argc, char **argv);
+
 /* mpiserve doctor [--json]: what this machine has and misses for a job, with what to do; measures memory bandwidth, messages and
  * slots, some seconds long. 0: a job can run here; 1: there is a problem; 2: wrong usage. Leaves nothing. --json prints one object:
  *   mpiserve, host    version, name

@@ -9,11 +9,12 @@
 
 #include "mpiserve/base.h"
 
-enum json_kind { JK_NONE, JK_NULL, JK_BOOL, JK_INT, JK_REAL, JK_TEXT, JK_ARRAY, JK_OBJECT };
+/* JK_BIG: an integer outside of i64, which is only kept (a template prints it, a tool call carries it). */
+enum json_kind { JK_NONE, JK_NULL, JK_BOOL, JK_INT, JK_REAL, JK_TEXT, JK_ARRAY, JK_OBJECT, JK_BIG };
 struct json; /* a value */
 
 /* Strict RFC 8259; duplicate keys, invalid UTF-8, more than 64 levels (reader_depth), numbers outside
- * i64/double are errors. The error's where is "line L, column C (byte B)". text need not end in NUL. NULs
+ * of double and integers of more than 4300 digits are errors. The error's where is "line L, column C (byte B)". text need not end in NUL. NULs
  * inside strings are kept. */
 struct json *json_read(const char *text, size_t len, struct error *err);
 struct json *json_read_file(const char *path, size_t max_bytes, struct error *err);
@@ -25,6 +26,7 @@ const struct json *json_get(const struct json *object, const char *key); /* NULL
 size_t json_len(const struct json *v); /* items or members; bytes of a string */
 const struct json *json_item(const struct json *array, size_t i);
 const char *json_text(const struct json *v);       /* NUL-terminated UTF-8, or NULL if not a string */
+const char *json_digits(const struct json *v);     /* JK_BIG only: "-123..." */
 i64 json_int(const struct json *v, i64 otherwise); /* JK_INT only */
 /* JK_INT or JK_REAL. Hidden: the library behind this door has a function of this name, which must stay its
  * own. */

@@ -104,14 +104,16 @@ void detok_finish(struct detok *d, struct buf *out);
 
 /* ---- chat template ---------------------------------------------------------------------------------------------
  * The Jinja language as transformers runs it: trim_blocks, lstrip_blocks, break and continue, generation blocks, tojson
- * without HTML escapes, no mutation of lists and dicts. Not offered: block, extends, include, import, autoescape; cycler,
- * joiner, lipsum, self; * and ** in calls; formatting (%, format); rare filters and methods (their names are in tables in
- * src/text/template_filters.c and template_methods.c); integers beyond 64 bits. */
+ * without HTML escapes, no mutation of lists and dicts; include, import and extends are errors where they are reached. Not
+ * offered: lipsum, self, super; rare filters and methods (their names are in tables in src/text/template_filters.c and
+ * template_methods.c); integers of more than 4300 digits. */
 struct chat_template;
 
 /* NULL: *err says what and in which line. ERR_UNSUPPORTED: the template uses, at whatever place, something that this
  * room knows of and does not offer. source: len bytes of UTF-8. */
 struct chat_template *chat_template_compile(const char *source, size_t len, struct error *err);
+/* A file that holds a template. */
+struct chat_template *chat_template_read(const char *path, struct error *err);
 /* dir/chat_template.jinja, else "chat_template" in dir/tokenizer_config.json (a text, or a list of {name, template}
  * of which "default" is taken). NULL: an error; ERR_NOT_FOUND when the folder has no template. */
 struct chat_template *chat_template_find(const char *dir, struct error *err);
@@ -123,7 +125,7 @@ void chat_template_free(struct chat_template *tmpl); /* NULL: nothing */
  * but the members whose name ends in "_token" and the roles of messages (letters and underscores only).
  * Errors (out and content are then as before): ERR_INPUT for raise_exception() and for everything that is an error in the
  * language (where: the line), ERR_FULL when the work or memory limit was met, ERR_UNSUPPORTED for values outside of what is
- * offered (integers beyond 64 bits). */
+ * offered. */
 int chat_template_render(const struct chat_template *tmpl, const struct json *context, unsigned flags,
                          i64 now, struct buf *out, struct text_spans *content, struct error *err);
 enum render_flag {

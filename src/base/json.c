@@ -5,6 +5,8 @@
 #include <jansson.h>
 #undef json_real
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { JSON_LEVELS = 64 };
@@ -62,6 +64,102 @@ static int check_text(const char *text, size_t len, struct error *err)
     return 0;
 }
 
+/* ---- integers beyond 64 bits --------------------------------------------------------------------------------
+ * jansson refuses them. So the text is read once more with 0 in their place, and then they are put where the zeros are, as
+ * strings that begin with a byte that no UTF-8 has. */
+enum { BIG_MARK = 0xFF, BIG_DIGITS = 4300 /* as many as Python reads */ };
+
+struct big_integers {
+    struct span_of_text {
+        size_t number, from, len; /* number: among all integers of the text, in their order */
+    } * found;
+    size_t n, cap, seen, used; /* seen, used: while they are put in */
+    const char *text;
+};
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* A number at text[at]; its length without sign. Integers count; those that are too large are noted. */
+static size_t note_number(struct big_integers *b, char *text, size_t at, size_t *count)
+{
+    size_t digits = at + (text[at] == '-'), end = digits;
+    while (is_digit(text[end])) end++;
+    if (text[end] == '.' || text[end] == 'e' || text[end] == 'E') {
+        return end + strspn(text + end, "+-.eE0123456789") - at;
+    }
+    size_t number = (*count)++, len = end - digits;
+    if (len < 19 || len > BIG_DIGITS || text[digits] == '0') return MAX_OF(end - at, (size_t)1);
+    char next = text[end];
+    text[end] = 0;
+    errno = 0;
+    strtoll(text + at, NULL, 10);
+    text[end] = next;
+    if (errno != ERANGE) return end - at;
+    if (b->n == b->cap) {
+        b->cap = b->cap ? b->cap * 2 : 8;
+        b->found = mem_resize(b->found, b->cap * sizeof(*b->found));
+    }
+    b->found[b->n++] = (struct span_of_text){number, at, end - at};
+    memset(text + at, ' ', end - at);
+    text[at] = '0';
+    return end - at;
+}
+
+static void find_big(struct big_integers *b, char *text, size_t len)
+{
+    bool in_string = false;
+    size_t count = 0;
+    for (size_t i = 0; i < len;) {
+        if (text[i] == '"') in_string = !in_string;
+        if (in_string && text[i] == '\\' && i + 1 < len) i++;
+        bool number = !in_string && (text[i] == '-' || is_digit(text[i]));
+        i += number ? note_number(b, text, i, &count) : 1;
+    }
+}
+
+/* What belongs in place of v, a new value: NULL when v stays. */
+static json_t *put_big(struct big_integers *b, json_t *v)
+{
+    size_t i;
+    json_t *item, *other;
+    if (json_is_integer(v)) {
+        if (b->used == b->n || b->found[b->used].number != b->seen++) return NULL;
+        const struct span_of_text *at = &b->found[b->used++];
+        char *text = mem_alloc(at->len + 1);
+        text[0] = (char)BIG_MARK;
+        memcpy(text + 1, b->text + at->from, at->len);
+        other = json_stringn_nocheck(text, at->len + 1);
+        free(text);
+        return other;
+    }
+    for (i = 0; i < json_array_size(v); i++) {
+        item = json_array_get(v, i);
+        if ((other = put_big(b, item))) json_array_set_new(v, i, other);
+    }
+    for (void *it = json_object_iter(v); it; it = json_object_iter_next(v, it))
+        if ((other = put_big(b, json_object_iter_value(it)))) json_object_iter_set_new(v, it, other);
+    return NULL;
+}
+
+static json_t *read_with_big(const char *text, size_t len, size_t flags, json_error_t *bad)
+{
+    struct big_integers b = {.text = text};
+    char *copy = mem_textn(text, len);
+    find_big(&b, copy, len);
+    json_t *root = json_loadb(copy, len, flags, bad);
+    json_t *other = root ? put_big(&b, root) : NULL;
+    if (other) {
+        json_decref(root);
+        root = other;
+    }
+    free(copy);
+    free(b.found);
+    return root;
+}
+
 struct json *json_read(const char *text, size_t len, struct error *err)
 {
     static const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
@@ -73,6 +171,8 @@ struct json *json_read(const char *text, size_t len, struct error *err)
     if (check_text(text, len, err) < 0) return NULL;
     json_error_t bad;
     json_t *root = json_loadb(text, len, flags, &bad);
+    if (!root && json_error_code(&bad) == json_error_numeric_overflow)
+        root = read_with_big(text, len, flags, &bad);
     if (root) return (struct json *)root;
     at = (struct place){(size_t)MAX_OF(bad.line, 1), (size_t)MAX_OF(bad.column, 0),
                         (size_t)MAX_OF(bad.position, 0)};
@@ -109,7 +209,7 @@ enum json_kind json_kind(const struct json *v)
     switch (json_typeof(inner(v))) {
     case JSON_OBJECT: return JK_OBJECT;
     case JSON_ARRAY: return JK_ARRAY;
-    case JSON_STRING: return JK_TEXT;
+    case JSON_STRING: return (u8)json_string_value(inner(v))[0] == BIG_MARK ? JK_BIG : JK_TEXT;
     case JSON_INTEGER: return JK_INT;
     case JSON_REAL: return JK_REAL;
     case JSON_TRUE:
@@ -122,8 +222,9 @@ enum json_kind json_kind(const struct json *v)
 const char *json_kind_name(enum json_kind kind)
 {
     static const char *const names[] = {
-        [JK_NONE] = "nothing",  [JK_NULL] = "null",     [JK_BOOL] = "a boolean", [JK_INT] = "an integer",
-        [JK_REAL] = "a number", [JK_TEXT] = "a string", [JK_ARRAY] = "an array", [JK_OBJECT] = "an object",
+        [JK_NONE] = "nothing",   [JK_NULL] = "null",        [JK_BOOL] = "a boolean",
+        [JK_INT] = "an integer", [JK_REAL] = "a number",    [JK_TEXT] = "a string",
+        [JK_ARRAY] = "an array", [JK_OBJECT] = "an object", [JK_BIG] = "an integer beyond 64 bits",
     };
     return (unsigned)kind < COUNT_OF(names) ? names[kind] : "nothing";
 }
@@ -150,7 +251,12 @@ const struct json *json_item(const struct json *array, size_t i)
 
 const char *json_text(const struct json *v)
 {
-    return json_string_value(inner(v));
+    return json_kind(v) == JK_TEXT ? json_string_value(inner(v)) : NULL;
+}
+
+const char *json_digits(const struct json *v)
+{
+    return json_kind(v) == JK_BIG ? json_string_value(inner(v)) + 1 : NULL;
 }
 
 i64 json_int(const struct json *v, i64 otherwise)

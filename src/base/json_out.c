@@ -179,6 +179,7 @@ static void add_tree(struct buf *to, const struct json *v)
     case JK_BOOL: buf_text(to, json_bool(v, false) ? "true" : "false"); break;
     case JK_INT: buf_printf(to, "%lld", (long long)json_int(v, 0)); break;
     case JK_REAL: add_real(to, json_real(v, 0)); break;
+    case JK_BIG: buf_text(to, json_digits(v)); break;
     case JK_TEXT: add_text(to, json_text(v), json_len(v)); break;
     case JK_ARRAY:
         buf_char(to, '[');

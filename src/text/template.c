@@ -97,18 +97,21 @@ static void name_file(struct error *err, const char *path)
     memcpy(err->where, where, sizeof(where));
 }
 
+struct chat_template *chat_template_read(const char *path, struct error *err)
+{
+    struct buf source = {0};
+    if (file_read(path, TEMPLATE_MAX, &source, err)) return NULL;
+    struct chat_template *t = chat_template_compile(source.data ? source.data : "", source.len, err);
+    if (!t) name_file(err, path);
+    buf_release(&source);
+    return t;
+}
+
 struct chat_template *chat_template_find(const char *dir, struct error *err)
 {
     char path[PATH_LEN];
-    struct buf source = {0};
     if (path_join(path, sizeof(path), err, "%s/chat_template.jinja", dir)) return NULL;
-    if (file_exists(path)) {
-        if (file_read(path, TEMPLATE_MAX, &source, err)) return NULL;
-        struct chat_template *t = chat_template_compile(source.data, source.len, err);
-        if (!t) name_file(err, path);
-        buf_release(&source);
-        return t;
-    }
+    if (file_exists(path)) return chat_template_read(path, err);
     if (path_join(path, sizeof(path), err, "%s/tokenizer_config.json", dir)) return NULL;
     if (!file_exists(path)) {
         error_set(err, ERR_NOT_FOUND, dir, "there is neither chat_template.jinja nor tokenizer_config.json");
@@ -187,7 +190,7 @@ int chat_template_render(const struct chat_template *t, const struct json *conte
     arena_init(&r->arena, 64 * 1024);
     if (setjmp(r->fault.back) == 0) {
         build_context(r, context, flags);
-        r->scope = scope_push(r, NULL);
+        r->top = r->scope = scope_push(r, NULL);
         run_body(r, &t->body);
         if (flags & RENDER_CONTINUE_FINAL) cut_at_marker(r, &w);
         add_output(&w, out, content);

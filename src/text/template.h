@@ -27,8 +27,10 @@ enum value_kind {
     V_NONE,
     V_BOOL,
     V_INT,
+    V_BIG, /* an integer beyond 64 bits */
     V_REAL,
     V_TEXT,
+    V_BYTES, /* what encode() gives */
     V_LIST,
     V_TUPLE,
     V_DICT,
@@ -40,6 +42,8 @@ enum value_kind {
     V_LOOP,
     V_FUNCTION,
     V_METHOD,
+    V_CYCLER,
+    V_JOINER,
 };
 /* Where a text's bytes came from. */
 enum origin { FROM_TEMPLATE, FROM_CONTENT, FROM_BOTH };
@@ -48,18 +52,20 @@ struct value {
     u8 kind;
     u8 origin; /* V_TEXT */
     bool safe; /* V_TEXT: went through `safe` or `escape` */
-    u32 len;   /* V_TEXT: bytes */
+    u32 len;   /* V_TEXT, V_BYTES: bytes */
     union {
         bool b;
         i64 i;
         double d;
-        const char *text;  /* V_TEXT; V_UNDEFINED: why; V_METHOD: its name */
+        struct big *big;
+        const char *text;  /* V_TEXT, V_BYTES; V_UNDEFINED: why; V_METHOD: its name */
         struct list *list; /* V_LIST, V_TUPLE, V_VIEW, V_GENERATOR */
         struct dict *dict; /* V_DICT, V_NAMESPACE */
         struct range *range;
         struct macro *macro;
         struct loop *loop;
         const struct function *function;
+        struct helper *helper; /* V_CYCLER, V_JOINER */
     };
     const u8 *marks; /* V_TEXT from both: an enum origin for each byte. V_VIEW: its name */
 };
@@ -67,6 +73,12 @@ struct list {
     struct value *items;
     u32 n, cap;
     bool walked; /* V_GENERATOR */
+    bool group;  /* V_TUPLE of groupby: its members have the names grouper and list */
+};
+struct helper { /* cycler(), joiner() */
+    struct list *items;
+    u32 at;
+    struct value by;
 };
 struct pair {
     struct value key, value;
@@ -89,6 +101,7 @@ struct scope {
 struct macro {
     const struct node *node;
     struct scope *closure;
+    bool escapes; /* was defined where autoescape is on */
 };
 struct loop {
     const struct node *node;
@@ -119,7 +132,9 @@ struct function {
 };
 enum { PARAMS_MAX = 8 };
 
-extern const struct function text_methods[], list_filters[]; /* a row without name ends them */
+extern const struct function text_methods[], more_text_methods[], number_methods[], real_methods[],
+    bytes_methods[];
+extern const struct function list_filters[], text_filters[]; /* a row without name ends them */
 const struct function *filter_find(const char *name);        /* NULL: none */
 const struct function *test_find(const char *name);
 const struct function *global_find(const char *name);
@@ -164,6 +179,9 @@ enum node_kind {
     S_SCOPE,     /* body */
     S_BREAK,
     S_CONTINUE,
+    S_ESCAPE, /* autoescape a: body */
+    S_BLOCK,  /* name: body; recursive: scoped */
+    S_LOADER, /* include and its like: an error when it is reached */
 };
 enum op {
     OP_ADD,
@@ -190,6 +208,7 @@ struct nodes {
 struct argument {
     const char *name; /* NULL: by position */
     struct node *value;
+    u8 stars; /* of a call: 1 for *value, 2 for **value */
 };
 struct arguments {
     struct argument *items;
@@ -265,7 +284,8 @@ void parse_call_args(struct parser *p, struct arguments *args);
 struct node *parse_target(struct parser *p, bool with_namespace);
 struct node *node_new(struct parser *p, enum node_kind kind);
 void nodes_add(struct parser *p, struct nodes *list, struct node *n);
-void arguments_add(struct parser *p, struct arguments *args, const char *name, struct node *value);
+struct argument *arguments_add(struct parser *p, struct arguments *args, const char *name,
+                               struct node *value);
 void next(struct parser *p);
 bool is_op(const struct lexeme *t, const char *op);
 bool is_name(const struct lexeme *t, const char *name);
@@ -294,7 +314,9 @@ struct render {
     struct dict *context;
     struct value final; /* the text that is to be continued */
     struct scope *scope;
+    struct scope *top; /* the template's own */
     struct writer *out;
+    bool escapes; /* autoescape is on */
 };
 _Noreturn void raise_error(struct render *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
 _Noreturn void raise_unsupported(struct render *r, const char *what);
@@ -315,6 +337,8 @@ struct value call_macro(struct render *r, const struct macro *m, const struct ca
 struct value recurse_loop(struct render *r, const struct loop *outer, struct value items);
 struct value get_attr(struct render *r, struct value of, const char *name);
 struct value get_item(struct render *r, struct value of, struct value key);
+struct value get_attribute(struct render *r, struct value of,
+                           const char *name); /* V_ABSENT: none; items do not count */
 struct value get_slice(struct render *r, struct value of, const struct value at[3]);
 struct value binary(struct render *r, enum op op, struct value a, struct value b);
 bool compare(struct render *r, enum op op, struct value a, struct value b);
@@ -343,7 +367,7 @@ const char *type_name(struct value v); /* Python's */
 bool is_true(struct value v);
 bool is_number(struct value v);      /* int, bool, real */
 bool as_int(struct value v, i64 *i); /* int, bool */
-double as_real(struct value v);
+double as_real(struct value v);      /* of V_BIG: see big_real */
 bool is_text(struct value v, const char *s);
 bool equal(struct render *r, struct value a, struct value b);
 /* -1, 0, 1, or 2 when one is NaN; an error when they have none. op: for the error. */
@@ -352,6 +376,19 @@ bool contains(struct render *r, struct value in, struct value v);
 const struct list *walk(struct render *r, struct value v); /* what iterating gives; error when it cannot */
 i64 length(struct render *r, struct value v);
 bool is_hashable(struct render *r, struct value v);
+
+/* ---- integers beyond 64 bits ---- */
+struct value big_from_digits(struct render *r, const char *digits);
+const char *big_digits(struct render *r, struct value v);
+double big_real(struct render *r, struct value v);
+struct value big_binary(struct render *r, enum op op, struct value a, struct value b); /* integers, bools */
+int big_order(struct value a, struct value b);
+
+/* ---- formatting ---- */
+struct value format_percent(struct render *r, struct value format, struct value args);
+/* "{}".format(...): mapping, when it is not NULL, holds the names (format_map). */
+struct value format_braces(struct render *r, struct value format, const struct call *call,
+                           const struct value *mapping);
 
 /* ---- texts ---- */
 void write_text(struct render *r, struct writer *w, const char *s, size_t len, enum origin origin);
@@ -373,6 +410,8 @@ struct value text_upper(struct render *r, struct value v);
 struct value text_lower(struct render *r, struct value v);
 struct value text_title(struct render *r, struct value v, bool filter);
 struct value text_capitalize(struct render *r, struct value v);
+struct value text_swapcase(struct render *r, struct value v);
+struct value text_casefold(struct render *r, struct value v);
 struct value text_strip(struct render *r, struct value v, const struct value *chars, bool left, bool right);
 struct value text_replace(struct render *r, struct value v, struct value from, struct value to, i64 count);
 struct value text_escape(struct render *r, struct value v);

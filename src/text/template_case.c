@@ -84,7 +84,7 @@ static void put_upper(struct render *r, struct writer *w, struct value v, size_t
     put(r, w, (u32)(title ? utf8proc_totitle(c) : utf8proc_toupper(c)), origin_at(v, at));
 }
 
-enum casing { UPPER, LOWER, CAPITALIZE, TITLE, TITLE_FILTER };
+enum casing { UPPER, LOWER, CAPITALIZE, TITLE, TITLE_FILTER, SWAP };
 
 /* Where a word begins for the title filter: after white space and - ( { [ < */
 static bool parts_words(u32 cp)
@@ -100,9 +100,13 @@ static struct value convert(struct render *r, struct value v, enum casing casing
     for (size_t at = 0; at < v.len;) {
         int n;
         u32 cp = utf8_at(v.text + at, &n);
-        if (casing == UPPER) {
+        utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)cp);
+        bool is_lower = casing == SWAP && category == UTF8PROC_CATEGORY_LL;
+        if (casing == SWAP && !is_lower && category != UTF8PROC_CATEGORY_LU) {
+            put(r, &w, cp, origin_at(v, at));
+        } else if (casing == UPPER || is_lower) {
             put_upper(r, &w, v, at, cp, false);
-        } else if (casing == LOWER || !begins) {
+        } else if (casing == LOWER || casing == SWAP || !begins) {
             put_lower(r, &w, v, at, cp);
         } else {
             put_upper(r, &w, v, at, cp, casing != TITLE_FILTER);
@@ -131,6 +135,27 @@ struct value text_capitalize(struct render *r, struct value v)
 struct value text_title(struct render *r, struct value v, bool filter)
 {
     return convert(r, v, filter ? TITLE_FILTER : TITLE);
+}
+
+struct value text_swapcase(struct render *r, struct value v)
+{
+    return convert(r, v, SWAP);
+}
+
+/* Full case folding of Unicode. */
+struct value text_casefold(struct render *r, struct value v)
+{
+    struct writer w = {0};
+    for (size_t at = 0; at < v.len;) {
+        int n, boundary = 0;
+        utf8proc_int32_t folded[8];
+        u32 cp = utf8_at(v.text + at, &n);
+        utf8proc_ssize_t count = utf8proc_decompose_char((utf8proc_int32_t)cp, folded, COUNT_OF(folded),
+                                                         UTF8PROC_STABLE | UTF8PROC_CASEFOLD, &boundary);
+        for (utf8proc_ssize_t i = 0; i < count; i++) put(r, &w, (u32)folded[i], origin_at(v, at));
+        at += (size_t)n;
+    }
+    return written(r, &w);
 }
 
 /* str.isupper() and str.islower(): at least one cased character, and all of them so. */

@@ -17,6 +17,7 @@ static struct value value_of(struct render *r, const struct json *v)
     case JK_BOOL: return v_bool(json_bool(v, false));
     case JK_INT: return v_int(json_int(v, 0));
     case JK_REAL: return v_real(json_real(v, 0));
+    case JK_BIG: return big_from_digits(r, json_digits(v));
     case JK_TEXT: return text_of(v, FROM_CONTENT);
     case JK_ARRAY:
         out = v_list(V_LIST, list_new(r, (u32)json_len(v)));

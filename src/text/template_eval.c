@@ -88,8 +88,12 @@ static struct value macro_member(struct render *r, const struct macro *m, const 
 }
 
 /* The attribute only: what an object has before its items are looked at. V_ABSENT: none. */
-static struct value attribute(struct render *r, struct value of, const char *name)
+struct value get_attribute(struct render *r, struct value of, const char *name)
 {
+    if (of.kind == V_TUPLE && of.list->group && strcmp(name, "grouper") == 0) return of.list->items[0];
+    if (of.kind == V_TUPLE && of.list->group && strcmp(name, "list") == 0) return of.list->items[1];
+    if (of.kind == V_CYCLER && strcmp(name, "current") == 0)
+        return of.helper->items->items[of.helper->at % of.helper->items->n];
     if (of.kind == V_LOOP) return loop_member(r, of.loop, name);
     if (of.kind == V_MACRO) return macro_member(r, of.macro, name);
     if (of.kind == V_NAMESPACE) {
@@ -120,7 +124,7 @@ struct value get_attr(struct render *r, struct value of, const char *name)
         const struct value *v = dict_get_name(r, of.dict, name, strlen(name));
         if (v) return *v;
     }
-    struct value v = attribute(r, of, name);
+    struct value v = get_attribute(r, of, name);
     if (v.kind != V_ABSENT) return v;
     if (of.kind == V_DICT) {
         const struct value *item = dict_get_name(r, of.dict, name, strlen(name));
@@ -153,7 +157,7 @@ struct value get_item(struct render *r, struct value of, struct value key)
     if (key.kind == V_TEXT) {
         char *name = render_alloc(r, key.len + 1);
         memcpy(name, key.text, key.len);
-        struct value v = attribute(r, of, name);
+        struct value v = get_attribute(r, of, name);
         return v.kind != V_ABSENT ? v : no_member(r, of, name);
     }
     return undefined(r, "%s object has no such element", type_name(of));
@@ -215,23 +219,58 @@ struct value get_slice(struct render *r, struct value of, const struct value at[
 
 /* ---- calls ---- */
 
+/* Places for more arguments: *list and **dict may bring any number. */
+static void make_room(struct render *r, struct call *call, u32 items, u32 named)
+{
+    struct value *more = render_alloc(r, (call->n + items + 1) * sizeof(*more));
+    struct binding *others = render_alloc(r, (call->n_named + named + 1) * sizeof(*others));
+    if (call->n) memcpy(more, call->items, call->n * sizeof(*more));
+    if (call->n_named) memcpy(others, call->named, call->n_named * sizeof(*others));
+    call->items = more;
+    call->named = others;
+}
+
+static void add_named(struct render *r, struct call *call, const char *name, struct value v)
+{
+    for (u32 k = 0; k < call->n_named; k++) {
+        if (strcmp(call->named[k].name, name) == 0) raise_error(r, "keyword argument repeated: %s", name);
+    }
+    call->named[call->n_named++] = (struct binding){name, v};
+}
+
+static void add_stars(struct render *r, struct call *call, const struct argument *a, struct value v, u32 rest)
+{
+    if (a->stars == 1) {
+        const struct list *l = walk(r, v);
+        make_room(r, call, l->n + rest, rest);
+        for (u32 i = 0; i < l->n; i++) call->items[call->n++] = l->items[i];
+        return;
+    }
+    if (v.kind != V_DICT) raise_error(r, "argument after ** must be a mapping, not %s", type_name(v));
+    make_room(r, call, rest, v.dict->n + rest);
+    for (u32 i = 0; i < v.dict->n; i++) {
+        const struct value *key = &v.dict->pairs[i].key;
+        if (key->kind != V_TEXT) raise_error(r, "keywords must be strings");
+        char *name = render_alloc(r, key->len + 1);
+        memcpy(name, key->text, key->len);
+        add_named(r, call, name, v.dict->pairs[i].value);
+    }
+}
+
 void eval_args(struct render *r, const struct arguments *args, struct call *call)
 {
     memset(call, 0, sizeof(*call));
     if (args->n == 0) return;
-    call->items = render_alloc(r, args->n * sizeof(*call->items));
-    call->named = render_alloc(r, args->n * sizeof(*call->named));
+    make_room(r, call, args->n, args->n);
     for (u32 i = 0; i < args->n; i++) {
         struct value v = eval(r, args->items[i].value);
-        if (!args->items[i].name) {
+        if (args->items[i].stars) {
+            add_stars(r, call, &args->items[i], v, args->n);
+        } else if (args->items[i].name) {
+            add_named(r, call, args->items[i].name, v);
+        } else {
             call->items[call->n++] = v;
-            continue;
         }
-        for (u32 k = 0; k < call->n_named; k++) {
-            if (strcmp(call->named[k].name, args->items[i].name) == 0)
-                raise_error(r, "keyword argument repeated: %s", args->items[i].name);
-        }
-        call->named[call->n_named++] = (struct binding){args->items[i].name, v};
     }
 }
 
@@ -286,6 +325,7 @@ struct value call_value(struct render *r, struct value callee, const struct call
     case V_LOOP:
         if (call->n != 1 || call->n_named) raise_error(r, "loop() takes one argument");
         return recurse_loop(r, callee.loop, call->items[0]);
+    case V_JOINER: return callee.helper->at++ ? callee.helper->by : v_text("");
     case V_METHOD: raise_unsupported(r, "calling a method that was taken from its object");
     default: raise_error(r, "'%s' object is not callable", type_name(callee));
     }
@@ -348,8 +388,14 @@ static struct value eval_dict(struct render *r, const struct node *n)
 
 static struct value eval_concat(struct render *r, const struct node *n)
 {
+    struct list *parts = list_new(r, n->items.n);
     struct writer w = {0};
-    for (u32 i = 0; i < n->items.n; i++) write_value(r, &w, eval(r, n->items.items[i]));
+    for (u32 i = 0; i < n->items.n; i++) {
+        list_add(r, parts, eval(r, n->items.items[i]));
+        w.safe = w.safe || (r->escapes && parts->items[i].kind == V_TEXT && parts->items[i].safe);
+    }
+    for (u32 i = 0; i < parts->n; i++) /* with autoescape a safe text makes the others safe */
+        write_value(r, &w, w.safe ? text_escape(r, to_text(r, parts->items[i])) : parts->items[i]);
     return written(r, &w);
 }
 

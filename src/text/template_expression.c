@@ -89,7 +89,7 @@ void nodes_add(struct parser *p, struct nodes *list, struct node *n)
     list->items[list->n++] = n;
 }
 
-void arguments_add(struct parser *p, struct arguments *args, const char *name, struct node *value)
+struct argument *arguments_add(struct parser *p, struct arguments *args, const char *name, struct node *value)
 {
     if (args->n == args->cap) {
         u32 cap = args->cap ? args->cap * 2 : 4;
@@ -98,7 +98,8 @@ void arguments_add(struct parser *p, struct arguments *args, const char *name, s
         args->items = more;
         args->cap = cap;
     }
-    args->items[args->n++] = (struct argument){name, value};
+    args->items[args->n] = (struct argument){.name = name, .value = value};
+    return &args->items[args->n++];
 }
 
 /* ---- operators ---- */
@@ -140,11 +141,7 @@ static int factor_op(struct parser *p)
 static struct node *product(struct parser *p)
 {
     struct node *n = power(p);
-    for (int op; (op = factor_op(p)) >= 0;) {
-        if (op == OP_MOD && n->kind == N_CONST && n->value.kind == V_TEXT)
-            fault_raise(p->fault, ERR_UNSUPPORTED, "formatting with %% is not supported");
-        n = binary_node(p, (enum op)op, n, power(p));
-    }
+    for (int op; (op = factor_op(p)) >= 0;) n = binary_node(p, (enum op)op, n, power(p));
     return n;
 }
 

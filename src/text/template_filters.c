@@ -130,7 +130,8 @@ FILTER(absolute)
     UNUSED;
     if (in.kind == V_REAL) return v_real(fabs(in.d));
     if (!is_number(in)) raise_error(r, "bad operand type for abs(): '%s'", type_name(in));
-    return as_real(in) < 0 ? binary(r, OP_SUB, v_int(0), in) : binary(r, OP_ADD, v_int(0), in);
+    return compare(r, OP_LT, in, v_int(0)) ? binary(r, OP_SUB, v_int(0), in)
+                                           : binary(r, OP_ADD, v_int(0), in);
 }
 
 /* A number in a text as int() and float() of Python read it; false: none. */
@@ -148,7 +149,8 @@ static bool read_number(struct render *r, struct value v, i64 base, struct value
     if (base) {
         errno = 0;
         *out = v_int(strtoll(s, &end, (int)base));
-        if (errno == ERANGE) raise_unsupported(r, "an integer beyond 64 bits");
+        if (errno == ERANGE && base != 10) raise_unsupported(r, "an integer beyond 64 bits in this base");
+        if (errno == ERANGE && *end == 0) *out = big_from_digits(r, s + (s[0] == '+'));
         return *end == 0;
     }
     if (strpbrk(s, "xXnNpP(")) return false; /* strtod reads more than float() does */
@@ -159,8 +161,10 @@ static bool read_number(struct render *r, struct value v, i64 base, struct value
 static struct value truncate_real(struct render *r, double d, struct value otherwise)
 {
     if (!isfinite(d)) return otherwise;
-    if (fabs(d) >= 9.2e18) raise_unsupported(r, "an integer beyond 64 bits");
-    return v_int((i64)d);
+    if (fabs(d) < 9.2e18) return v_int((i64)d);
+    char digits[400];
+    snprintf(digits, sizeof(digits), "%.0f", d);
+    return big_from_digits(r, digits);
 }
 
 FILTER(to_int)
@@ -172,6 +176,7 @@ FILTER(to_int)
     if (in.kind == V_UNDEFINED) raise_error(r, "%s", in.text);
     if (in.kind == V_REAL) return truncate_real(r, in.d, otherwise);
     if (as_int(in, &i)) return v_int(i);
+    if (in.kind == V_BIG) return in;
     if (in.kind != V_TEXT) return otherwise;
     if (read_number(r, in, base, &v)) return v;
     return read_number(r, in, 0, &v) ? truncate_real(r, v.d, otherwise) : otherwise;
@@ -182,6 +187,7 @@ FILTER(to_real)
     UNUSED;
     struct value v;
     if (in.kind == V_UNDEFINED) raise_error(r, "%s", in.text);
+    if (in.kind == V_BIG) return v_real(big_real(r, in));
     if (is_number(in)) return v_real(as_real(in));
     if (in.kind == V_TEXT && read_number(r, in, 0, &v)) return v;
     return arg[0].kind == V_ABSENT ? v_real(0) : arg[0];
@@ -194,6 +200,7 @@ FILTER(rounded)
     char s[400];
     if (!is_number(in)) raise_error(r, "type %s doesn't define __round__ method", type_name(in));
     if (precision < 0 || precision > 15) raise_unsupported(r, "round with this precision");
+    if (in.kind == V_BIG) return in;
     double d = as_real(in), scale = pow(10, (double)precision);
     if (arg[1].kind == V_ABSENT || is_text(arg[1], "common")) {
         if (in.kind != V_REAL) return binary(r, OP_ADD, v_int(0), in);
@@ -236,7 +243,7 @@ FILTER(first)
     UNUSED;
     if (in.kind == V_GENERATOR && !in.list->walked && in.list->n > 1) {
         struct list *rest = render_alloc(r, sizeof(*rest)); /* the rest of it stays to be walked */
-        *rest = (struct list){in.list->items + 1, in.list->n - 1, in.list->n - 1, false};
+        *rest = (struct list){.items = in.list->items + 1, .n = in.list->n - 1, .cap = in.list->n - 1};
         struct value v = in.list->items[0];
         *in.list = *rest;
         return v;
@@ -325,20 +332,17 @@ static const struct function filters[] = {
     {"upper", upper, "", 0},
 };
 
-static const char *const refused[] = {
-    "attr",      "batch",  "center",    "filesizeformat", "forceescape", "format",
-    "groupby",   "pprint", "random",    "slice",          "striptags",   "truncate",
-    "urlencode", "urlize", "wordcount", "wordwrap",       "xmlattr",
-};
+static const char *const refused[] = {"random", "urlize", "wordwrap", "xmlattr"};
 
 const struct function *filter_find(const char *name)
 {
     for (size_t i = 0; i < COUNT_OF(filters); i++) {
         if (strcmp(filters[i].name, name) == 0) return &filters[i];
     }
-    for (const struct function *f = list_filters; f->name; f++) {
-        if (strcmp(f->name, name) == 0) return f;
-    }
+    const struct function *const others[] = {list_filters, text_filters};
+    for (size_t i = 0; i < COUNT_OF(others); i++)
+        for (const struct function *f = others[i]; f->name; f++)
+            if (strcmp(f->name, name) == 0) return f;
     return NULL;
 }
 

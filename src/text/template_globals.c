@@ -97,8 +97,28 @@ GLOBAL(namespace)
     return (struct value){.kind = V_NAMESPACE, .dict = d};
 }
 
+GLOBAL(cycler)
+{
+    UNUSED;
+    struct helper *h = render_alloc(r, sizeof(*h));
+    if (call->n == 0) raise_error(r, "at least one item has to be provided");
+    h->items = list_new(r, call->n);
+    for (u32 i = 0; i < call->n; i++) list_add(r, h->items, call->items[i]);
+    return (struct value){.kind = V_CYCLER, .helper = h};
+}
+
+GLOBAL(joiner)
+{
+    UNUSED;
+    struct helper *h = render_alloc(r, sizeof(*h));
+    h->by = arg[0].kind == V_ABSENT ? v_text(", ") : arg[0];
+    return (struct value){.kind = V_JOINER, .helper = h};
+}
+
 static const struct function globals[] = {
+    {"cycler", cycler, "*", 0},
     {"dict", dict, "*", 0},
+    {"joiner", joiner, "sep", 0},
     {"namespace", namespace, "*", 0},
     {"raise_exception", raise_exception, "message", 1},
     {"range", range, "*", 0},
@@ -115,7 +135,7 @@ const struct function *global_find(const char *name)
 
 bool global_is_refused(const char *name)
 {
-    static const char *const refused[] = {"cycler", "joiner", "lipsum", "self"};
+    static const char *const refused[] = {"lipsum", "self"};
     for (size_t i = 0; i < COUNT_OF(refused); i++) {
         if (strcmp(refused[i], name) == 0) return true;
     }

@@ -271,6 +271,81 @@ FILTER(unique)
     return v_list(V_GENERATOR, out);
 }
 
+/* ---- pieces ---- */
+
+static bool is_given(struct value v)
+{
+    return v.kind != V_ABSENT && v.kind != V_NONE;
+}
+
+static i64 need_count(struct render *r, struct value v, const char *what)
+{
+    i64 n;
+    if (!as_int(v, &n)) raise_error(r, "%s must be an integer, not %s", what, type_name(v));
+    if (n < 1) raise_unsupported(r, "batch or slice into less than one");
+    return n;
+}
+
+FILTER(batch)
+{
+    UNUSED; /* linecount, fill_with */
+    struct list *out = list_new(r, 0), *row = NULL;
+    const struct list *l = walk(r, in);
+    i64 n = need_count(r, arg[0], "batch: linecount");
+    for (u32 i = 0; i < l->n; i++) {
+        if (i % n == 0) {
+            row = list_new(r, 0);
+            list_add(r, out, v_list(V_LIST, row));
+        }
+        list_add(r, row, l->items[i]);
+    }
+    while (row && is_given(arg[1]) && row->n < n) list_add(r, row, arg[1]);
+    return v_list(V_GENERATOR, out);
+}
+
+FILTER(slice)
+{
+    UNUSED; /* slices, fill_with */
+    struct list *out = list_new(r, 0);
+    const struct list *l = walk(r, in);
+    i64 n = need_count(r, arg[0], "slice: slices"), each = l->n / n, longer = l->n % n, at = 0;
+    spend(r, (u64)n);
+    for (i64 i = 0; i < n; i++) {
+        struct list *column = list_new(r, 0);
+        for (i64 k = 0; k < each + (i < longer); k++) list_add(r, column, l->items[at++]);
+        if (is_given(arg[1]) && i >= longer) list_add(r, column, arg[1]);
+        list_add(r, out, v_list(V_LIST, column));
+    }
+    return v_list(V_GENERATOR, out);
+}
+
+/* Items with the same key side by side: [(grouper, list)], ordered by key. */
+FILTER(groupby)
+{
+    UNUSED; /* attribute, default, case_sensitive */
+    const struct list *l = walk(r, in);
+    const struct value *otherwise = arg[1].kind == V_ABSENT ? NULL : &arg[1];
+    struct keyed *k = render_alloc(r, (l->n + 1) * sizeof(*k));
+    struct list *out = list_new(r, 0), *items = NULL;
+    for (u32 i = 0; i < l->n; i++) {
+        struct value key = attribute_path(r, l->items[i], arg[0], otherwise);
+        k[i] = (struct keyed){key.kind == V_TEXT && !is_true(arg[2]) ? text_lower(r, key) : key, l->items[i]};
+    }
+    merge_sort(r, k, render_alloc(r, (l->n + 1) * sizeof(*k)), l->n, false);
+    for (u32 i = 0; i < l->n; i++) {
+        if (i == 0 || !equal(r, k[i].key, k[i - 1].key)) {
+            struct list *pair = list_new(r, 2);
+            pair->group = true;
+            items = list_new(r, 0);
+            list_add(r, pair, attribute_path(r, k[i].item, arg[0], otherwise));
+            list_add(r, pair, v_list(V_LIST, items));
+            list_add(r, out, v_list(V_TUPLE, pair));
+        }
+        list_add(r, items, k[i].item);
+    }
+    return v_list(V_LIST, out);
+}
+
 FILTER(sum)
 {
     UNUSED; /* attribute, start */
@@ -285,7 +360,9 @@ FILTER(sum)
 }
 
 const struct function list_filters[] = {
+    {"batch", batch, "linecount,fill_with", 1},
     {"dictsort", dictsort, "case_sensitive,by,reverse", 0},
+    {"groupby", groupby, "attribute,default,case_sensitive", 1},
     {"map", map, "*", 0},
     {"max", max, "case_sensitive,attribute", 0},
     {"min", min, "case_sensitive,attribute", 0},
@@ -293,6 +370,7 @@ const struct function list_filters[] = {
     {"rejectattr", rejectattr, "*", 0},
     {"select", select, "*", 0},
     {"selectattr", selectattr, "*", 0},
+    {"slice", slice, "slices,fill_with", 1},
     {"sort", sort, "reverse,case_sensitive,attribute", 0},
     {"sum", sum, "attribute,start", 0},
     {"unique", unique, "case_sensitive,attribute", 0},

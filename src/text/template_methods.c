@@ -118,25 +118,43 @@ static const struct function loop_methods[] = {
     {NULL, NULL, NULL, 0},
 };
 
-static const char *const refused[] = {
-    "as_integer_ratio", "bit_count",  "bit_length",   "casefold",   "center",
-    "conjugate",        "difference", "encode",       "expandtabs", "format",
-    "format_map",       "hex",        "is_integer",   "isalnum",    "isascii",
-    "isdecimal",        "isdisjoint", "isidentifier", "isnumeric",  "isprintable",
-    "istitle",          "ljust",      "maketrans",    "rindex",     "rjust",
-    "swapcase",         "to_bytes",   "translate",    "zfill",
+METHOD(next_item)
+{
+    UNUSED;
+    return in.helper->items->items[in.helper->at++ % in.helper->items->n];
+}
+
+METHOD(reset)
+{
+    UNUSED;
+    in.helper->at = 0;
+    return v_none();
+}
+
+static const struct function cycler_methods[] = {
+    {"next", next_item, "", 0},
+    {"reset", reset, "", 0},
+    {NULL, NULL, NULL, 0},
 };
+
+static const char *const refused[] = {"as_integer_ratio", "difference", "hex",
+                                      "isdisjoint",       "maketrans",  "to_bytes"};
 
 const struct function *method_find(enum value_kind of, const char *name)
 {
-    static const struct function *const tables[] = {[V_TEXT] = text_methods,
-                                                    [V_LIST] = list_methods,
-                                                    [V_TUPLE] = tuple_methods,
-                                                    [V_DICT] = dict_methods,
-                                                    [V_LOOP] = loop_methods};
-    if (of >= COUNT_OF(tables) || !tables[of]) return NULL;
-    for (const struct function *f = tables[of]; f->name; f++) {
-        if (strcmp(f->name, name) == 0) return f;
+    static const struct {
+        enum value_kind of;
+        const struct function *methods;
+    } tables[] = {
+        {V_TEXT, text_methods},   {V_TEXT, more_text_methods}, {V_LIST, list_methods},
+        {V_TUPLE, tuple_methods}, {V_DICT, dict_methods},      {V_LOOP, loop_methods},
+        {V_BYTES, bytes_methods}, {V_INT, number_methods},     {V_BOOL, number_methods},
+        {V_BIG, number_methods},  {V_REAL, real_methods},      {V_CYCLER, cycler_methods},
+    };
+    for (size_t i = 0; i < COUNT_OF(tables); i++) {
+        if (tables[i].of != of) continue;
+        for (const struct function *f = tables[i].methods; f->name; f++)
+            if (strcmp(f->name, name) == 0) return f;
     }
     return NULL;
 }

@@ -15,21 +15,21 @@ static _Noreturn void bad_operands(struct render *r, enum op op, struct value a,
 
 static struct value power_int(struct render *r, i64 a, i64 b)
 {
-    i64 result = 1;
+    i64 result = 1, base = a, times = b;
     bool over = false;
     if (b < 0 && a == 0) raise_error(r, "0.0 cannot be raised to a negative power");
     if (b < 0) return v_real(pow((double)a, (double)b));
     for (; b; b >>= 1) {
         if (b & 1) over = over || __builtin_mul_overflow(result, a, &result);
         if (b > 1) over = over || __builtin_mul_overflow(a, a, &a);
-        if (over) raise_unsupported(r, "an integer beyond 64 bits");
+        if (over) return big_binary(r, OP_POW, v_int(base), v_int(times));
     }
     return v_int(result);
 }
 
 static struct value arithmetic_int(struct render *r, enum op op, i64 a, i64 b)
 {
-    i64 out = 0;
+    i64 out = 0, left = a, right = b;
     bool over = false;
     if ((op == OP_DIV || op == OP_FLOOR || op == OP_MOD) && b == 0) raise_error(r, "division by zero");
     switch (op) {
@@ -46,8 +46,7 @@ static struct value arithmetic_int(struct render *r, enum op op, i64 a, i64 b)
         out = op == OP_FLOOR ? a / b - (a % b != 0 && (a % b < 0) != (b < 0))
                              : a % b + (a % b != 0 && (a % b < 0) != (b < 0) ? b : 0);
     }
-    if (over) raise_unsupported(r, "an integer beyond 64 bits");
-    return v_int(out);
+    return over ? big_binary(r, op, v_int(left), v_int(right)) : v_int(out);
 }
 
 static struct value arithmetic_real(struct render *r, enum op op, double a, double b)
@@ -122,6 +121,9 @@ struct value binary(struct render *r, enum op op, struct value a, struct value b
     i64 i, k;
     if (is_number(a) && is_number(b)) {
         if (as_int(a, &i) && as_int(b, &k)) return arithmetic_int(r, op, i, k);
+        if (a.kind != V_REAL && b.kind != V_REAL) return big_binary(r, op, a, b);
+        if (a.kind == V_BIG) a = v_real(big_real(r, a));
+        if (b.kind == V_BIG) b = v_real(big_real(r, b));
         return arithmetic_real(r, op, as_real(a), as_real(b));
     }
     if (op == OP_ADD && a.kind == V_TEXT && b.kind == V_TEXT) return join_texts(r, a, b);
@@ -129,7 +131,7 @@ struct value binary(struct render *r, enum op op, struct value a, struct value b
         return join_lists(r, a, b);
     if (op == OP_MUL && is_sequence_value(a) && as_int(b, &k)) return repeat(r, a, k);
     if (op == OP_MUL && is_sequence_value(b) && as_int(a, &i)) return repeat(r, b, i);
-    if (op == OP_MOD && a.kind == V_TEXT) raise_unsupported(r, "formatting with %");
+    if (op == OP_MOD && a.kind == V_TEXT) return format_percent(r, a, b);
     if ((a.kind == V_VIEW || b.kind == V_VIEW) && op == OP_SUB)
         raise_unsupported(r, "a difference of dict views");
     bad_operands(r, op, a, b);

@@ -155,20 +155,23 @@ static struct node *member(struct parser *p, struct node *of)
 
 void parse_call_args(struct parser *p, struct arguments *args)
 {
-    bool named = false;
+    bool named = false, stars = false;
     expect_op(p, "(");
     for (bool first = true; !skip_op(p, ")"); first = false) {
         if (!first) expect_op(p, ",");
         if (skip_op(p, ")")) break;
-        if (is_op(p->t, "*") || is_op(p->t, "**"))
-            fault_raise(p->fault, ERR_UNSUPPORTED, "\"%s\" arguments are not supported", p->t->text);
-        if (p->t->kind == T_NAME && is_op(p->t + 1, "=")) {
+        if (is_op(p->t, "*") || is_op(p->t, "**")) {
+            u8 n = is_op(p->t, "*") ? 1 : 2;
+            next(p);
+            arguments_add(p, args, NULL, parse_expression(p, true))->stars = n;
+            stars = true;
+        } else if (p->t->kind == T_NAME && is_op(p->t + 1, "=")) {
             const char *key = expect_name(p);
             expect_op(p, "=");
             arguments_add(p, args, key, parse_expression(p, true));
             named = true;
         } else {
-            if (named) fault_raise(p->fault, ERR_INPUT, "an argument by position after one by name");
+            if (named || stars) fault_raise(p->fault, ERR_INPUT, "an argument by position after one by name");
             arguments_add(p, args, NULL, parse_expression(p, true));
         }
     }

@@ -36,6 +36,10 @@ int format_real(double d, char out[40])
 static void put_number(struct render *r, struct writer *w, struct value v)
 {
     char s[40];
+    if (v.kind == V_BIG) {
+        put(r, w, big_digits(r, v));
+        return;
+    }
     if (v.kind == V_INT) {
         snprintf(s, sizeof(s), "%lld", (long long)v.i);
     } else {
@@ -87,6 +91,26 @@ static void repr_text(struct render *r, struct writer *w, struct value v)
     put(r, w, quote);
 }
 
+static void repr_bytes(struct render *r, struct writer *w, struct value v)
+{
+    bool single = memchr(v.text, '\'', v.len), both = single && memchr(v.text, '"', v.len);
+    const char *quote = single && !both ? "\"" : "'";
+    put(r, w, "b");
+    put(r, w, quote);
+    for (size_t at = 0; at < v.len; at++) {
+        u8 c = (u8)v.text[at];
+        char s[8];
+        if (c == '\\' || c == (u8)quote[0])
+            snprintf(s, sizeof(s), "\\%c", c);
+        else if (c == '\n' || c == '\r' || c == '\t')
+            snprintf(s, sizeof(s), "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
+        else
+            snprintf(s, sizeof(s), c < 0x20 || c > 0x7E ? "\\x%02x" : "%c", c);
+        write_text(r, w, s, strlen(s), origin_at(v, at));
+    }
+    put(r, w, quote);
+}
+
 static void repr_items(struct render *r, struct writer *w, const char *open, const struct list *l,
                        const char *close)
 {
@@ -128,7 +152,9 @@ void write_repr(struct render *r, struct writer *w, struct value v)
     case V_NONE: put(r, w, "None"); break;
     case V_BOOL: put(r, w, v.b ? "True" : "False"); break;
     case V_INT:
+    case V_BIG:
     case V_REAL: put_number(r, w, v); break;
+    case V_BYTES: repr_bytes(r, w, v); break;
     case V_TEXT:
         if (v.safe) put(r, w, "Markup(");
         repr_text(r, w, v);
@@ -278,6 +304,7 @@ static void json_any(struct render *r, struct writer *w, const struct json_style
             put(r, w, isnan(v.d) ? "NaN" : v.d < 0 ? "-Infinity" : "Infinity");
             break;
         } /* fall through */
+    case V_BIG:
     case V_INT: put_number(r, w, v); break;
     case V_TEXT: json_text_value(r, w, style, v); break;
     case V_LIST:

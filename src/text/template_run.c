@@ -35,7 +35,7 @@ void assign(struct render *r, const struct node *target, struct value v)
 
 static struct value capture(struct render *r, const struct nodes *body, enum flow *flow)
 {
-    struct writer w = {0}, *outer = r->out;
+    struct writer w = {.safe = r->escapes}, *outer = r->out;
     r->out = &w;
     *flow = run_body(r, body);
     r->out = outer;
@@ -108,7 +108,7 @@ struct value recurse_loop(struct render *r, const struct loop *outer, struct val
 static struct value macro_value(struct render *r, const struct node *n)
 {
     struct macro *m = render_alloc(r, sizeof(*m));
-    *m = (struct macro){n, r->scope};
+    *m = (struct macro){n, r->scope, r->escapes};
     return (struct value){.kind = V_MACRO, .macro = m};
 }
 
@@ -155,6 +155,7 @@ struct value call_macro(struct render *r, const struct macro *m, const struct ca
     const struct node *n = m->node;
     struct scope *outer = r->scope;
     enum flow flow;
+    bool escapes = r->escapes;
     if (caller && !n->uses_caller)
         raise_error(r, "macro '%s' was called with a block and does not use caller", n->name);
     r->scope = scope_push(r, m->closure);
@@ -162,9 +163,16 @@ struct value call_macro(struct render *r, const struct macro *m, const struct ca
         scope_set(r, r->scope, "caller", caller ? *caller : undefined(r, "no caller defined"));
     bind_rest(r, n, call);
     for (u32 i = 0; i < n->args.n; i++) bind_param(r, n, i, call);
+    r->escapes = m->escapes;
     struct value v = capture(r, &n->body, &flow);
+    r->escapes = escapes;
     r->scope = outer;
     return v;
+}
+
+static void print(struct render *r, struct value v)
+{
+    write_value(r, r->out, r->escapes ? text_escape(r, to_text(r, v)) : v);
 }
 
 static void run_call_block(struct render *r, const struct node *n)
@@ -174,7 +182,7 @@ static void run_call_block(struct render *r, const struct node *n)
     if (callee.kind == V_UNDEFINED) raise_error(r, "%s", callee.text);
     if (callee.kind != V_MACRO) raise_unsupported(r, "a call block around something that is no macro");
     eval_args(r, &n->a->args, &call);
-    write_value(r, r->out, call_macro(r, callee.macro, &call, &caller));
+    print(r, call_macro(r, callee.macro, &call, &caller));
 }
 
 /* ---- statements ---- */
@@ -200,12 +208,30 @@ static enum flow run_with(struct render *r, const struct node *n)
     return flow;
 }
 
+static enum flow run_escape(struct render *r, const struct node *n)
+{
+    bool outer = r->escapes;
+    r->escapes = is_true(eval(r, n->a));
+    enum flow flow = run_with(r, n);
+    r->escapes = outer;
+    return flow;
+}
+
+/* A block sees the template's own variables, those around it only when it is scoped. */
+static void run_block(struct render *r, const struct node *n)
+{
+    struct scope *outer = r->scope;
+    r->scope = scope_push(r, n->recursive ? outer : r->top);
+    run_body(r, &n->body);
+    r->scope = outer;
+}
+
 static enum flow run(struct render *r, const struct node *n)
 {
     enum flow flow = FLOW_ON;
     switch (n->kind) {
     case S_DATA: write_part(r, r->out, n->value, 0, n->value.len); break;
-    case S_PRINT: write_value(r, r->out, eval(r, n->a)); break;
+    case S_PRINT: print(r, eval(r, n->a)); break;
     case S_IF: return run_if(r, n);
     case S_FOR: run_loop(r, n, eval(r, n->a), 0); break;
     case S_SET: assign(r, n->target, eval(r, n->a)); break;
@@ -218,11 +244,14 @@ static enum flow run(struct render *r, const struct node *n)
     case S_CALL: run_call_block(r, n); break;
     case S_FILTER: {
         struct value v = capture_scoped(r, &n->body, &flow);
-        if (flow == FLOW_ON) write_value(r, r->out, eval_filters(r, n->a, v));
+        if (flow == FLOW_ON) print(r, eval_filters(r, n->a, v));
         return flow;
     }
     case S_WITH:
     case S_SCOPE: return run_with(r, n);
+    case S_ESCAPE: return run_escape(r, n);
+    case S_BLOCK: run_block(r, n); break;
+    case S_LOADER: raise_error(r, "no loader for this environment specified");
     case S_BREAK: return FLOW_BREAK;
     case S_CONTINUE: return FLOW_CONTINUE;
     default: BUG("node %d is no statement", n->kind);

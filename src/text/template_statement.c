@@ -216,9 +216,53 @@ static struct node *parse_continue(struct parser *p)
     return leave_loop(p, S_CONTINUE);
 }
 
+static struct node *parse_autoescape(struct parser *p)
+{
+    struct node *n = node_new(p, S_ESCAPE);
+    n->a = parse_expression(p, true);
+    expect_block_end(p);
+    body(p, &n->body, (const char *const[]){"endautoescape", NULL});
+    return n;
+}
+
+/* Nothing extends a chat template: a block is shown where it stands. */
+static struct node *parse_block(struct parser *p)
+{
+    struct node *n = node_new(p, S_BLOCK);
+    int loops = p->loops;
+    n->name = expect_name(p);
+    n->recursive = skip_name(p, "scoped");
+    if (is_name(p->t, "required"))
+        fault_raise(p->fault, ERR_UNSUPPORTED, "required blocks are not supported");
+    expect_block_end(p);
+    p->loops = 0;
+    body(p, &n->body, (const char *const[]){"endblock", NULL});
+    p->loops = loops;
+    if (p->t->kind == T_NAME && !skip_name(p, n->name)) unexpected(p, "the block's name");
+    return n;
+}
+
+static struct node *parse_print(struct parser *p)
+{
+    struct node *n = node_new(p, S_PRINT);
+    n->a = node_new(p, N_CONCAT);
+    do nodes_add(p, &n->a->items, parse_expression(p, true));
+    while (skip_op(p, ","));
+    return n;
+}
+
+/* include, import, from, extends: there is nothing to load from, which transformers too says only when it gets there. */
+static struct node *parse_loader(struct parser *p)
+{
+    struct node *n = node_new(p, S_LOADER);
+    parse_expression(p, true);
+    while (p->t->kind == T_NAME || is_op(p->t, ",")) next(p);
+    return n;
+}
+
 struct tag {
     const char *name;
-    struct node *(*parse)(struct parser *p); /* NULL: known to Jinja, refused */
+    struct node *(*parse)(struct parser *p);
 };
 static const struct tag tags[] = {
     {"for", parse_for},
@@ -230,13 +274,13 @@ static const struct tag tags[] = {
     {"with", parse_with},
     {"break", parse_break},
     {"continue", parse_continue},
-    {"block", NULL},
-    {"extends", NULL},
-    {"include", NULL},
-    {"import", NULL},
-    {"from", NULL},
-    {"autoescape", NULL},
-    {"print", NULL},
+    {"block", parse_block},
+    {"extends", parse_loader},
+    {"include", parse_loader},
+    {"import", parse_loader},
+    {"from", parse_loader},
+    {"autoescape", parse_autoescape},
+    {"print", parse_print},
     {"generation", parse_generation},
 };
 
@@ -245,8 +289,6 @@ static struct node *statement(struct parser *p)
     if (p->t->kind != T_NAME) unexpected(p, "a tag's name");
     for (size_t i = 0; i < COUNT_OF(tags); i++) {
         if (!skip_name(p, tags[i].name)) continue;
-        if (!tags[i].parse)
-            fault_raise(p->fault, ERR_UNSUPPORTED, "the tag \"%s\" is not supported", tags[i].name);
         deeper(p);
         struct node *n = tags[i].parse(p);
         p->depth--;

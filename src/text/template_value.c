@@ -133,8 +133,10 @@ const char *type_name(struct value v)
         [V_NONE] = "NoneType",
         [V_BOOL] = "bool",
         [V_INT] = "int",
+        [V_BIG] = "int",
         [V_REAL] = "float",
         [V_TEXT] = "str",
+        [V_BYTES] = "bytes",
         [V_LIST] = "list",
         [V_TUPLE] = "tuple",
         [V_DICT] = "dict",
@@ -146,6 +148,8 @@ const char *type_name(struct value v)
         [V_LOOP] = "loop",
         [V_FUNCTION] = "function",
         [V_METHOD] = "method",
+        [V_CYCLER] = "Cycler",
+        [V_JOINER] = "Joiner",
     };
     return names[v.kind];
 }
@@ -159,7 +163,8 @@ bool is_true(struct value v)
     case V_BOOL: return v.b;
     case V_INT: return v.i != 0;
     case V_REAL: return v.d != 0;
-    case V_TEXT: return v.len > 0;
+    case V_TEXT:
+    case V_BYTES: return v.len > 0;
     case V_LIST:
     case V_TUPLE:
     case V_VIEW: return v.list->n > 0;
@@ -172,7 +177,7 @@ bool is_true(struct value v)
 
 bool is_number(struct value v)
 {
-    return v.kind == V_BOOL || v.kind == V_INT || v.kind == V_REAL;
+    return v.kind == V_BOOL || v.kind == V_INT || v.kind == V_BIG || v.kind == V_REAL;
 }
 
 bool as_int(struct value v, i64 *i)
@@ -192,10 +197,13 @@ bool is_text(struct value v, const char *s)
 }
 
 /* -1, 0, 1; 2 when one is NaN. An i64 fits a long double here and on aarch64. */
-static int compare_numbers(struct value a, struct value b)
+static int compare_numbers(struct render *r, struct value a, struct value b)
 {
     i64 i, k;
     if (as_int(a, &i) && as_int(b, &k)) return i < k ? -1 : i > k;
+    if ((a.kind == V_BIG || b.kind == V_BIG) && a.kind != V_REAL && b.kind != V_REAL) return big_order(a, b);
+    if (a.kind == V_BIG) a = v_real(big_real(r, a));
+    if (b.kind == V_BIG) b = v_real(big_real(r, b));
     long double x = a.kind == V_REAL ? (long double)a.d : (long double)(a.kind == V_BOOL ? a.b : a.i);
     long double y = b.kind == V_REAL ? (long double)b.d : (long double)(b.kind == V_BOOL ? b.b : b.i);
     return x < y ? -1 : x > y ? 1 : x == y ? 0 : 2;
@@ -224,12 +232,13 @@ static bool equal_dicts(struct render *r, const struct dict *a, const struct dic
 
 bool equal(struct render *r, struct value a, struct value b)
 {
-    if (is_number(a) && is_number(b)) return compare_numbers(a, b) == 0;
+    if (is_number(a) && is_number(b)) return compare_numbers(r, a, b) == 0;
     if (a.kind != b.kind) return false;
     switch (a.kind) {
     case V_UNDEFINED:
     case V_NONE: return true;
-    case V_TEXT: return a.len == b.len && memcmp(a.text, b.text, a.len) == 0;
+    case V_TEXT:
+    case V_BYTES: return a.len == b.len && memcmp(a.text, b.text, a.len) == 0;
     case V_LIST:
     case V_TUPLE: spend(r, a.list->n); return equal_lists(r, a.list, b.list);
     case V_DICT: return equal_dicts(r, a.dict, b.dict);
@@ -263,7 +272,7 @@ static int order_lists(struct render *r, const struct list *a, const struct list
 
 int order(struct render *r, struct value a, struct value b, const char *op)
 {
-    if (is_number(a) && is_number(b)) return compare_numbers(a, b);
+    if (is_number(a) && is_number(b)) return compare_numbers(r, a, b);
     if (a.kind == V_UNDEFINED || b.kind == V_UNDEFINED)
         raise_error(r, "%s", a.kind == V_UNDEFINED ? a.text : b.text);
     if (a.kind == V_TEXT && b.kind == V_TEXT) return order_texts(a, b);

@@ -22,29 +22,11 @@ static const char *path_of(const char *name)
     return path;
 }
 
-/* Integers beyond 64 bits are refused where a request is read (json.h). The cases hold one such number, and the one that
- * follows it: they are made shorter, in contexts and in expected texts alike. */
 static struct json *read_cases(const char *name)
 {
-    static const char *const big[] = {"12345678901234567890", "12345678901234567891"};
-    static const char *const fits[] = {"1234567890123456789", "1234567890123456790"};
     struct error err = {0};
-    struct buf text = {0};
-    assert_int_equal(file_read(path_of(name), 16 << 20, &text, &err), 0);
-    for (int i = 0; i < 2; i++) {
-        struct buf out = {0};
-        const char *at = text.data;
-        for (const char *hit; (hit = strstr(at, big[i])); at = hit + strlen(big[i])) {
-            buf_add(&out, at, (size_t)(hit - at));
-            buf_text(&out, fits[i]);
-        }
-        buf_text(&out, at);
-        buf_release(&text);
-        text = out;
-    }
-    struct json *root = json_read(text.data, text.len, &err);
+    struct json *root = json_read_file(path_of(name), 16 << 20, &err);
     if (!root) fail_msg("%s: %s: %s", name, err.where, err.message);
-    buf_release(&text);
     return root;
 }
 
@@ -168,10 +150,10 @@ static void test_micro(void **state)
 {
     (void)state;
     static const struct expected groups[] = {
-        {"print", {43, 0, 0, 0}}, {"lexer", {54, 0, 0, 0}},    {"index", {40, 0, 0, 0}},
-        {"op", {76, 0, 1, 0}},    {"filter", {122, 16, 0, 0}}, {"json", {33, 0, 0, 0}},
-        {"test", {27, 0, 0, 0}},  {"method", {44, 11, 0, 0}},  {"stmt", {56, 3, 0, 0}},
-        {"date", {9, 0, 0, 0}},   {"error", {97, 3, 0, 0}},
+        {"print", {43, 0, 0, 0}}, {"lexer", {54, 0, 0, 0}},   {"index", {40, 0, 0, 0}},
+        {"op", {77, 0, 0, 0}},    {"filter", {138, 0, 0, 0}}, {"json", {33, 0, 0, 0}},
+        {"test", {27, 0, 0, 0}},  {"method", {55, 0, 0, 0}},  {"stmt", {59, 0, 0, 0}},
+        {"date", {9, 0, 0, 0}},   {"error", {100, 0, 0, 0}},
     };
     struct json *root = read_cases("micro.cases.json");
     const struct json *cases = json_get(root, "cases");
@@ -562,7 +544,7 @@ static void test_find(void **state)
                "{\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"no\"},"
                "{\"name\":\"default\",\"template\":\"two\"}]}");
     expect_found(dir, "two");
-    write_file(dir, "tokenizer_config.json", "{\"chat_template\":\"a\\n{% include 'x' %}\"}");
+    write_file(dir, "tokenizer_config.json", "{\"chat_template\":\"a\\n{{ lipsum() }}\"}");
     assert_null(chat_template_find(dir, &err));
     assert_int_equal(err.code, ERR_UNSUPPORTED);
     assert_non_null(strstr(err.where, "tokenizer_config.json: line 2"));
