@@ -382,7 +382,7 @@ struct value big_from_digits(struct render *r, const char *digits);
 const char *big_digits(struct render *r, struct value v);
 double big_real(struct render *r, struct value v);
 struct value big_binary(struct render *r, enum op op, struct value a, struct value b); /* integers, bools */
-int big_order(struct value a, struct value b);
+int big_order(struct render *r, struct value a, struct value b);
 
 /* ---- formatting ---- */
 struct value format_percent(struct render *r, struct value format, struct value args);

@@ -2,6 +2,7 @@
  * that fits 64 bits is an ordinary integer again. */
 #include "text/template.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -226,6 +227,33 @@ static struct value division(struct render *r, enum op op, struct big *a, struct
     return small_or_big(r, rest);
 }
 
+static struct value ten_to(struct render *r, i64 n)
+{
+    return binary(r, OP_POW, v_int(10), v_int(n));
+}
+
+/* True division, rounded once: 40 digits of the quotient, and one more when there is a rest. */
+static struct value quotient(struct render *r, struct value left, struct value right)
+{
+    i64 digits_left = (i64)limbs_of(r, left)->n * LIMB_DIGITS,
+        digits_right = (i64)limbs_of(r, right)->n * LIMB_DIGITS;
+    i64 shift = MAX_OF(40 + digits_right - digits_left, (i64)0);
+    bool negative = limbs_of(r, left)->negative != limbs_of(r, right)->negative;
+    if (limbs_of(r, left)->negative) left = binary(r, OP_SUB, v_int(0), left);
+    if (limbs_of(r, right)->negative) right = binary(r, OP_SUB, v_int(0), right);
+    struct value scaled = binary(r, OP_MUL, left, ten_to(r, shift));
+    struct value whole = binary(r, OP_FLOOR, scaled, right);
+    bool rest = is_true(binary(r, OP_MOD, scaled, right));
+    struct writer w = {0};
+    char exponent[32];
+    write_repr(r, &w, whole);
+    snprintf(exponent, sizeof(exponent), "%se-%lld", rest ? "1" : "", (long long)shift + rest);
+    write_text(r, &w, exponent, strlen(exponent), FROM_TEMPLATE);
+    double d = strtod(written(r, &w).text, NULL);
+    if (isinf(d)) raise_error(r, "integer division result too large for a float");
+    return v_real(negative ? -d : d);
+}
+
 static struct value power(struct render *r, struct value a, struct value b)
 {
     i64 times;
@@ -250,17 +278,28 @@ struct value big_binary(struct render *r, enum op op, struct value left, struct 
         product = multiply_limbs(r, a, b);
         product->negative = a->negative != b->negative;
         return small_or_big(r, product);
-    case OP_DIV:
-        return v_real((left.kind == V_BIG ? big_real(r, left) : as_real(left)) /
-                      (right.kind == V_BIG ? big_real(r, right) : as_real(right)));
+    case OP_DIV: return quotient(r, left, right);
     case OP_POW: return power(r, left, right);
     default: return division(r, op, a, b);
     }
 }
 
-/* -1, 0, 1; at least one is V_BIG. */
-int big_order(struct value a, struct value b)
+/* A real as large as the other one is whole: its digits are compared. */
+static struct value whole_of(struct render *r, struct value v)
 {
+    char digits[400];
+    if (v.kind != V_REAL) return v;
+    snprintf(digits, sizeof(digits), "%.0f", v.d);
+    return big_from_digits(r, digits);
+}
+
+/* -1, 0, 1; 2 when one is NaN. At least one is V_BIG. */
+int big_order(struct render *r, struct value a, struct value b)
+{
+    if (a.kind == V_REAL && !isfinite(a.d)) return isnan(a.d) ? 2 : a.d < 0 ? -1 : 1;
+    if (b.kind == V_REAL && !isfinite(b.d)) return isnan(b.d) ? 2 : b.d < 0 ? 1 : -1;
+    a = whole_of(r, a);
+    b = whole_of(r, b);
     if (a.kind != V_BIG) return b.big->negative ? 1 : -1;
     if (b.kind != V_BIG) return a.big->negative ? -1 : 1;
     if (a.big->negative != b.big->negative) return a.big->negative ? -1 : 1;

@@ -119,14 +119,14 @@ static const char *digits_of(struct render *r, struct value v, char type, bool *
     return at;
 }
 
-static void put_character(struct render *r, struct writer *w, const struct spec *s, i64 code)
+static void put_character(struct render *r, struct writer *w, const struct spec *s, i64 code, char align)
 {
     char c[UTF8_MAX + 1] = "";
     if (code < 0 || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
         raise_error(r, "%%c arg not in range(0x110000)");
     struct writer one = {0};
     write_text(r, &one, c, (size_t)utf8_put((u32)code, c), FROM_TEMPLATE);
-    put_padded(r, w, s, "", written(r, &one), '<');
+    put_padded(r, w, s, "", written(r, &one), align);
 }
 
 static void put_integer(struct render *r, struct writer *w, const struct spec *s, struct value v)
@@ -141,11 +141,13 @@ static void put_integer(struct render *r, struct writer *w, const struct spec *s
     if (s->precision >= 0) raise_error(r, "Precision not allowed in integer format specifier");
     if (s->type == 'c') {
         if (!as_int(v, &code)) raise_error(r, "%%c arg not in range(0x110000)");
-        put_character(r, w, s, code);
+        put_character(r, w, s, code, '<');
         return;
     }
     if (s->type && !strchr("dxXob", s->type))
         raise_error(r, "Unknown format code '%c' for object of type 'int'", s->type);
+    if (s->group == ',' && s->type && s->type != 'd')
+        raise_error(r, "Cannot specify ',' with '%c'.", s->type);
     const char *digits = digits_of(r, v, s->type ? s->type : 'd', &negative);
     put_number(r, w, s, negative, s->alternate && s->type && s->type != 'd' ? prefix : "", digits);
 }
@@ -230,9 +232,14 @@ static void convert(struct render *r, struct writer *w, struct spec *s, struct v
         put_string(r, w, s, written(r, &text));
         return;
     }
-    if (s->type == 'c' && v.kind == V_TEXT && count_chars(v) == 1) {
-        if (!s->align) s->align = '>';
-        put_padded(r, w, s, "", v, '>');
+    i64 code;
+    if (s->type == 'c' && ((v.kind == V_TEXT && count_chars(v) == 1) || as_int(v, &code))) {
+        s->zero = false;
+        if (v.kind == V_TEXT) {
+            put_padded(r, w, s, "", v, '>');
+        } else {
+            put_character(r, w, s, code, '>');
+        }
         return;
     }
     if (!is_number(v))
@@ -346,7 +353,8 @@ static void read_spec(struct render *r, struct value text, struct spec *s)
     if (at < text.len || (s->type && !isalpha((u8)s->type) && s->type != '%'))
         raise_error(r, "Invalid format specifier");
     if (s->zero && s->align && s->fill.kind != V_TEXT) s->fill = v_text("0");
-    if (s->zero && s->group) raise_unsupported(r, "zeroes and groups of digits in a format");
+    if ((s->zero || (s->align == '=' && is_text(s->fill, "0"))) && s->group)
+        raise_unsupported(r, "zeroes and groups of digits in a format");
     if (s->type == 'n') raise_unsupported(r, "the format code n");
 }
 

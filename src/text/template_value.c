@@ -201,9 +201,7 @@ static int compare_numbers(struct render *r, struct value a, struct value b)
 {
     i64 i, k;
     if (as_int(a, &i) && as_int(b, &k)) return i < k ? -1 : i > k;
-    if ((a.kind == V_BIG || b.kind == V_BIG) && a.kind != V_REAL && b.kind != V_REAL) return big_order(a, b);
-    if (a.kind == V_BIG) a = v_real(big_real(r, a));
-    if (b.kind == V_BIG) b = v_real(big_real(r, b));
+    if (a.kind == V_BIG || b.kind == V_BIG) return big_order(r, a, b);
     long double x = a.kind == V_REAL ? (long double)a.d : (long double)(a.kind == V_BOOL ? a.b : a.i);
     long double y = b.kind == V_REAL ? (long double)b.d : (long double)(b.kind == V_BOOL ? b.b : b.i);
     return x < y ? -1 : x > y ? 1 : x == y ? 0 : 2;

@@ -177,6 +177,25 @@ static void test_micro(void **state)
     json_drop(root);
 }
 
+/* What few templates use, as jinja2 answers. What is refused is known to be rare; nothing is wrong. */
+static void test_more(void **state)
+{
+    (void)state;
+    struct json *root = read_cases("more.cases.json");
+    const struct json *cases = json_get(root, "cases");
+    struct tally tally = {0};
+    for (size_t k = 0; k < json_len(cases); k++) {
+        const struct json *c = json_item(cases, k), *source = json_get(c, "template");
+        check_case(c, json_text(json_get(c, "id")), json_text(source), json_len(source),
+                   json_get(root, "context"), 0, 0, &tally);
+    }
+    print_message("# more: %zu passed, %zu refused, %zu wrong\n", tally.passed,
+                  tally.unsupported + tally.late, tally.wrong);
+    assert_int_equal(tally.wrong, 0);
+    assert_true(tally.passed * 20 > json_len(cases) * 18);
+    json_drop(root);
+}
+
 /* apply_chat_template around the template: continue_final_message, names of reasoning fields. */
 static void test_wrapper(void **state)
 {
@@ -564,11 +583,12 @@ static void test_find(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_templates),       cmocka_unit_test(test_micro),
-        cmocka_unit_test(test_wrapper),         cmocka_unit_test(test_demo_prompts),
-        cmocka_unit_test(test_injection),       cmocka_unit_test(test_origins),
-        cmocka_unit_test(test_limits),          cmocka_unit_test(test_deep_sources),
-        cmocka_unit_test(test_damaged_sources), cmocka_unit_test(test_find),
+        cmocka_unit_test(test_templates),    cmocka_unit_test(test_micro),
+        cmocka_unit_test(test_more),         cmocka_unit_test(test_wrapper),
+        cmocka_unit_test(test_demo_prompts), cmocka_unit_test(test_injection),
+        cmocka_unit_test(test_origins),      cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_deep_sources), cmocka_unit_test(test_damaged_sources),
+        cmocka_unit_test(test_find),
     };
     setenv("TZ", "UTC", 1);
     cmocka_set_message_output(CM_OUTPUT_TAP);
