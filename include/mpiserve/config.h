@@ -43,11 +43,13 @@ struct config {
     char compute[16]; /* auto, f32, bf16 */
     char engine[8];   /* cpu, null */
     i64 null_step_us;
-    char cpu_isa[16];       /* auto, portable, avx2, avx512, avx512bf16: upper bound */
-    i64 max_model_len;      /* 0: the model's */
-    i64 seed;               /* added to the seeds drawn for requests without one; ABSENT: random */
-    bool generation_config; /* use the model's suggested sampling as defaults (vLLM: --generation-config
+    char cpu_isa[16];             /* auto, portable, avx2, avx512, avx512bf16: upper bound */
+    i64 max_model_len;            /* 0: the model's */
+    i64 seed;                     /* added to the seeds drawn for requests without one; ABSENT: random */
+    bool generation_config;       /* use the model's suggested sampling as defaults (vLLM: --generation-config
                                auto|vllm) */
+    char chat_template[PATH_LEN]; /* a file; "": the model's */
+    bool allow_special;           /* text of control tokens in messages becomes tokens */
     /* parallel shape */
     i64 tensor_parallel_size, pipeline_parallel_size; /* 1 */
     i64 data_parallel_size;                           /* ABSENT: ranks / (tp * pp) */

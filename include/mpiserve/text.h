@@ -68,9 +68,15 @@ enum tokenize_flag {
  * ERR_FULL when a splitting pattern needs more work than its limit. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, unsigned flags, struct ids *out,
                      struct error *err);
-/* The same; special tokens that overlap one of the content spans (NULL: none) are plain text. */
+/* The same; tokens that overlap one of the content spans (NULL: none) and are special, or that tokenizer_guard found, are plain
+ * text. */
 int tokenizer_encode_spans(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
                            const struct text_spans *content, struct ids *out, struct error *err);
+
+/* Some control tokens are not special in their files (<think>, DeepSeek's user and assistant marks): those that the template
+ * writes itself count as such in content spans. Before t is shared. */
+struct chat_template;
+void tokenizer_guard(struct tokenizer *t, const struct chat_template *tmpl);
 
 i32 tokenizer_vocab_size(const struct tokenizer *t); /* highest id + 1; ids below may be unused */
 i32 tokenizer_id(const struct tokenizer *t,
@@ -107,8 +113,6 @@ void detok_finish(struct detok *d, struct buf *out);
  * without HTML escapes, no mutation of lists and dicts; include, import and extends are errors where they are reached. Not
  * offered: lipsum, self, super; rare filters and methods (their names are in tables in src/text/template_filters.c and
  * template_methods.c); integers of more than 4300 digits. */
-struct chat_template;
-
 /* NULL: *err says what and in which line. ERR_UNSUPPORTED: the template uses, at whatever place, something that this
  * room knows of and does not offer. source: len bytes of UTF-8. */
 struct chat_template *chat_template_compile(const char *source, size_t len, struct error *err);
@@ -128,6 +132,15 @@ void chat_template_free(struct chat_template *tmpl); /* NULL: nothing */
  * offered. */
 int chat_template_render(const struct chat_template *tmpl, const struct json *context, unsigned flags,
                          i64 now, struct buf *out, struct text_spans *content, struct error *err);
+/* Renders a made-up conversation, so that errors show before there are requests. 0; ERR_STATE: the template calls
+ * raise_exception() for it; else the code of an error in the template, with its line. tokens (NULL: none): of bos_token ... */
+enum try {
+    TRY_USER,
+    TRY_TURNS,
+    TRY_TOOLS
+}; /* one message; system, user, assistant, user; a tool that is called */
+int chat_template_try(const struct chat_template *tmpl, const struct tokenizer *tokens, enum try what,
+                      struct error *err);
 enum render_flag {
     /* The text ends with the last message's content, for the model to carry on (continue_final_message). */
     RENDER_CONTINUE_FINAL = 1,

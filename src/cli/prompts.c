@@ -282,6 +282,11 @@ static int render_files(const char *template, const char *variables, unsigned fl
     struct json *context = t ? read_context(variables, &err) : NULL;
     int rc = context ? chat_template_render(t, context, flags, now, &out, NULL, &err) : -1;
     if (rc == 0) fwrite(out.data, 1, out.len, stdout);
+    if (rc && context) { /* an error of the template: the line is in this file */
+        char where[sizeof(err.where)];
+        snprintf(where, sizeof(where), "%.200s%s%.50s", template, err.where[0] ? ": " : "", err.where);
+        memcpy(err.where, where, sizeof(where));
+    }
     if (rc) fail(&err);
     buf_release(&out);
     json_drop(context);

@@ -47,6 +47,14 @@ const struct option option_table[] = {
      .help = "Sampling of requests that do not choose. auto: as the model's generation_config.json suggests; "
              "vllm: "
              "neutral (temperature 1)."},
+    {"chat-template", "", OPTION_TEXT, GROUP_MODEL, OPTION_LOCAL | OPTION_PATH, AT(chat_template),
+     .standard = "", .sample = "template.jinja",
+     .help = "File with the chat template (Jinja). Without it: the one in the model's folder."},
+    {"allow-special-tokens-in-messages", "", OPTION_FLAG, GROUP_MODEL, 0, AT(allow_special),
+     .words = "false true", .standard = "false",
+     .help = "The text of a control token (<|im_end|>) in a message becomes that token, as in other servers. "
+             "Without it "
+             "messages are text and nothing else: whoever writes one cannot end a turn or begin another."},
     {"seed", "", OPTION_INT, GROUP_MODEL, 0, AT(seed), 0, INT64_MAX, "random", "random", ABSENT,
      .help = "Start of the seeds drawn for requests that bring none. With a number, equal runs give equal "
              "seeds."},

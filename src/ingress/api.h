@@ -78,6 +78,7 @@ struct params {
     i64 truncate_prompt_tokens, stream_interval, priority;
     bool stream, include_usage, continuous_usage, want_logprobs, echo, ignore_eos, include_stop;
     bool skip_special, add_special, token_ids_as_text, return_token_ids, return_prompt_text;
+    bool rendering; /* the prompt is all that is asked for: nothing will be generated */
     bool truncate_right, add_generation_prompt, set_generation_prompt, continue_final, tool_choice_none;
     struct api_text stops[MAX_STOPS]; /* in the arena */
     u32 n_stops;
@@ -90,6 +91,9 @@ struct params {
 /* Reads and checks all fields of body; 0, or -1 with *e naming the field. */
 int params_read(struct params *p, const struct json *body, enum api api, const struct api_limits *limits,
                 struct arena *mem, struct api_error *e);
+/* The same for pages that only show the prompt of a chat: what generating cannot do (tools) is no error there. */
+int params_read_prompt(struct params *p, const struct json *body, const struct api_limits *limits,
+                       struct arena *mem, struct api_error *e);
 /* An array of token ids in the arena; path names the array in errors. */
 int api_ids(const struct json *array, const char *path, u32 vocab, struct arena *mem, i32 **ids, u32 *n,
             struct api_error *e);

@@ -464,9 +464,9 @@ static int check_chat(const struct params *p, struct api_error *e, bool has_tool
     if (p->top_logprobs > 0 && !p->want_logprobs)
         return api_fail(e, API_BAD_VALUE, "top_logprobs", "`top_logprobs` needs `logprobs`: true.");
     bool tools = json_len(p->tools) > 0;
-    if (has_tool_choice && !p->tool_choice_none && !tools)
+    if (has_tool_choice && !p->tool_choice_none && !tools && !p->rendering)
         return api_fail(e, API_BAD_VALUE, "tool_choice", "`tool_choice` needs `tools`.");
-    if (tools && !p->tool_choice_none)
+    if (tools && !p->tool_choice_none && !p->rendering)
         return api_fail(e, API_UNSUPPORTED, "tools",
                         "`tools` is not supported by this server: " NO_TOOLS
                         ", or send `tool_choice`: \"none\".");
@@ -497,11 +497,12 @@ static int check_together(const struct params *p, const struct json *body, const
     return 0;
 }
 
-int params_read(struct params *p, const struct json *body, enum api api, const struct api_limits *limits,
-                struct arena *mem, struct api_error *e)
+static int read_params(struct params *p, const struct json *body, enum api api, bool rendering,
+                       const struct api_limits *limits, struct arena *mem, struct api_error *e)
 {
     struct reader r = {p, limits, mem, e};
     *p = (struct params){.api = api,
+                         .rendering = rendering,
                          .temperature = NAN,
                          .top_p = NAN,
                          .min_p = NAN,
@@ -530,4 +531,16 @@ int params_read(struct params *p, const struct json *body, enum api api, const s
     }
     if (p->seed == -1) p->seed = PARAM_NONE;
     return check_together(p, body, limits, e);
+}
+
+int params_read(struct params *p, const struct json *body, enum api api, const struct api_limits *limits,
+                struct arena *mem, struct api_error *e)
+{
+    return read_params(p, body, api, false, limits, mem, e);
+}
+
+int params_read_prompt(struct params *p, const struct json *body, const struct api_limits *limits,
+                       struct arena *mem, struct api_error *e)
+{
+    return read_params(p, body, API_CHAT, true, limits, mem, e);
 }

@@ -86,6 +86,7 @@ void ask_close(struct exchange *x, bool told);
 /* tokens.c */
 int answer_tokenize(struct exchange *x);
 int answer_detokenize(struct exchange *x);
+int answer_apply_template(struct exchange *x);
 /* pages.c */
 int answer_models(struct exchange *x);
 int answer_model(struct exchange *x);

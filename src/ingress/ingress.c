@@ -57,24 +57,50 @@ static size_t longest_token(const struct tokenizer *t)
     return longest;
 }
 
+/* Errors that every request would meet end the start. One that the template raises itself, or that only some conversations
+ * meet, is told. */
+static int try_template(const struct ingress *in, const char *file, struct error *err)
+{
+    static const char *const whats[] = {[TRY_USER] = "a user's message",
+                                        [TRY_TURNS] = "a conversation with a system message",
+                                        [TRY_TOOLS] = "a conversation with tools"};
+    for (int what = TRY_USER; what <= TRY_TOOLS; what++) {
+        struct error why;
+        int rc = chat_template_try(in->chat_template, in->tokenizer, (enum try)what, &why);
+        if (rc == 0 || (rc == ERR_STATE && what != TRY_USER)) continue;
+        if (rc != ERR_STATE && what == TRY_USER)
+            return error_set(err, why.code, file, "%.60s: %s", why.where, why.message);
+        log_warning("the chat template %s %s %s: %s: %s", file, rc == ERR_STATE ? "refuses" : "fails for",
+                    whats[what], why.where, why.message);
+    }
+    return 0;
+}
+
+static int no_template(struct ingress *in, const struct error *why, struct error *err)
+{
+    if (why->code == ERR_NOT_FOUND) {
+        strcpy(in->none_why, NO_TEMPLATE);
+        return 0;
+    }
+    if (why->code != ERR_UNSUPPORTED) return error_set(err, why->code, why->where, "%s", why->message);
+    log_warning("chat is not offered: %s: %s", why->where, why->message);
+    snprintf(in->none_why, sizeof(in->none_why), "This model's chat template is not supported: %.300s",
+             why->message);
+    return 0;
+}
+
 static int load_text(struct ingress *in, struct error *err)
 {
-    const char *dir = in->spec.model->dir;
+    const char *dir = in->spec.model->dir, *file = in->spec.config->chat_template;
     in->tokenizer = tokenizer_load(dir, err);
     if (!in->tokenizer) return err->code;
     in->longest_token = longest_token(in->tokenizer);
     struct error why;
-    in->chat_template = chat_template_find(dir, &why);
-    if (in->chat_template) return 0;
-    if (why.code == ERR_NOT_FOUND) {
-        strcpy(in->none_why, NO_TEMPLATE);
-        return 0;
-    }
-    if (why.code != ERR_UNSUPPORTED) return error_set(err, why.code, why.where, "%s", why.message);
-    log_warning("chat is not offered: %s: %s", why.where, why.message);
-    snprintf(in->none_why, sizeof(in->none_why), "This model's chat template is not supported: %.300s",
-             why.message);
-    return 0;
+    in->chat_template = file[0] ? chat_template_read(file, &why) : chat_template_find(dir, &why);
+    if (!in->chat_template && file[0]) return error_set(err, why.code, why.where, "%s", why.message);
+    if (!in->chat_template) return no_template(in, &why, err);
+    tokenizer_guard(in->tokenizer, in->chat_template);
+    return try_template(in, file[0] ? file : dir, err);
 }
 
 static const char *first_name(const struct ingress *in)

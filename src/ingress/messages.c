@@ -58,7 +58,8 @@ static int add_function(struct json_out *o, const struct json *function, const c
             continue;
         }
         struct error err;
-        struct json *arguments = json_read(json_text(v), json_len(v), &err);
+        bool none = json_len(v) == 0; /* of a function without parameters */
+        struct json *arguments = json_read(none ? "{}" : json_text(v), none ? 2 : json_len(v), &err);
         if (!arguments)
             return api_fail(e, API_BAD_VALUE, path, "`%s.function.arguments` is not JSON: %s.", path,
                             err.message);
@@ -156,7 +157,10 @@ static void add_variables(struct json_out *o, const struct ingress *in, const st
 {
     static const char *const named[] = {"bos", "eos", "pad", "unk"};
     json_out_key(o, "tools");
-    json_out_null(o);
+    if (json_len(p->tools))
+        json_out_value(o, p->tools);
+    else
+        json_out_null(o);
     json_out_key(o, "documents");
     if (p->documents)
         json_out_value(o, p->documents);

@@ -130,8 +130,8 @@ int prompts_chat(const struct ingress *in, const struct params *p, struct arena 
         while (spans.len && spans.data[spans.len - 1].from >= text.len) spans.len--;
         if (spans.len) spans.data[spans.len - 1].to = MIN_OF(spans.data[spans.len - 1].to, text.len);
         unsigned flags = p->add_special ? TOKENIZE_ADD_SPECIAL : 0;
-        rc = tokenizer_encode_spans(in->tokenizer, text.data ? text.data : "", text.len, flags, &spans, &ids,
-                                    &err);
+        rc = tokenizer_encode_spans(in->tokenizer, text.data ? text.data : "", text.len, flags,
+                                    in->spec.config->allow_special ? NULL : &spans, &ids, &err);
         if (rc < 0) api_fail(e, API_BAD_VALUE, "messages", "`messages` cannot be tokenized: %s", err.message);
     }
     if (rc == 0 && !ids.len) rc = api_fail(e, API_BAD_VALUE, "messages", "`messages` give no tokens.");

@@ -14,6 +14,7 @@ static const struct route ROUTES[] = {
     {"/v1/reservations/", METHOD_GET | METHOD_DELETE, ROUTE_TAIL, answer_reservation},
     {"/tokenize", METHOD_POST, ROUTE_WORK, answer_tokenize},
     {"/detokenize", METHOD_POST, ROUTE_WORK, answer_detokenize},
+    {"/apply-template", METHOD_POST, ROUTE_WORK, answer_apply_template},
     {"/admin/drain", METHOD_POST, ROUTE_ADMIN, answer_drain},
     {"/v1/topology", METHOD_GET, 0, answer_topology},
     {"/metrics", METHOD_GET, PROBE, answer_metrics},

@@ -1,4 +1,4 @@
-/* /tokenize and /detokenize. */
+/* /tokenize, /detokenize and /apply-template. */
 #include "ingress/http.h"
 #include "ingress/prompts.h"
 
@@ -56,7 +56,7 @@ static int encode_messages(const struct ingress *in, const struct json *body, st
                            struct prompt *out, struct api_error *e)
 {
     struct params p;
-    if (params_read(&p, body, API_CHAT, &in->limits, mem, e) < 0) return -1;
+    if (params_read_prompt(&p, body, &in->limits, mem, e) < 0) return -1;
     return prompts_chat(in, &p, mem, out, e);
 }
 
@@ -168,6 +168,36 @@ int answer_detokenize(struct exchange *x)
         json_out_end_object(&o);
     }
     buf_release(&text);
+    arena_release(&mem);
+    json_drop(body);
+    return rc == 0 ? reply_json(x, 200, &answer) : reply_error(x, &e);
+}
+
+/* The prompt of a chat: its text and its tokens, as /v1/chat/completions would use them. */
+int answer_apply_template(struct exchange *x)
+{
+    struct api_error e;
+    struct arena mem;
+    struct prompt prompt = {0};
+    struct buf answer = {0};
+    struct json *body = open_body(x, &e);
+    if (!body) return reply_error(x, &e);
+    arena_init(&mem, 0);
+    int rc = encode_messages(x->in, body, &mem, &prompt, &e);
+    if (rc == 0) {
+        struct json_out o;
+        json_out_init(&o, &answer);
+        json_out_object(&o);
+        json_out_key(&o, "prompt");
+        json_out_text(&o, prompt.text.text ? prompt.text.text : "", prompt.text.len);
+        json_out_key(&o, "count");
+        json_out_int(&o, prompt.n);
+        json_out_key(&o, "tokens");
+        json_out_array(&o);
+        for (u32 i = 0; i < prompt.n; i++) json_out_int(&o, prompt.ids[i]);
+        json_out_end_array(&o);
+        json_out_end_object(&o);
+    }
     arena_release(&mem);
     json_drop(body);
     return rc == 0 ? reply_json(x, 200, &answer) : reply_error(x, &e);

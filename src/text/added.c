@@ -102,3 +102,23 @@ struct added_match added_find(const struct added *a, const char *text, size_t le
     }
     return (struct added_match){len, len, -1};
 }
+
+/* White space and marks for it are content wherever they stand. */
+static bool is_blank(const char *text, size_t len)
+{
+    int n;
+    for (size_t at = 0; at < len; at += (size_t)n) {
+        u32 cp = utf8_at(text + at, &n);
+        if (!utf8_is_space(cp) && cp != 0x2581) return false;
+    }
+    return true;
+}
+
+void added_guard(struct added *a, const struct vocab *v, const char *source, size_t len)
+{
+    for (i32 i = 0; i < a->n_tokens; i++) {
+        size_t n;
+        const char *text = vocab_text(v, a->tokens[i].id, &n);
+        a->tokens[i].control = !is_blank(text, n) && memmem(source, len, text, n) != NULL;
+    }
+}

@@ -31,6 +31,8 @@ static void compile(struct chat_template *t, struct fault *fault, const char *so
     lex(&l, source, len);
     p.t = l.items;
     t->body = parse_template(&p);
+    t->source = arena_text(&t->arena, source, len);
+    t->source_len = len;
 }
 
 struct chat_template *chat_template_compile(const char *source, size_t len, struct error *err)
@@ -178,8 +180,8 @@ static void add_output(const struct writer *w, struct buf *out, struct text_span
     }
 }
 
-int chat_template_render(const struct chat_template *t, const struct json *context, unsigned flags, i64 now,
-                         struct buf *out, struct text_spans *content, struct error *err)
+static int render(const struct chat_template *t, const struct json *context, unsigned flags, i64 now,
+                  struct buf *out, struct text_spans *content, bool *refused, struct error *err)
 {
     struct writer w = {0};
     struct render *r =
@@ -196,7 +198,57 @@ int chat_template_render(const struct chat_template *t, const struct json *conte
         add_output(&w, out, content);
     }
     int rc = r->fault.code;
+    *refused = r->refused && rc;
     arena_release(&r->arena);
     free(r);
     return rc;
+}
+
+int chat_template_render(const struct chat_template *t, const struct json *context, unsigned flags, i64 now,
+                         struct buf *out, struct text_spans *content, struct error *err)
+{
+    bool refused;
+    return render(t, context, flags, now, out, content, &refused, err);
+}
+
+/* ---- a try before there are requests ---- */
+
+#define USER(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
+static const char *const tries[] = {
+    [TRY_USER] = "\"messages\":[" USER("Hello") "],\"tools\":null",
+    [TRY_TURNS] = "\"messages\":[{\"role\":\"system\",\"content\":\"Be brief.\"}," USER(
+        "Hello") ",{\"role\":\"assistant\",\"content\":\"Hi.\"}," USER("What now?") "],\"tools\":null",
+    [TRY_TOOLS] = "\"messages\":[" USER(
+        "Hello") ",{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"id\":\"call_000001\",\"type\":"
+                 "\"function\","
+                 "\"function\":{\"name\":\"look\",\"arguments\":{\"at\":\"x\"}}}]},{\"role\":\"tool\","
+                 "\"name\":\"look\","
+                 "\"tool_call_id\":\"call_000001\",\"content\":\"42\"}],\"tools\":[{\"type\":\"function\","
+                 "\"function\":{"
+                 "\"name\":\"look\",\"description\":\"Looks.\",\"parameters\":{\"type\":\"object\","
+                 "\"properties\":{\"at\":{"
+                 "\"type\":\"string\",\"description\":\"Where.\"}},\"required\":[\"at\"]}}}]",
+};
+
+int chat_template_try(const struct chat_template *tmpl, const struct tokenizer *tokens, enum try what,
+                      struct error *err)
+{
+    static const char *const named[] = {"bos", "eos", "pad", "unk"};
+    struct buf text = {0}, out = {0};
+    bool refused = false;
+    buf_printf(&text, "{%s,\"documents\":null,\"add_generation_prompt\":true", tries[what]);
+    for (size_t i = 0; tokens && i < COUNT_OF(named); i++) {
+        struct json_out o;
+        if (!tokenizer_named_text(tokens, named[i])) continue;
+        buf_printf(&text, ",\"%s_token\":", named[i]);
+        json_out_init(&o, &text);
+        json_out_str(&o, tokenizer_named_text(tokens, named[i]));
+    }
+    buf_char(&text, '}');
+    struct json *context = json_read(text.data, text.len, err);
+    int rc = context ? render(tmpl, context, 0, clock_unix(), &out, NULL, &refused, err) : ERR_INPUT;
+    json_drop(context);
+    buf_release(&text);
+    buf_release(&out);
+    return refused ? ERR_STATE : rc;
 }

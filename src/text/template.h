@@ -317,6 +317,7 @@ struct render {
     struct scope *top; /* the template's own */
     struct writer *out;
     bool escapes; /* autoescape is on */
+    bool refused; /* raise_exception() was called */
 };
 _Noreturn void raise_error(struct render *r, const char *fmt, ...) PRINTF_LIKE(2, 3);
 _Noreturn void raise_unsupported(struct render *r, const char *what);
@@ -422,5 +423,7 @@ struct value attribute_path(struct render *r, struct value of, struct value path
 struct chat_template {
     struct arena arena;
     struct nodes body;
+    const char *source;
+    size_t source_len;
 };
 #endif

@@ -13,6 +13,7 @@ GLOBAL(raise_exception)
 {
     UNUSED;
     struct value v = to_text(r, arg[0]);
+    r->refused = true;
     raise_error(r, "%.*s", (int)MIN_OF(v.len, 700u), v.text);
 }
 

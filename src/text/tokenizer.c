@@ -1,5 +1,6 @@
 /* A tokenizer: reading a model folder's files, and what can be asked about tokens. */
 #include "text/tokenizer.h"
+#include "text/template.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -171,6 +172,12 @@ void tokenizer_free(struct tokenizer *t)
     ids_release(&t->suffix);
     for (int i = 0; i < TOKENIZER_NAMED; i++) free(t->named_text[i]);
     free(t);
+}
+
+void tokenizer_guard(struct tokenizer *t, const struct chat_template *tmpl)
+{
+    added_guard(&t->raw, &t->vocab, tmpl->source, tmpl->source_len);
+    added_guard(&t->normalized, &t->vocab, tmpl->source, tmpl->source_len);
 }
 
 /* ---- questions ---- */

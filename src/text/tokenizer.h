@@ -89,6 +89,9 @@ void added_put(struct added *a, const char *text, size_t len, const struct added
 struct added_match added_find(const struct added *a, const char *text, size_t len, size_t at,
                               const struct added_mode *mode);
 
+/* Tokens whose text is in source are control tokens. */
+void added_guard(struct added *a, const struct vocab *v, const char *source, size_t len);
+
 /* ---- pattern: regular expressions ------------------------------------------------------------------------------
  * The file's patterns are in the syntax of Oniguruma; what means something else in PCRE2 is translated or refused. */
 /* A pattern never matches the empty text (refused). */

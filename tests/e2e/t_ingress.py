@@ -24,16 +24,16 @@ FAILS, RETRY_FIRST, RETRY_LATER, SLOW, TWICE, GAP, BUNDLES, FULL, HANGS, FEW, SH
 
 
 class Server:
-    def __init__(self, *options, ready=True, key=None, step_us=None):
+    def __init__(self, *options, ready=True, key=None, step_us=None, model=MODEL):
         env = dict(os.environ)
         for name in list(env):
             if name.startswith("MPISERVE_"):
                 del env[name]
         if key:
             env["MPISERVE_API_KEY"] = key
-            options = (*options, "--host", "127.0.0.1", MODEL)
+            options = (*options, "--host", "127.0.0.1", model)
         else:
-            options = (*options, "--api-key", "none", MODEL)
+            options = (*options, "--api-key", "none", model)
         if step_us:
             env["FAKE_STEP_US"] = str(step_us)
         self.process = subprocess.Popen([PROGRAM, "--port", "0", *options], stdin=subprocess.PIPE,

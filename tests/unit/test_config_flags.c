@@ -56,7 +56,7 @@ static const struct flag flags[] = {
     {"--enforce-eager", NULL, NOTED}, {"--no-enforce-eager", NULL, NOTED}, {"--compilation-config", "3", NOTED}, {"-cc", "3", NOTED}, {"-O", "3", NOTED}, {"-O3", NULL, NOTED},
     {"--max-logprobs", "20", ACCEPTED}, {"--logprobs-mode", "raw_logprobs", NOTED}, {"--logprobs-mode", "processed_logits", REFUSED},
     {"--generation-config", "auto", ACCEPTED}, {"--generation-config", "vllm", ACCEPTED}, {"--generation-config", "folder", WRONG}, {"--override-generation-config", "{}", REFUSED},
-    {"--chat-template", "x", REFUSED}, {"--chat-template-content-format", "auto", NOTED}, {"--chat-template-content-format", "openai", REFUSED}, {"--trust-request-chat-template", NULL, REFUSED}, {"--default-chat-template-kwargs", "{}", REFUSED},
+    {"--chat-template-content-format", "auto", NOTED}, {"--chat-template-content-format", "openai", REFUSED}, {"--trust-request-chat-template", NULL, REFUSED}, {"--default-chat-template-kwargs", "{}", REFUSED},
     {"--response-role", "assistant", NOTED}, {"--response-role", "x", REFUSED},
     {"--enable-auto-tool-choice", NULL, REFUSED}, {"--tool-call-parser", "hermes", REFUSED}, {"--reasoning-parser", "qwen3", REFUSED}, {"--structured-outputs-config", "{}", REFUSED},
     {"--enable-prompt-tokens-details", NULL, NOTED}, {"--enable-force-include-usage", NULL, REFUSED}, {"--return-tokens-as-token-ids", NULL, REFUSED}, {"--enable-server-load-tracking", NULL, NOTED},
