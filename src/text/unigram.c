@@ -67,6 +67,25 @@ static bool trie_put(struct unigram *u, const char *text, size_t len, i32 id)
 
 /* ---- reading ---- */
 
+/* A score as the Rust library reads it from the file: its digits as an integer, times or by a power of ten, each rounded. Scores
+ * that are the last bit apart decide between paths that cost the same. */
+static double rust_score(double exact)
+{
+    char text[40];
+    int digits = 15;
+    if (exact == 0 || fabs(exact) < 1e-200 || fabs(exact) > 1e200) return exact;
+    do snprintf(text, sizeof(text), "%.*e", digits - 1, exact);
+    while (strtod(text, NULL) != exact && digits++ < 17);
+    char *e = strchr(text, 'e');
+    int exponent = atoi(e + 1) - (digits - 1);
+    u64 number = 0;
+    for (const char *c = text; c < e; c++)
+        if (*c >= '0' && *c <= '9') number = number * 10 + (u64)(*c - '0');
+    for (; number % 10 == 0 && exponent < 0; number /= 10) exponent++;
+    double score = exponent < 0 ? (double)number / pow(10, -exponent) : (double)number * pow(10, exponent);
+    return exact < 0 ? -score : score;
+}
+
 static int load_piece(struct tokenizer *t, const struct json *piece, i32 id, struct error *err)
 {
     struct unigram *u = &t->unigram;
@@ -79,7 +98,7 @@ static int load_piece(struct tokenizer *t, const struct json *piece, i32 id, str
     int rc = vocab_add(&t->vocab, json_text(text), json_len(text), id, field, err);
     if (rc) return rc;
     t->vocab.tokens[id].flags |= TOKEN_MODEL;
-    u->scores[id] = json_real(score, 0);
+    u->scores[id] = rust_score(json_real(score, 0));
     u->unk_score = MIN_OF(u->unk_score, u->scores[id] - UNKNOWN_PENALTY);
     if (!trie_put(u, json_text(text), json_len(text), id))
         return field_error(err, ERR_INPUT, field, "the texts of all tokens are too long");
