@@ -46,6 +46,23 @@ static bool read_merge(const struct json *item, struct written *w)
     return json_kind(item) == JK_ARRAY && json_len(item) == 2 && w->left && w->right;
 }
 
+/* Kinds of characters, for cuts: ASCII ones, the mark, all others. */
+enum { KIND_MARK = 128, KIND_OTHER };
+
+static u8 kind_at(const char *text, size_t len)
+{
+    if ((u8)text[0] < 128) return (u8)text[0];
+    return len >= MARK_LEN && memcmp(text, MARK, MARK_LEN) == 0 ? KIND_MARK : KIND_OTHER;
+}
+
+/* Which kinds meet where the merge joins: between others a word can be cut before it is merged. */
+static void note_join(struct bpe *b, const struct written *w)
+{
+    size_t last = (size_t)utf8_last(w->left, w->left_len);
+    u8 left = kind_at(w->left + w->left_len - last, last), right = kind_at(w->right, w->right_len);
+    b->joins[left][right / 64] |= 1ull << (right % 64);
+}
+
 /* What the pair becomes: left and right, the latter without continuing_subword_prefix. */
 static int load_merge(struct bpe *b, const struct vocab *v, const struct json *item, u32 rank,
                       struct buf *joined, struct error *err)
@@ -67,9 +84,7 @@ static int load_merge(struct bpe *b, const struct vocab *v, const struct json *i
                            left < 0    ? w.left
                            : right < 0 ? w.right
                                        : joined->data);
-    if (w.right_len >= MARK_LEN && memcmp(w.right, MARK, MARK_LEN) == 0 &&
-        (w.left_len < MARK_LEN || memcmp(w.left + w.left_len - MARK_LEN, MARK, MARK_LEN) != 0))
-        b->cuts = false;
+    if (w.left_len && w.right_len) note_join(b, &w);
     struct merge *slot = merge_slot(b, pair_of(left, right));
     *slot = (struct merge){pair_of(left, right), rank, id};
     return 0;
@@ -84,8 +99,7 @@ static int load_merges(struct bpe *b, const struct vocab *v, const struct json *
     b->merges = mem_alloc(slots * sizeof(*b->merges));
     b->mask = slots - 1;
     for (size_t i = 0; i < slots; i++) b->merges[i].id = -1;
-    b->cuts =
-        !b->bytes && !b->ignore_merges && !b->prefix && !b->suffix && vocab_find(v, MARK, MARK_LEN) >= 0;
+    b->cuts = !b->bytes && !b->ignore_merges && !b->prefix && !b->suffix;
     struct buf joined = {0};
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0; i++) rc = load_merge(b, v, json_item(list, i), (u32)i, &joined, err);
@@ -139,7 +153,11 @@ static void find_symbols(struct bpe *b, const struct vocab *v)
         b->byte_id[byte] = vocab_find(v, c, (size_t)utf8_put(alphabet_char((u8)byte), c));
     }
     if (!b->bytes) find_byte_tokens(v, b->byte_id);
-    for (int c = 0; c < 128; c++) b->ascii_id[c] = vocab_find(v, (char[]){(char)c}, 1);
+    for (int c = 0; c < 128; c++) {
+        b->ascii_id[c] = vocab_find(v, (char[]){(char)c}, 1);
+        b->known[c] = b->ascii_id[c] >= 0;
+    }
+    b->known[KIND_MARK] = vocab_find(v, MARK, MARK_LEN) >= 0;
 }
 
 /* Marks the tokens that are what merging makes of their own word: most words of a text are found so, without merging. */
@@ -190,21 +208,32 @@ void bpe_release(struct bpe *b)
 struct bpe_node {
     i32 id; /* -1: was merged into its left neighbour */
     i32 prev, next;
-    u32 rank; /* of the pair (this, next); NO_RANK: not in the table */
+    u32 rank;   /* of the pair (this, next); NO_RANK: not in the table */
+    i32 merged; /* what the pair becomes */
+};
+
+/* A word that was merged already, in one cache line. */
+enum { MEMO_BYTES = 30, MEMO_IDS = 8, MEMO_MIN = 64, MEMO_MAX = 16384 };
+struct word_memo {
+    u8 len, n; /* len 0: free */
+    char word[MEMO_BYTES];
+    i32 ids[MEMO_IDS];
 };
 
 void bpe_scratch_release(struct bpe_scratch *s)
 {
     free(s->nodes);
+    free(s->memo);
     free(s->heap.entries);
     buf_release(&s->symbol);
     memset(s, 0, sizeof(*s));
 }
 
-static u32 rank_of(const struct bpe *b, i32 left, i32 right)
+static void set_rank(const struct bpe *b, struct bpe_node *node, i32 right)
 {
-    const struct merge *m = merge_slot(b, pair_of(left, right));
-    return m->id >= 0 ? m->rank : NO_RANK;
+    const struct merge *m = merge_slot(b, pair_of(node->id, right));
+    node->rank = m->id >= 0 ? m->rank : NO_RANK;
+    node->merged = m->id;
 }
 
 /* Symbols of a word in the making. A symbol that is not in the vocabulary waits: the next unknown one may join it, and
@@ -278,26 +307,54 @@ static size_t first_symbols(const struct bpe *b, const struct vocab *v, struct b
     for (size_t i = 0; i < s.n; i++) {
         s.nodes[i].prev = (i32)i - 1;
         s.nodes[i].next = i + 1 < s.n ? (i32)i + 1 : -1;
-        s.nodes[i].rank = i + 1 < s.n ? rank_of(b, s.nodes[i].id, s.nodes[i + 1].id) : NO_RANK;
+        s.nodes[i].rank = NO_RANK;
+        if (i + 1 < s.n) set_rank(b, &s.nodes[i], s.nodes[i + 1].id);
     }
     return s.n;
 }
 
-/* Few symbols: look at all of them for each merge. */
+/* Few symbols: look at all of them for each merge. What is looked at lies close together. */
+enum { SHORT_WORD = 32 };
+struct short_word {
+    u32 rank[SHORT_WORD];
+    i32 id[SHORT_WORD], merged[SHORT_WORD];
+};
+
+static void rank_short(const struct bpe *b, struct short_word *w, size_t at)
+{
+    const struct merge *m = merge_slot(b, pair_of(w->id[at], w->id[at + 1]));
+    w->rank[at] = m->id >= 0 ? m->rank : NO_RANK;
+    w->merged[at] = m->id;
+}
+
+static void close_gap(struct short_word *w, size_t at, size_t n)
+{
+    size_t rest = (n - at - 1) * sizeof(u32);
+    memmove(&w->rank[at], &w->rank[at + 1], rest);
+    memmove(&w->id[at], &w->id[at + 1], rest);
+    memmove(&w->merged[at], &w->merged[at + 1], rest);
+}
+
 static size_t merge_short(const struct bpe *b, struct bpe_node *nodes, size_t n)
 {
-    for (;;) {
-        size_t best = 0;
-        for (size_t i = 1; i + 1 < n; i++) {
-            if (nodes[i].rank < nodes[best].rank) best = i;
-        }
-        if (n < 2 || nodes[best].rank == NO_RANK) return n;
-        nodes[best].id = merge_slot(b, pair_of(nodes[best].id, nodes[best + 1].id))->id;
-        n--;
-        for (size_t i = best + 1; i < n; i++) nodes[i] = nodes[i + 1];
-        nodes[best].rank = best + 1 < n ? rank_of(b, nodes[best].id, nodes[best + 1].id) : NO_RANK;
-        if (best > 0) nodes[best - 1].rank = rank_of(b, nodes[best - 1].id, nodes[best].id);
+    struct short_word w;
+    for (size_t i = 0; i < n; i++) {
+        w.rank[i] = nodes[i].rank;
+        w.id[i] = nodes[i].id;
+        w.merged[i] = nodes[i].merged;
     }
+    while (n > 1) {
+        size_t best = 0;
+        for (size_t i = 1; i + 1 < n; i++) best = w.rank[i] < w.rank[best] ? i : best;
+        if (w.rank[best] == NO_RANK) break;
+        w.id[best] = w.merged[best];
+        close_gap(&w, best + 1, n--);
+        w.rank[best] = NO_RANK;
+        if (best + 1 < n) rank_short(b, &w, best);
+        if (best > 0) rank_short(b, &w, best - 1);
+    }
+    for (size_t i = 0; i < n; i++) nodes[i].id = w.id[i];
+    return n;
 }
 
 enum { WAYS = 4 };
@@ -334,7 +391,8 @@ static u64 heap_pop(struct bpe_heap *h)
 static void rank_pair(const struct bpe *b, struct bpe_scratch *s, i32 left)
 {
     struct bpe_node *node = &s->nodes[left];
-    node->rank = node->next < 0 ? NO_RANK : rank_of(b, node->id, s->nodes[node->next].id);
+    node->rank = NO_RANK;
+    if (node->next >= 0) set_rank(b, node, s->nodes[node->next].id);
     if (node->rank != NO_RANK) heap_push(&s->heap, (u64)node->rank << 32 | (u32)left);
 }
 
@@ -351,7 +409,7 @@ static void merge_long(const struct bpe *b, struct bpe_scratch *s, size_t n)
         struct bpe_node *node = &s->nodes[at];
         if (node->id < 0 || node->rank != entry >> 32) continue;
         struct bpe_node *right = &s->nodes[node->next];
-        node->id = merge_slot(b, pair_of(node->id, right->id))->id;
+        node->id = node->merged;
         right->id = -1;
         node->next = right->next;
         if (node->next >= 0) s->nodes[node->next].prev = at;
@@ -369,9 +427,21 @@ static void reserve_nodes(const struct bpe *b, struct bpe_scratch *s, size_t len
     s->nodes = mem_resize(s->nodes, s->cap * sizeof(*s->nodes));
 }
 
+/* The place for a word; NULL when it is too long for one. The table grows with the text: a short text has few words twice. */
+static struct word_memo *memo_of(struct bpe_scratch *s, const char *word, size_t len)
+{
+    if (len > MEMO_BYTES || s->text_len < MEMO_MIN) return NULL;
+    if (!s->memo) {
+        size_t slots = MEMO_MIN;
+        while (slots < MEMO_MAX && slots * 32 < s->text_len) slots *= 2;
+        s->memo = mem_zero(slots, sizeof(*s->memo));
+        s->memo_mask = slots - 1;
+    }
+    return &s->memo[hash_bytes(word, len, 0) & s->memo_mask];
+}
+
 static void merge_word(struct encoding *e, const char *word, size_t len)
 {
-    enum { SHORT_WORD = 32 };
     const struct bpe *b = &e->t->bpe;
     struct bpe_scratch *s = &e->bpe;
     i32 id = vocab_find_word(&e->t->vocab, word, len);
@@ -379,6 +449,12 @@ static void merge_word(struct encoding *e, const char *word, size_t len)
         ids_add(e->out, id);
         return;
     }
+    struct word_memo *memo = memo_of(s, word, len);
+    if (memo && memo->len == len && memcmp(memo->word, word, len) == 0) {
+        for (u8 i = 0; i < memo->n; i++) ids_add(e->out, memo->ids[i]);
+        return;
+    }
+    size_t before = e->out->len;
     reserve_nodes(b, s, len);
     size_t n = first_symbols(b, &e->t->vocab, s, word, len);
     if (n <= SHORT_WORD) {
@@ -389,21 +465,30 @@ static void merge_word(struct encoding *e, const char *word, size_t len)
     for (size_t i = 0; i < n; i++) {
         if (s->nodes[i].id >= 0) ids_add(e->out, s->nodes[i].id);
     }
+    size_t made = e->out->len - before;
+    if (!memo || made > MEMO_IDS) return;
+    memo->len = (u8)len;
+    memo->n = (u8)made;
+    memcpy(memo->word, word, len);
+    if (made) memcpy(memo->ids, e->out->data + before, made * sizeof(*memo->ids));
 }
 
-/* Where the next word of a word begins that may be cut: at a mark behind something else. */
-static size_t next_cut(const char *word, size_t len)
+/* Where the next part of a word begins that may be merged alone: between two known characters that no merge joins. */
+static size_t next_cut(const struct bpe *b, const char *word, size_t len)
 {
-    size_t at = 0;
-    while (at + MARK_LEN <= len && memcmp(word + at, MARK, MARK_LEN) == 0) at += MARK_LEN;
-    const char *mark = memmem(word + at, len - at, MARK, MARK_LEN);
-    return mark ? (size_t)(mark - word) : len;
+    u8 left = kind_at(word, len);
+    for (size_t at = (size_t)utf8_width(word); at < len; at += (size_t)utf8_width(word + at)) {
+        u8 right = kind_at(word + at, len - at);
+        if (b->known[left] && b->known[right] && !(b->joins[left][right / 64] >> (right % 64) & 1)) return at;
+        left = right;
+    }
+    return len;
 }
 
 int bpe_word(struct encoding *e, const char *word, size_t len)
 {
     while (len) {
-        size_t n = e->t->bpe.cuts ? next_cut(word, len) : len;
+        size_t n = e->t->bpe.cuts ? next_cut(&e->t->bpe, word, len) : len;
         merge_word(e, word, n);
         word += n;
         len -= n;

@@ -102,6 +102,7 @@ int tokenizer_encode_spans(const struct tokenizer *t, const char *text, size_t l
     if (len > TEXT_MAX)
         return error_set(err, ERR_INPUT, "", "a text of %zu bytes is too long to encode", len);
     struct encoding e = {.t = t, .text = text, .content = content, .flags = flags, .out = out, .err = err};
+    e.bpe.text_len = len;
     e.patterns = pattern_scratch_new();
     if (!e.patterns) return error_set(err, ERR_MEMORY, "", "no memory for pattern matching");
     int rc = encode(&e, text, len);

@@ -167,7 +167,9 @@ struct bpe {
     i32 ascii_id[128];
     i32 unk; /* -1: none */
     bool bytes, fuse_unk, ignore_merges, byte_fallback;
-    bool cuts;             /* no merge joins a character and a U+2581 behind it: a word may be cut there */
+    bool cuts; /* a word may be cut between kinds of characters (of known ones) that no merge joins */
+    bool known[130];
+    u64 joins[130][3];
     char *prefix, *suffix; /* continuing_subword_prefix, end_of_word_suffix; NULL: none */
 };
 struct bpe_scratch {
@@ -178,6 +180,9 @@ struct bpe_scratch {
     } heap;
     size_t cap;
     struct buf symbol;
+    size_t text_len; /* of the whole text: how large the memo gets */
+    struct word_memo *memo;
+    size_t memo_mask;
 };
 void bpe_scratch_release(struct bpe_scratch *s);
 

@@ -16,6 +16,11 @@ void utf8_add(struct buf *out, u32 cp);
 
 /* In valid text only: the code point at s, and the length of the last character of the len > 0 bytes at s. */
 u32 utf8_at(const char *s, int *len);
+static inline int utf8_width(const char *s) /* bytes of the character at s */
+{
+    u8 first = (u8)s[0];
+    return first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+}
 int utf8_last(const char *s, size_t len);
 
 bool utf8_is_space(u32 cp); /* White_Space */
