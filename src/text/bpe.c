@@ -18,11 +18,34 @@ static u64 pair_of(i32 left, i32 right)
     return (u64)(u32)left << 32 | (u32)right;
 }
 
+static u64 hash_of(u64 pair)
+{
+    pair *= 0x9E3779B97F4A7C15ull;
+    return pair ^ pair >> 29;
+}
+
 static struct merge *merge_slot(const struct bpe *b, u64 pair)
 {
-    u64 at = (pair * 0x9E3779B97F4A7C15ull) >> 20 & b->mask;
+    u64 at = hash_of(pair) & b->mask;
     while (b->merges[at].id >= 0 && b->merges[at].pair != pair) at = (at + 1) & b->mask;
     return &b->merges[at];
+}
+
+/* Most pairs are in no merge. A bit for each hash, in less memory than the table, says so. */
+static u64 *maybe_word(const struct bpe *b, u64 pair, u64 *bit)
+{
+    u64 at = hash_of(pair) >> 26 & b->maybe_mask;
+    *bit = 1ull << (at % 64);
+    return &b->maybe[at / 64];
+}
+
+/* The merge of two symbols; NULL: none. */
+static const struct merge *find_merge(const struct bpe *b, i32 left, i32 right)
+{
+    u64 pair = pair_of(left, right), bit;
+    if (!(*maybe_word(b, pair, &bit) & bit)) return NULL;
+    const struct merge *m = merge_slot(b, pair);
+    return m->id >= 0 ? m : NULL;
 }
 
 /* A merge as the file writes it: "left right" or ["left", "right"]. */
@@ -86,7 +109,9 @@ static int load_merge(struct bpe *b, const struct vocab *v, const struct json *i
                                        : joined->data);
     if (w.left_len && w.right_len) note_join(b, &w);
     struct merge *slot = merge_slot(b, pair_of(left, right));
+    u64 bit;
     *slot = (struct merge){pair_of(left, right), rank, id};
+    *maybe_word(b, slot->pair, &bit) |= bit;
     return 0;
 }
 
@@ -98,6 +123,8 @@ static int load_merges(struct bpe *b, const struct vocab *v, const struct json *
     while (slots < n * 2) slots *= 2;
     b->merges = mem_alloc(slots * sizeof(*b->merges));
     b->mask = slots - 1;
+    b->maybe_mask = slots * 8 - 1;
+    b->maybe = mem_zero(slots / 8, sizeof(*b->maybe));
     for (size_t i = 0; i < slots; i++) b->merges[i].id = -1;
     b->cuts = !b->bytes && !b->ignore_merges && !b->prefix && !b->suffix;
     struct buf joined = {0};
@@ -198,6 +225,7 @@ int bpe_load(struct tokenizer *t, const struct json *model, struct error *err)
 void bpe_release(struct bpe *b)
 {
     free(b->merges);
+    free(b->maybe);
     free(b->prefix);
     free(b->suffix);
     memset(b, 0, sizeof(*b));
@@ -222,6 +250,7 @@ struct word_memo {
 
 void bpe_scratch_release(struct bpe_scratch *s)
 {
+    free(s->symbols);
     free(s->nodes);
     free(s->memo);
     free(s->heap.entries);
@@ -231,15 +260,15 @@ void bpe_scratch_release(struct bpe_scratch *s)
 
 static void set_rank(const struct bpe *b, struct bpe_node *node, i32 right)
 {
-    const struct merge *m = merge_slot(b, pair_of(node->id, right));
-    node->rank = m->id >= 0 ? m->rank : NO_RANK;
-    node->merged = m->id;
+    const struct merge *m = find_merge(b, node->id, right);
+    node->rank = m ? m->rank : NO_RANK;
+    node->merged = m ? m->id : -1;
 }
 
 /* Symbols of a word in the making. A symbol that is not in the vocabulary waits: the next unknown one may join it, and
  * symbols for its bytes go in front of it. */
 struct symbols {
-    struct bpe_node *nodes;
+    i32 *ids;
     size_t n;
     bool unknown;
 };
@@ -247,22 +276,22 @@ struct symbols {
 static void put_unknown(const struct bpe *b, struct symbols *s)
 {
     if (b->unk < 0) return;
-    if (s->unknown && !b->fuse_unk) s->nodes[s->n++].id = b->unk;
+    if (s->unknown && !b->fuse_unk) s->ids[s->n++] = b->unk;
     s->unknown = true;
 }
 
 static void put_known(const struct bpe *b, struct symbols *s, i32 id)
 {
-    if (s->unknown) s->nodes[s->n++].id = b->unk;
+    if (s->unknown) s->ids[s->n++] = b->unk;
     s->unknown = false;
-    s->nodes[s->n++].id = id;
+    s->ids[s->n++] = id;
 }
 
 static bool put_bytes(const struct bpe *b, struct symbols *s, const char *bytes, size_t len)
 {
     for (size_t i = 0; i < len; i++)
         if (b->byte_id[(u8)bytes[i]] < 0) return false;
-    for (size_t i = 0; i < len; i++) s->nodes[s->n++].id = b->byte_id[(u8)bytes[i]];
+    for (size_t i = 0; i < len; i++) s->ids[s->n++] = b->byte_id[(u8)bytes[i]];
     return true;
 }
 
@@ -289,7 +318,7 @@ static void put_character(const struct bpe *b, const struct vocab *v, struct sym
 static size_t first_symbols(const struct bpe *b, const struct vocab *v, struct bpe_scratch *scratch,
                             const char *word, size_t len)
 {
-    struct symbols s = {.nodes = scratch->nodes};
+    struct symbols s = {.ids = scratch->symbols};
     int used;
     for (size_t i = 0; i < len && b->bytes; i++) {
         i32 id = b->byte_id[(u8)word[i]];
@@ -303,57 +332,42 @@ static size_t first_symbols(const struct bpe *b, const struct vocab *v, struct b
         utf8_at(word + i, &used);
         put_character(b, v, &s, word + i, (size_t)used, i == 0, i + (size_t)used == len, &scratch->symbol);
     }
-    if (s.unknown) s.nodes[s.n++].id = b->unk;
-    for (size_t i = 0; i < s.n; i++) {
-        s.nodes[i].prev = (i32)i - 1;
-        s.nodes[i].next = i + 1 < s.n ? (i32)i + 1 : -1;
-        s.nodes[i].rank = NO_RANK;
-        if (i + 1 < s.n) set_rank(b, &s.nodes[i], s.nodes[i + 1].id);
-    }
+    if (s.unknown) s.ids[s.n++] = b->unk;
     return s.n;
 }
 
 /* Few symbols: look at all of them for each merge. What is looked at lies close together. */
 enum { SHORT_WORD = 32 };
-struct short_word {
-    u32 rank[SHORT_WORD];
-    i32 id[SHORT_WORD], merged[SHORT_WORD];
+struct pairs {
+    u32 rank[SHORT_WORD + 1]; /* of the pair that begins here */
+    i32 merged[SHORT_WORD + 1];
 };
 
-static void rank_short(const struct bpe *b, struct short_word *w, size_t at)
+static void rank_short(const struct bpe *b, struct pairs *p, const i32 *ids, size_t at)
 {
-    const struct merge *m = merge_slot(b, pair_of(w->id[at], w->id[at + 1]));
-    w->rank[at] = m->id >= 0 ? m->rank : NO_RANK;
-    w->merged[at] = m->id;
+    const struct merge *m = find_merge(b, ids[at], ids[at + 1]);
+    p->rank[at] = m ? m->rank : NO_RANK;
+    p->merged[at] = m ? m->id : -1;
 }
 
-static void close_gap(struct short_word *w, size_t at, size_t n)
+static size_t merge_short(const struct bpe *b, i32 *ids, size_t n)
 {
-    size_t rest = (n - at - 1) * sizeof(u32);
-    memmove(&w->rank[at], &w->rank[at + 1], rest);
-    memmove(&w->id[at], &w->id[at + 1], rest);
-    memmove(&w->merged[at], &w->merged[at + 1], rest);
-}
-
-static size_t merge_short(const struct bpe *b, struct bpe_node *nodes, size_t n)
-{
-    struct short_word w;
-    for (size_t i = 0; i < n; i++) {
-        w.rank[i] = nodes[i].rank;
-        w.id[i] = nodes[i].id;
-        w.merged[i] = nodes[i].merged;
-    }
+    struct pairs p = {.rank = {0}};
+    for (size_t i = 0; i + 1 < n; i++) rank_short(b, &p, ids, i);
     while (n > 1) {
         size_t best = 0;
-        for (size_t i = 1; i + 1 < n; i++) best = w.rank[i] < w.rank[best] ? i : best;
-        if (w.rank[best] == NO_RANK) break;
-        w.id[best] = w.merged[best];
-        close_gap(&w, best + 1, n--);
-        w.rank[best] = NO_RANK;
-        if (best + 1 < n) rank_short(b, &w, best);
-        if (best > 0) rank_short(b, &w, best - 1);
+        for (size_t i = 1; i + 1 < n; i++) best = p.rank[i] < p.rank[best] ? i : best;
+        if (p.rank[best] == NO_RANK) break;
+        ids[best] = p.merged[best];
+        n--;
+        for (size_t i = best + 1; i < n; i++) {
+            ids[i] = ids[i + 1];
+            p.rank[i] = p.rank[i + 1];
+            p.merged[i] = p.merged[i + 1];
+        }
+        if (best + 1 < n) rank_short(b, &p, ids, best);
+        if (best > 0) rank_short(b, &p, ids, best - 1);
     }
-    for (size_t i = 0; i < n; i++) nodes[i].id = w.id[i];
     return n;
 }
 
@@ -397,12 +411,16 @@ static void rank_pair(const struct bpe *b, struct bpe_scratch *s, i32 left)
 }
 
 /* Many symbols: a heap of pairs. An entry whose rank is not its node's any more is stale. */
-static void merge_long(const struct bpe *b, struct bpe_scratch *s, size_t n)
+static size_t merge_long(const struct bpe *b, struct bpe_scratch *s, size_t n)
 {
-    s->heap.n = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (s->nodes[i].rank != NO_RANK) heap_push(&s->heap, (u64)s->nodes[i].rank << 32 | i);
+    if (n > s->cap_nodes) {
+        s->cap_nodes = n;
+        s->nodes = mem_resize(s->nodes, n * sizeof(*s->nodes));
     }
+    s->heap.n = 0;
+    for (size_t i = 0; i < n; i++)
+        s->nodes[i] = (struct bpe_node){s->symbols[i], (i32)i - 1, i + 1 < n ? (i32)i + 1 : -1, NO_RANK, -1};
+    for (size_t i = 0; i < n; i++) rank_pair(b, s, (i32)i);
     while (s->heap.n) {
         u64 entry = heap_pop(&s->heap);
         i32 at = (i32)(u32)entry;
@@ -416,15 +434,19 @@ static void merge_long(const struct bpe *b, struct bpe_scratch *s, size_t n)
         rank_pair(b, s, at);
         if (node->prev >= 0) rank_pair(b, s, node->prev);
     }
+    size_t left = 0;
+    for (size_t i = 0; i < n; i++)
+        if (s->nodes[i].id >= 0) s->symbols[left++] = s->nodes[i].id;
+    return left;
 }
 
-/* Room for a node a byte, affixes that are spelled in bytes included, and a last unknown one. */
-static void reserve_nodes(const struct bpe *b, struct bpe_scratch *s, size_t len)
+/* Room for a symbol a byte, affixes that are spelled in bytes included, and a last unknown one. */
+static void reserve_symbols(const struct bpe *b, struct bpe_scratch *s, size_t len)
 {
     size_t need = len * (1 + (b->prefix ? strlen(b->prefix) : 0)) + (b->suffix ? strlen(b->suffix) : 0) + 1;
     if (need <= s->cap) return;
     s->cap = MAX_OF(need, (size_t)64);
-    s->nodes = mem_resize(s->nodes, s->cap * sizeof(*s->nodes));
+    s->symbols = mem_resize(s->symbols, s->cap * sizeof(*s->symbols));
 }
 
 /* The place for a word; NULL when it is too long for one. The table grows with the text: a short text has few words twice. */
@@ -454,23 +476,15 @@ static void merge_word(struct encoding *e, const char *word, size_t len)
         for (u8 i = 0; i < memo->n; i++) ids_add(e->out, memo->ids[i]);
         return;
     }
-    size_t before = e->out->len;
-    reserve_nodes(b, s, len);
+    reserve_symbols(b, s, len);
     size_t n = first_symbols(b, &e->t->vocab, s, word, len);
-    if (n <= SHORT_WORD) {
-        n = merge_short(b, s->nodes, n);
-    } else {
-        merge_long(b, s, n);
-    }
-    for (size_t i = 0; i < n; i++) {
-        if (s->nodes[i].id >= 0) ids_add(e->out, s->nodes[i].id);
-    }
-    size_t made = e->out->len - before;
-    if (!memo || made > MEMO_IDS) return;
+    n = n <= SHORT_WORD ? merge_short(b, s->symbols, n) : merge_long(b, s, n);
+    for (size_t i = 0; i < n; i++) ids_add(e->out, s->symbols[i]);
+    if (!memo || n > MEMO_IDS) return;
     memo->len = (u8)len;
-    memo->n = (u8)made;
+    memo->n = (u8)n;
     memcpy(memo->word, word, len);
-    if (made) memcpy(memo->ids, e->out->data + before, made * sizeof(*memo->ids));
+    if (n) memcpy(memo->ids, s->symbols, n * sizeof(*memo->ids));
 }
 
 /* Where the next part of a word begins that may be merged alone: between two known characters that no merge joins. */

@@ -163,7 +163,8 @@ struct merge {
 struct bpe {
     struct merge *merges; /* open addressing, id -1: free */
     u64 mask;
-    i32 byte_id[256]; /* of a byte of a word (ByteLevel), or of <0x00>; -1: not in the vocabulary */
+    u64 *maybe, maybe_mask; /* a bit for each hash that a merge has */
+    i32 byte_id[256];       /* of a byte of a word (ByteLevel), or of <0x00>; -1: not in the vocabulary */
     i32 ascii_id[128];
     i32 unk; /* -1: none */
     bool bytes, fuse_unk, ignore_merges, byte_fallback;
@@ -173,12 +174,13 @@ struct bpe {
     char *prefix, *suffix; /* continuing_subword_prefix, end_of_word_suffix; NULL: none */
 };
 struct bpe_scratch {
-    struct bpe_node *nodes;
+    i32 *symbols;           /* [cap] */
+    struct bpe_node *nodes; /* [cap_nodes] */
     struct bpe_heap {
         u64 *entries; /* rank << 32 | node: the smallest is the lowest rank, leftmost */
         size_t n, cap;
     } heap;
-    size_t cap;
+    size_t cap, cap_nodes;
     struct buf symbol;
     size_t text_len; /* of the whole text: how large the memo gets */
     struct word_memo *memo;
