@@ -1,7 +1,7 @@
 # mpiserve:  make deps run      install what is missing, build, start 8 ranks with the demo model
 #            make               build ./mpiserve
 #            make deps check    all tests;  make check TESTS=tests/e2e/t_chat.py: some of them
-#            make check-mpi5 (Open MPI 5)  soak (minutes)  check-style  bench  clean
+#            make check-mpi5 (Open MPI 5)  soak (minutes)  fuzz  check-style  bench  clean
 #            make install uninstall   PREFIX=/usr/local  DESTDIR=
 #            make docs          option table -> README.md, jobs/schema.json, jobs/every-option.yaml
 # Options:   CC=clang  SANITIZE=address,undefined  MPI_HOME=folder  V=1  ARGS="-n 4 MODEL" (run, bench)
@@ -34,7 +34,11 @@ HELPERS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/mpi/*.c tests/e2e/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o) $(BENCHES:=.o)
 
-.PHONY: all deps run tests check check-mpi5 soak check-style bench docs install uninstall clean
+# Fuzzers: clang with its sanitizers, in a folder of their own. FUZZ_SECONDS is for each.
+FUZZERS  := $(patsubst %.c,build-fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 20
+
+.PHONY: all deps run tests check check-mpi5 soak fuzz fuzzers check-style bench docs install uninstall clean
 all: $(PROGRAM)
 
 # `make -j2 deps run`: everything else waits for deps. With check among the goals it installs what tests need too.
@@ -88,6 +92,18 @@ check-mpi5:
 soak: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) LAB_LONG=1 SOAK=1 TEST_TIMEOUT=1800 $(RUN_ENV) \
 	    tests/tools/run-tests tests/lab/selftest tests/model/t_slots.py $(BUILD)/tests/mpi/slots
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+# The library once more, then the fuzzers with it: BUILD and CC differ, so make runs itself.
+fuzz:
+	@command -v clang >/dev/null || { echo "make fuzz needs clang"; exit 1; }
+	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz SANITIZE=address,undefined,fuzzer-no-link \
+	    CFLAGS="-g -fno-sanitize-recover=undefined" fuzzers
+	@tests/fuzz/run $(FUZZ_SECONDS) $(FUZZERS)
+fuzzers: $(FUZZERS)
+$(FUZZERS): build-fuzz/%: build-fuzz/%.o $(LIBRARY)
+	$(call say,LD  $@)
+	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
 check-style:
 	@tests/tools/check-style
 bench: $(PROGRAM) $(BENCHES)
@@ -116,4 +132,4 @@ uninstall:
 clean:
 	rm -rf build build-* mpiserve
 
--include $(OBJECTS:.o=.d) $(TEST_OBJECTS:.o=.d)
+-include $(OBJECTS:.o=.d) $(TEST_OBJECTS:.o=.d) $(FUZZERS:=.d)

@@ -58,6 +58,8 @@ struct tokenizer;
 /* Reads dir/tokenizer.json and, where it exists, dir/tokenizer_config.json. NULL: *err names file and field;
  * ERR_UNSUPPORTED for what is valid and not offered. */
 struct tokenizer *tokenizer_load(const char *dir, struct error *err);
+/* The same from the text of a tokenizer.json; it has no named tokens. */
+struct tokenizer *tokenizer_read(const char *text, size_t len, struct error *err);
 void tokenizer_free(struct tokenizer *t); /* NULL: nothing */
 
 enum tokenize_flag {

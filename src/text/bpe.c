@@ -108,6 +108,8 @@ static int load_merge(struct bpe *b, const struct vocab *v, const struct json *i
                            : right < 0 ? w.right
                                        : joined->data);
     if (w.left_len && w.right_len) note_join(b, &w);
+    if (id == left || id == right)
+        return field_error(err, ERR_INPUT, field, "adds nothing to \"%.100s\"", w.left);
     struct merge *slot = merge_slot(b, pair_of(left, right));
     u64 bit;
     *slot = (struct merge){pair_of(left, right), rank, id};
@@ -253,7 +255,7 @@ void bpe_scratch_release(struct bpe_scratch *s)
     free(s->symbols);
     free(s->nodes);
     free(s->memo);
-    free(s->heap.entries);
+    pair_queue_release(&s->queue);
     buf_release(&s->symbol);
     memset(s, 0, sizeof(*s));
 }
@@ -371,61 +373,29 @@ static size_t merge_short(const struct bpe *b, i32 *ids, size_t n)
     return n;
 }
 
-enum { WAYS = 4 };
-
-static void heap_push(struct bpe_heap *h, u64 entry)
-{
-    if (h->n == h->cap) {
-        h->cap = h->cap ? h->cap * 2 : 256;
-        h->entries = mem_resize(h->entries, h->cap * sizeof(*h->entries));
-    }
-    size_t at = h->n++;
-    for (; at > 0 && h->entries[(at - 1) / WAYS] > entry; at = (at - 1) / WAYS)
-        h->entries[at] = h->entries[(at - 1) / WAYS];
-    h->entries[at] = entry;
-}
-
-static u64 heap_pop(struct bpe_heap *h)
-{
-    u64 top = h->entries[0], last = h->entries[--h->n];
-    size_t at = 0;
-    for (;;) {
-        size_t best = at * WAYS + 1, end = MIN_OF(best + WAYS, h->n);
-        for (size_t i = best + 1; i < end; i++) {
-            if (h->entries[i] < h->entries[best]) best = i;
-        }
-        if (best >= h->n || h->entries[best] >= last) break;
-        h->entries[at] = h->entries[best];
-        at = best;
-    }
-    h->entries[at] = last;
-    return top;
-}
-
 static void rank_pair(const struct bpe *b, struct bpe_scratch *s, i32 left)
 {
     struct bpe_node *node = &s->nodes[left];
     node->rank = NO_RANK;
     if (node->next >= 0) set_rank(b, node, s->nodes[node->next].id);
-    if (node->rank != NO_RANK) heap_push(&s->heap, (u64)node->rank << 32 | (u32)left);
+    if (node->rank != NO_RANK) pair_queue_push(&s->queue, node->rank, left);
 }
 
-/* Many symbols: a heap of pairs. An entry whose rank is not its node's any more is stale. */
+/* Many symbols: a queue of pairs. An entry whose rank is not its node's any more is stale. */
 static size_t merge_long(const struct bpe *b, struct bpe_scratch *s, size_t n)
 {
     if (n > s->cap_nodes) {
         s->cap_nodes = n;
         s->nodes = mem_resize(s->nodes, n * sizeof(*s->nodes));
     }
-    s->heap.n = 0;
     for (size_t i = 0; i < n; i++)
         s->nodes[i] = (struct bpe_node){s->symbols[i], (i32)i - 1, i + 1 < n ? (i32)i + 1 : -1, NO_RANK, -1};
     for (size_t i = 0; i < n; i++) rank_pair(b, s, (i32)i);
-    while (s->heap.n) {
-        u64 entry = heap_pop(&s->heap);
-        i32 at = (i32)(u32)entry;
+    u32 rank;
+    i32 at;
+    while (pair_queue_pop(&s->queue, &rank, &at)) {
         struct bpe_node *node = &s->nodes[at];
-        if (node->id < 0 || node->rank != entry >> 32) continue;
+        if (node->id < 0 || node->rank != rank) continue;
         struct bpe_node *right = &s->nodes[node->next];
         node->id = node->merged;
         right->id = -1;

@@ -292,7 +292,8 @@ int pattern_find(const struct pattern *p, struct pattern_scratch *s, const char 
                  size_t *from, size_t *to, struct error *err)
 {
     if (p->literal) {
-        const char *hit = memmem(text + at, len - at, p->literal, p->literal_len);
+        const char *hit = p->literal_len == 1 ? memchr(text + at, p->literal[0], len - at)
+                                              : memmem(text + at, len - at, p->literal, p->literal_len);
         *from = hit ? (size_t)(hit - text) : len;
         *to = *from + p->literal_len;
         return hit != NULL;

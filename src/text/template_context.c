@@ -104,6 +104,8 @@ static void mark_final(struct render *r, struct value messages)
 /* A template that strips its messages takes the marker's space away: then the text's own goes as well. */
 void cut_at_marker(struct render *r, struct writer *w)
 {
+    if (r->final.kind != V_TEXT)
+        raise_error(r, "continue_final_message is set but the conversation is empty!");
     struct value all = written(r, w), marker = v_text(MARKER),
                  final = text_strip(r, r->final, NULL, true, true);
     const char *last = NULL;

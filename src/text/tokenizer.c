@@ -145,14 +145,32 @@ static int load_files(struct tokenizer *t, const char *dir, struct error *err)
     return rc;
 }
 
-struct tokenizer *tokenizer_load(const char *dir, struct error *err)
+static struct tokenizer *new_tokenizer(void)
 {
     struct tokenizer *t = mem_zero(1, sizeof(*t));
     vocab_init(&t->vocab);
     added_init(&t->raw);
     added_init(&t->normalized);
     for (int i = 0; i < TOKENIZER_NAMED; i++) t->named_id[i] = -1;
+    return t;
+}
+
+struct tokenizer *tokenizer_load(const char *dir, struct error *err)
+{
+    struct tokenizer *t = new_tokenizer();
     if (load_files(t, dir, err) == 0) return t;
+    tokenizer_free(t);
+    return NULL;
+}
+
+struct tokenizer *tokenizer_read(const char *text, size_t len, struct error *err)
+{
+    struct json *root = json_read(text, len, err);
+    if (!root) return NULL;
+    struct tokenizer *t = new_tokenizer();
+    int rc = load_parts(t, root, err);
+    json_drop(root);
+    if (rc == 0) return t;
     tokenizer_free(t);
     return NULL;
 }

@@ -173,13 +173,24 @@ struct bpe {
     u64 joins[130][3];
     char *prefix, *suffix; /* continuing_subword_prefix, end_of_word_suffix; NULL: none */
 };
+struct pair_queue { /* bpe_queue.c */
+    struct rank_list *lists;
+    size_t n_lists, cap_lists;
+    i32 *slots; /* open addressing by rank: an index of lists, -1: free */
+    u32 slot_mask;
+    struct pair_heap {
+        u64 *entries; /* rank << 32 | index or place; the smallest first */
+        size_t n, cap;
+    } ranks, late;
+};
+void pair_queue_push(struct pair_queue *q, u32 rank, i32 at);
+bool pair_queue_pop(struct pair_queue *q, u32 *rank, i32 *at); /* false: empty, and ready for the next word */
+void pair_queue_release(struct pair_queue *q);
+
 struct bpe_scratch {
     i32 *symbols;           /* [cap] */
     struct bpe_node *nodes; /* [cap_nodes] */
-    struct bpe_heap {
-        u64 *entries; /* rank << 32 | node: the smallest is the lowest rank, leftmost */
-        size_t n, cap;
-    } heap;
+    struct pair_queue queue;
     size_t cap, cap_nodes;
     struct buf symbol;
     size_t text_len; /* of the whole text: how large the memo gets */

@@ -354,6 +354,9 @@ static const struct bad_file bad_files[] = {
     {ERR_INPUT, "model.merges", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1}}")},
     {ERR_INPUT, "model.merges[0]", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1},\"merges\":[\"a b\"]}")},
     {ERR_INPUT, "model.merges[0]", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1},\"merges\":[\"a a\"]}")},
+    {ERR_INPUT, "model.merges[0]",
+     "{\"model\":{\"type\":\"BPE\",\"continuing_subword_prefix\":\"##\",\"vocab\":{\"a\":0,\"##\":1},"
+     "\"merges\":[\"a ##\"]}}"},
     {ERR_INPUT, "model.merges[1]",
      WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"aa\":2},\"merges\":[\"a a\",\"aa\"]}")},
     {ERR_INPUT, "model.merges[0]", WITH_MODEL("{\"type\":\"BPE\",\"vocab\":{\"a\":1},\"merges\":[[\"a\"]]}")},
