@@ -340,7 +340,7 @@ def slo(b):
 
 
 SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward,
-            "parallel": parallel, "http": http, "plane": plane, "hosts": hosts.measure, "overload": overload, "slo": slo}
+            "parallel": parallel, "http": http, "plane": plane, "hosts": hosts.measure, "stages": hosts.stages, "overload": overload, "slo": slo}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------

@@ -48,6 +48,39 @@ def way_between_hosts(b, h, group, name, *options, limit=None):
     b.add(group, f"dispatch to first answer, p50, same host, {name}", "us", here, setting=shape)
 
 
+def tokens_a_second(job, h, streams, tokens):
+    body = {"prompt": "Once upon a time", "max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True, "temperature": 0}
+
+    def one(i):
+        for _ in range(3):
+            answer = job.post("/v1/completions", dict(body, prompt=f"{i} {body['prompt']}"))
+            if answer.status != 200:
+                raise Failed(f"{answer}")
+    h.together(streams, one)  # warms up
+    began = time.monotonic()
+    h.together(streams, one)
+    return 3 * streams * tokens / (time.monotonic() - began)
+
+
+def stages(b):
+    """A replica of two pipeline stages on one host and on two, in turn; and one engine that has all layers."""
+    h = harness(b.o.program)
+    streams, tokens, rates = 16, 128, {"one engine": [], "two stages, one host": [], "two stages, two hosts": []}
+    try:
+        for _ in range(b.repeat(5, 3)):
+            for (name, rate), hosts, options in zip(rates.items(), (1, 1, 2), ((), ("-pp", "2"), ("-pp", "2"))):
+                with h.Lab(hosts) as lab, h.HostsJob(lab, *options, "--threads", "1", ranks=2 if options else 1) as job:
+                    rate.append(tokens_a_second(job, h, streams, tokens))
+    except h.Skip as skip:
+        raise Failed(str(skip)) from None
+    group, shape = "Pipeline parallel, engines of one thread", {"streams": streams, "output_tokens": tokens, "threads": 1}
+    for name, rate in rates.items():
+        b.add(group, name, "tokens/s", rate, better="more", setting=shape)
+    one, near, far = rates.values()
+    b.add(group, "two hosts against one", "x", [f / n for f, n in zip(far, near)], limit=(">=", 0.8), better="more", setting=shape)
+    b.add(group, "two stages against one engine, one host", "x", [n / o for n, o in zip(near, one)], better="more", setting=shape)
+
+
 def measure(b):
     h = harness(b.o.program)
     group, seconds = f"2 hosts, {RANKS} ranks", b.repeat(20, 8)
