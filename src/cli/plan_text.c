@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIKE_EACH_OTHER = 3, BOX_LEAST = 44, ROWS_SHOWN = 16 };
+enum { LIKE_EACH_OTHER = 3, PERIOD_MOST = 16, BOX_LEAST = 44, ROWS_SHOWN = 16 };
 
 static const char *size_text(u64 bytes, char *out, size_t size)
 {
@@ -100,23 +100,40 @@ static bool alike(const struct plan *p, u32 a, u32 b)
     return true;
 }
 
-/* Runs of alike nodes: the first as a box, the others in a line. */
+/* Nodes from this one on that repeat the first `period` of them; their end. */
+static u32 repeated(const struct plan *p, u32 node, u32 period)
+{
+    u32 end = node + period;
+    while (end < p->ground.n_nodes && alike(p, end, end - period)) end++;
+    return end;
+}
+
+static void likewise(const struct plan *p, u32 first, u32 end, struct buf *to)
+{
+    u32 each = p->ground.ranks_per_node, engines = 0;
+    for (u32 node = first; node < end; node++) engines += p->engines_on[node];
+    buf_printf(to, "    nodes %u to %u likewise: ranks %u to %u, ", first, end - 1, first * each,
+               end * each - 1);
+    if (engines % (end - first) == 0)
+        buf_printf(to, "%u engine%s each", engines / (end - first), engines == end - first ? "" : "s");
+    else
+        buf_printf(to, "%u engines", engines);
+    buf_printf(to, "%s\n", strcmp(p->config.ingress, "node") == 0 ? ", HTTP on the first rank of each" : "");
+}
+
+/* What repeats is drawn once, with a line for the others: nodes that are alike, or (replicas that lie on several) rows of them. */
 static void picture(const struct plan *p, struct buf *to)
 {
-    u32 each = p->ground.ranks_per_node, n = p->ground.n_nodes;
-    for (u32 node = 0; node < n;) {
-        u32 end = node + 1;
-        while (end < n && alike(p, end, node)) end++;
-        if (end - node <= LIKE_EACH_OTHER) {
-            node_box(p, node++, to);
-            continue;
-        }
-        node_box(p, node, to);
-        buf_printf(to, "    nodes %u to %u likewise: ranks %u to %u, %u engine%s each%s\n", node + 1, end - 1,
-                   (node + 1) * each, end * each - 1, p->engines_on[node],
-                   p->engines_on[node] == 1 ? "" : "s",
-                   strcmp(p->config.ingress, "node") == 0 ? ", HTTP on the first rank of each" : "");
-        node = end;
+    u32 n = p->ground.n_nodes;
+    for (u32 node = 0, end = 0; node < n; node = end) {
+        u32 period = 1;
+        while (period <= PERIOD_MOST && node + period <= n &&
+               (end = repeated(p, node, period)) - node <= LIKE_EACH_OTHER * period)
+            period++;
+        bool repeats = period <= PERIOD_MOST && node + period <= n;
+        if (!repeats) end = node + 1;
+        for (u32 i = node; i < (repeats ? node + period : end); i++) node_box(p, i, to);
+        if (repeats) likewise(p, node + period, end, to);
     }
 }
 

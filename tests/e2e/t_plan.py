@@ -236,6 +236,30 @@ def the_job_is_as_planned():
         check(int(blocks.group(1)) in (value["kv_blocks"], value["kv_blocks"] + 1), f"{blocks.group(0)}: {value['kv_blocks']}")
 
 
+def replicas_of_several_engines():
+    def parts(value):
+        return [(r["replica"], r["pp_rank"], r["tp_rank"]) if r["replica"] is not None else None
+                for node in value["placement"]["nodes"] for r in node["ranks"]]
+
+    one = planned(DEMO, "--ranks", "4", "--cores", "4", "--compute", "f32")
+    both = planned(DEMO, "--ranks", "4", "--cores", "4", "--compute", "f32", "-tp", "2", "-pp", "2")
+    equal(parts(both), [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1)])
+    equal(both["placement"]["data_parallel_size"], 1)
+    # 5 layers in stages of 3 and 2, KV heads in halves; the weights of a node are all parts together, norms and padding twice
+    equal(both["engine"]["kv_cache_bytes"] / both["kv_blocks"] / (one["engine"]["kv_cache_bytes"] / one["kv_blocks"]), 3 / 5 / 2)
+    check(one["node"]["weights_bytes"] < both["node"]["weights_bytes"] < 1.3 * one["node"]["weights_bytes"], (one["node"], both["node"]))
+    check(both["engine"]["weights_bytes"] < 0.5 * one["engine"]["weights_bytes"], (one["engine"], both["engine"]))
+    # whole replicas first, then one of the stages that are left on two nodes; none of those under a strict strategy
+    across = ("--nodes", "2", "--ranks-per-node", "3", "--cores", "8", "-pp", "2")
+    equal(parts(planned(DEMO, *across)), [(0, 0, 0), (0, 1, 0), (1, 0, 0), (2, 0, 0), (2, 1, 0), (1, 1, 0)])
+    equal(parts(planned(DEMO, *across, "--placement-group-strategy", "STRICT_SPREAD"))[2::3], [None, None])
+    code, out, _ = plan(DEMO, "--nodes", "100", "--ranks-per-node", "1", "--cores", "8", "-pp", "2")
+    check(code == 0 and "50 replicas of 2 engines each (2 stages of 1), PACK" in out and "rank 1  replica 0  stage 1, tensor part 0" in out, out)
+    check("nodes 2 to 99 likewise: ranks 2 to 99, 1 engine each" in out and len(out.splitlines()) < 40, out)
+    value = planned(DEMO, "--nodes", "1000", "--gpus-per-node", "8", "--cores", "64", "-tp", "4", "-pp", "4")
+    equal(value["placement"]["data_parallel_size"], 500)
+
+
 def the_job_keeps_the_strategy():
     options = ("-dp", "2", "--placement-group-strategy", "STRICT_SPREAD")
     refusal = planned(DEMO, "--ranks", "2", *options, code=1)["refusals"][0]["message"]
@@ -248,4 +272,5 @@ def the_job_keeps_the_strategy():
 
 
 run(a_picture_sizes_and_the_lines_to_start_it, one_object_for_programs, sizes_follow_the_model_and_the_options, strategies,
-    topologies, what_cannot_be_is_refused_with_numbers, job_files, a_thousand_nodes, the_job_is_as_planned, the_job_keeps_the_strategy)
+    topologies, what_cannot_be_is_refused_with_numbers, job_files, a_thousand_nodes, the_job_is_as_planned, replicas_of_several_engines,
+    the_job_keeps_the_strategy)
