@@ -1,29 +1,33 @@
 /* coll: what the engines of a replica say to each other: sums, gathers, broadcasts, messages.
  *
- * A replica is pp stages of tp engines; engine index = stage * tp + tp rank, and engine 0 is the root. Two groups of engines
- * talk: all of the replica, and those of one stage. Every member of a group makes the same calls in the same order.
+ * A replica is pp stages of tp engines; engine index = stage * tp + tp rank, and engine 0 is the root. Two
+ * groups of engines talk: all of the replica, and those of one stage. Every member of a group makes the same
+ * calls in the same order.
  *
  * Two transports behind one door, chosen by where the members are:
  *   shm    all members in one node: each writes into its own slot of a shared memory and reads the others' slots.
- *   relay  a group that spans nodes: messages; between nodes they go from an engine's outbound ring to its agent, which
- *          sends them to the other engine's agent (MPI is not known here), which puts them into an inbound ring.
+ *   relay  a group that spans nodes: messages; between nodes they go from an engine's outbound ring to its
+ *          agent, which sends them to the other engine's agent (MPI is not known here), which puts them into
+ *          an inbound ring.
  *
- * Sums are exact in this sense: every element is added from member 0 to member n - 1, in f32, and rounded once if the type
- * is narrower; so the bits depend neither on the transport, nor on the algorithm (one-shot for small sums,
- * reduce-scatter and all-gather for large ones), nor on the length of the call an element was part of.
+ * Sums are exact in this sense: every element is added from member 0 to member n - 1, in f32, and rounded
+ * once if the type is narrower; so the bits depend neither on the transport, nor on the algorithm (one-shot
+ * for small sums, reduce-scatter and all-gather for large ones), nor on the length of the call an element was
+ * part of.
  *
- * The group's memory (one per node) is made by an agent, zeroed, anew for every generation of the replica: what an engine of
- * an old generation still writes reaches nobody. Its layout is a pure function of the shape.
+ * The group's memory (one per node) is made by an agent, zeroed, anew for every generation of the replica:
+ * what an engine of an old generation still writes reaches nobody. Its layout is a pure function of the shape.
  *
- * Waiting: polls for spin_ns, then sleeps (futex); the caller's tick is called at least every tick_ns meanwhile. Every wait has
- * a deadline. A member that does not come is named: "all_reduce 17: engine 1 (rank 3) has not come within 20.0 s"; one that makes another
- * call is named with both calls. After an error the world is broken and every call returns that error again:
- * the replica's engines have to be started anew.
+ * Waiting: polls for spin_ns, then sleeps (futex); the caller's tick is called at least every tick_ns
+ * meanwhile. Every wait has a deadline. A member that does not come is named: "all_reduce 17: engine 1 (rank
+ * 3) has not come within 20.0 s"; one that makes another call is named with both calls. After an error the
+ * world is broken and every call returns that error again: the replica's engines have to be started anew.
  *
- * Trust: members are engines of one replica, and as trusted as each other. What an agent takes from an engine's rings is checked.
+ * Trust: members are engines of one replica, and as trusted as each other. What an agent takes from an
+ * engine's rings is checked.
  *
- * Life, engine: map the memory, coll_open, calls, coll_close. Agent, for engines whose replica spans nodes: map the memory,
- * coll_relay_open, {take, put}, coll_relay_close.
+ * Life, engine: map the memory, coll_open, calls, coll_close. Agent, for engines whose replica spans nodes:
+ * map the memory, coll_relay_open, {take, put}, coll_relay_close.
  * Thread rule: one thread at a time, but for calls made by a team (struct coll_how).
  * Level 1: no MPI, no processes. */
 #ifndef MPISERVE_COLL_H
@@ -39,8 +43,8 @@ struct coll_shape {     /* of a replica; all zero: one engine */
 };
 /* ERR_INPUT with both numbers when tp * pp is more than COLL_MAX, or 0 beside another. */
 int coll_check(const struct coll_shape *s, struct error *err);
-/* Bytes of the memory that the engines of a node share (memory_new with this size; pages are taken as they are touched, so that most of
- * it costs nothing). 0: a replica of one engine needs none. */
+/* Bytes of the memory that the engines of a node share (memory_new with this size; pages are taken as they
+ * are touched, so that most of it costs nothing). 0: a replica of one engine needs none. */
 u64 coll_bytes(const struct coll_shape *s, u32 node);
 /* Does the replica span nodes, so that agents have to relay? */
 bool coll_relays(const struct coll_shape *s);
@@ -70,8 +74,9 @@ struct coll *coll_stage(struct coll_world *w); /* the engines of this one's stag
 u32 coll_size(const struct coll *c);
 u32 coll_me(const struct coll *c); /* this engine's number in the group: members are named by it below */
 
-/* How a call is made. NULL: by one thread, with the world's deadline. A team: all `threads` threads make the same call, each with
- * its number; barrier waits for all of them. All return when all are done, with the same result; err is filled for each. */
+/* How a call is made. NULL: by one thread, with the world's deadline. A team: all `threads` threads make the
+ * same call, each with its number; barrier waits for all of them. All return when all are done, with the same
+ * result; err is filled for each. */
 struct coll_how {
     u64 wait_ns; /* 0: the world's; COLL_FOREVER */
     u32 thread, threads;
@@ -89,8 +94,9 @@ struct coll_reduce {
 /* out = sum of all members' in. Teams. */
 int coll_all_reduce(struct coll *c, const struct coll_reduce *r, const struct coll_how *how,
                     struct error *err);
-/* Where the in of the next call, an all_reduce of so many bytes, can be written in place (64-byte aligned), or NULL: use own memory.
- * Nothing is sent before that call. One thread; it may wait for a member that still reads. */
+/* Where the in of the next call, an all_reduce of so many bytes, can be written in place (64-byte aligned),
+ * or NULL: use own memory. Nothing is sent before that call. One thread; it may wait for a member that still
+ * reads. */
 void *coll_slot(struct coll *c, size_t bytes);
 struct coll_gather { /* out [rows, n * bytes]: in each row, the row of member 0, of member 1, ... */
     const void *in;  /* [rows, bytes]; may be where it belongs in out */
@@ -110,8 +116,8 @@ int coll_broadcast(struct coll *c, u32 root, void *data, size_t bytes, const str
 /* out [n, bytes]: block i is what member i had as block `me` of its in [n, bytes]. */
 int coll_all_to_all(struct coll *c, const void *in, void *out, size_t bytes, const struct coll_how *how,
                     struct error *err);
-/* Between two members of all (coll_all only). In order; send returns when the data may be changed, which may be before the other has them. Both
- * must name the same number of bytes. */
+/* Between two members of all (coll_all only). In order; send returns when the data may be changed, which may
+ * be before the other has them. Both must name the same number of bytes. */
 int coll_send(struct coll *c, u32 to, const void *data, size_t bytes, const struct coll_how *how,
               struct error *err);
 int coll_receive(struct coll *c, u32 from, void *data, size_t bytes, const struct coll_how *how,
@@ -121,22 +127,22 @@ int coll_receive(struct coll *c, u32 from, void *data, size_t bytes, const struc
  * For each engine that it has, an agent moves messages both ways, as opaque bytes:
  *   out: take -> send {generation, to, from, bytes} to rank[to] -> taken, until there is none;
  *   in:  a message of the current generation for this engine -> put. Messages of another generation are dropped.
- * A pair of engines has a bounded number of bytes under way: put finds room as long as the sender keeps the contract, so agents keep
- * no queue. The engine wakes its agent by spec.wake_agent; before it sleeps, the agent looks at coll_relay_waiting once more after it
- * has announced that. One thread. */
+ * A pair of engines has a bounded number of bytes under way: put finds room as long as the sender keeps the
+ * contract, so agents keep no queue. The engine wakes its agent by spec.wake_agent; before it sleeps, the
+ * agent looks at coll_relay_waiting once more after it has announced that. One thread. */
 enum { COLL_RELAY_MOST = (128 << 10) + 64 }; /* bytes of a message */
 struct coll_relay;
 /* memory, bytes: the group memory of the engine's node. */
 struct coll_relay *coll_relay_open(const struct coll_shape *s, u32 engine, void *memory, u64 bytes,
                                    struct error *err);
 void coll_relay_close(struct coll_relay *r);
-/* The engine's next message: a private copy, valid until the next call; NULL: none. *to: engine index. *len = SIZE_MAX with NULL: the
- * engine has written what it may not; kill it. */
+/* The engine's next message: a private copy, valid until the next call; NULL: none. *to: engine index. *len =
+ * SIZE_MAX with NULL: the engine has written what it may not; kill it. */
 const void *coll_relay_take(struct coll_relay *r, u32 *to, size_t *len);
 void coll_relay_taken(struct coll_relay *r); /* it is on its way: room for the next */
 bool coll_relay_waiting(struct coll_relay *r);
-/* A message from another engine (`from` as its agent says). ERR_PEER: malformed, or more than may be under way: the replica has to
- * be started anew. */
+/* A message from another engine (`from` as its agent says). ERR_PEER: malformed, or more than may be under
+ * way: the replica has to be started anew. */
 int coll_relay_put(struct coll_relay *r, u32 from, const void *data, size_t len, struct error *err);
 
 #endif

@@ -14,9 +14,10 @@
  * A sequence's output is a pure function of its tokens, its sampling and the numerics class: the same after a
  * restart, in other batches, with another cut of the prompt.
  *
- * Several engines of a replica (step.h, "groups"): tensor parallel splits heads, ffn and vocabulary of every layer over tp engines,
- * pipeline parallel the layers over pp stages. Each engine reads only its part of the files. The numbers of a
- * sequence do not depend on its batch at a given tp and pp; another tp adds partial sums in another order, and is another numerics class.
+ * Several engines of a replica (step.h, "groups"): tensor parallel splits heads, ffn and vocabulary of every
+ * layer over tp engines, pipeline parallel the layers over pp stages. Each engine reads only its part of the
+ * files. The numbers of a sequence do not depend on its batch at a given tp and pp; another tp adds partial
+ * sums in another order, and is another numerics class.
  *
  * compute "null" (--engine null) makes an engine that does everything but the maths: no weights, no KV; a step takes
  * null_step_us, a token is one of a few by its position alone. For measuring what is around the engine.
@@ -55,9 +56,9 @@ struct engine_needs {          /* of this one engine */
     u32 numerics;    /* class of bit-identical results: build, instruction set, compute, block size, tp, pp */
     u32 vocab, max_model_len; /* as asked, or the model's */
 };
-/* ERR_UNSUPPORTED, with both numbers, where tp does not divide the attention heads, ffn or vocabulary, where neither of tp and KV heads
- * divides the other, and where there are fewer layers than stages. Parts of a replica share the block numbers: all
- * its engines get the same n_blocks, the least that one of them has room for. */
+/* ERR_UNSUPPORTED, with both numbers, where tp does not divide the attention heads, ffn or vocabulary, where
+ * neither of tp and KV heads divides the other, and where there are fewer layers than stages. Parts of a
+ * replica share the block numbers: all its engines get the same n_blocks, the least that one of them has room for. */
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err);
 /* Blocks of the KV cache that an engine gets out of kv_bytes: one that is never handed out, and enough for max_rows sequences of
  * max_model_len tokens if there is room, else as many as there is room for. Pure. ERR_INPUT with both numbers when not

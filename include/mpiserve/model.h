@@ -190,8 +190,9 @@ const struct tensor *model_tensor_at(const struct model_files *f, size_t i);
 /* Bytes [off, off + len) of a tensor with large reads (never page faults); a file that shrank meanwhile is ERR_IO naming it. */
 int model_read(const struct model_files *f, const struct tensor *t, u64 off, void *to, u64 len,
                struct error *err);
-/* n pieces of len bytes, the first at off, their begins stride apart, one behind the other in `to`: a part of each of n rows. Storage
- * is asked for what lies between as well, in large reads: other engines of the node need it, and pieces are small. */
+/* n pieces of len bytes, the first at off, their begins stride apart, one behind the other in `to`: a part of
+ * each of n rows. Storage is asked for what lies between as well, in large reads: other engines of the node
+ * need it, and pieces are small. */
 int model_read_rows(const struct model_files *f, const struct tensor *t, u64 off, u64 stride, void *to,
                     u64 len, u32 n, struct error *err);
 /* Names, shapes and dtypes of all tensors, some bytes of some of them, and the contents of config.json: equal on all ranks of a job or the ranks are refused. */

@@ -19,14 +19,16 @@
  *
  * The channel is the shared memory of one agent and its engine: boot parameters, state words, the two rings.
  *
- * Groups: a replica of pp x tp engines (boot.group; engine index = pp_rank * tp + tp_rank) gets its steps in the channel of engine 0, the root,
- * which hands every frame to the others through the group (coll.h) as it takes it. All keep the same row
- * table. The engine of the last stage with tp_rank 0, the sampler, samples and answers in its own channel; the others answer nothing:
- * their channels have no frames, only boot and state words.
- *   pp = 1: root and sampler are one. It hands on with each step what it sampled in the one before, so that histories agree, and two steps may
- *           be in flight as with one engine.
- *   pp > 1: a row whose last token is not committed is not planned. A row of one sampled token carries it (SRC_RING, n_tok 1): who has no
- *           such token appends it to its history; who has it (the sampler) checks that it is the same.
+ * Groups: a replica of pp x tp engines (boot.group; engine index = pp_rank * tp + tp_rank) gets its steps in
+ * the channel of engine 0, the root, which hands every frame to the others through the group (coll.h) as it
+ * takes it. All keep the same row table. The engine of the last stage with tp_rank 0, the sampler, samples
+ * and answers in its own channel; the others answer nothing: their channels have no frames, only boot and
+ * state words.
+ *   pp = 1: root and sampler are one. It hands on with each step what it sampled in the one before, so that
+ *           histories agree, and two steps may be in flight as with one engine.
+ *   pp > 1: a row whose last token is not committed is not planned. A row of one sampled token carries it
+ *           (SRC_RING, n_tok 1): who has no such token appends it to its history; who has it (the sampler)
+ *             checks that it is the same.
  * A canary goes through all engines. An engine that waits for others ticks heartbeat_ns; one that waits inside a step
  * longer than group_wait_ms, or whose group is broken, ends with the reason in its channel.
  */

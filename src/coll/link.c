@@ -1,6 +1,6 @@
 /* Messages between two engines. In a node: a link of their own. Between nodes: the sender's link to its agent, and
- * behind the agents a link for each sender. There a sender has at most LINK_SLOTS messages under way, so that the receiving agent always finds room;
- * the receiver says from time to time how many it has taken. */
+ * behind the agents a link for each sender. There a sender has at most LINK_SLOTS messages under way, so that
+ * the receiving agent always finds room; the receiver says from time to time how many it has taken. */
 #include "coll/coll_inner.h"
 
 #include <stdio.h>

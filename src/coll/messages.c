@@ -1,5 +1,6 @@
-/* Collectives of a group that spans nodes, made of messages; the same order of sums as in a node. Exchanges go message by message, so
- * that no member can be stuck in sending while all others send as well. Latency counts more than bytes for what is small. */
+/* Collectives of a group that spans nodes, made of messages; the same order of sums as in a node. Exchanges
+ * go message by message, so that no member can be stuck in sending while all others send as well. Latency
+ * counts more than bytes for what is small. */
 #include "coll/coll_inner.h"
 
 #include <string.h>

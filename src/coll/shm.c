@@ -1,10 +1,11 @@
 /* Collectives of a group in one node.
  *
- * A call goes in pieces that fit a slot. For piece k each member that has something to say writes it into its slot k % 2, posts, and
- * reads the slots of those that it needs once they have posted. It counts a piece as done when it has finished reading, and nobody
- * writes piece k before all have done piece k - 2. So one wait a piece is enough, and a root can be up to two pieces
- * ahead. Phases count posts: a large sum has two of them a piece, since in between members put what they have summed up into their own
- * slots, in the place that nobody else reads. */
+ * A call goes in pieces that fit a slot. For piece k each member that has something to say writes it into its
+ * slot k % 2, posts, and reads the slots of those that it needs once they have posted. It counts a piece as
+ * done when it has finished reading, and nobody writes piece k before all have done piece k - 2. So one wait
+ * a piece is enough, and a root can be up to two pieces ahead. Phases count posts: a large sum has two of
+ * them a piece, since in between members put what they have summed up into their own slots, in the place that
+ * nobody else reads. */
 #include "coll/coll_inner.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* Waiting for a counter. A sleeper counts itself before the kernel compares the value; who raises it looks for sleepers afterwards: one
- * of the two sees the other. */
+/* Waiting for a counter. A sleeper counts itself before the kernel compares the value; who raises it looks
+ * for sleepers afterwards: one of the two sees the other. */
 #include "coll/coll_inner.h"
 
 #include <errno.h>

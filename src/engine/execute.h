@@ -1,8 +1,8 @@
 /* execute: one step after the other over a row table and a forward pass. No process, no channel: frames in,
  * frames out, so that tests drive it directly.
  *
- * Of several engines in a replica all execute the same steps; one of them, the sampler, chooses tokens, and the others learn them:
- * as outcomes before the next step (execute_learn), or with the step itself (SRC_RING). */
+ * Of several engines in a replica all execute the same steps; one of them, the sampler, chooses tokens, and
+ * the others learn them: as outcomes before the next step (execute_learn), or with the step itself (SRC_RING). */
 #ifndef MPISERVE_ENGINE_EXECUTE_H
 #define MPISERVE_ENGINE_EXECUTE_H
 
@@ -29,9 +29,10 @@ struct execute;
 /* What spec points to stays the caller's and must outlive it. */
 struct execute *execute_new(const struct execute_spec *spec, struct error *err);
 void execute_free(struct execute *x);
-/* Runs the step in frame and returns its results frame (sealed), valid until the next call; one that follows has no tokens in it,
- * and it is of no use. NULL: the group is broken (execute_error). A step of another generation or numerics
- * class, out of order, malformed or not executable changes nothing and is answered with failed = 1, and a log line. */
+/* Runs the step in frame and returns its results frame (sealed), valid until the next call; one that follows
+ * has no tokens in it, and it is of no use. NULL: the group is broken (execute_error). A step of another
+ * generation or numerics class, out of order, malformed or not executable changes nothing and is answered
+ * with failed = 1, and a log line. */
 const void *execute_step(struct execute *x, const void *frame, size_t len, size_t *out_len);
 const struct error *execute_error(const struct execute *x);
 /* Of the last step, in its order; valid until the next one. */

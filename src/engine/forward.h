@@ -2,7 +2,8 @@
  *
  * A sequence's logits depend on its tokens and the numerics class alone: not on the batch, the chunking of its
  * prompt, the threads (batch invariance). With several engines in a replica each makes the same calls, with the same
- * sequences but for the ids of their tokens, which only the first stage looks at; the first engine of the last stage gets the logits. Thread rule: one caller; work is spread over the pool it is given. */
+ * sequences but for the ids of their tokens, which only the first stage looks at; the first engine of the
+ * last stage gets the logits. Thread rule: one caller; work is spread over the pool it is given. */
 #ifndef MPISERVE_ENGINE_FORWARD_H
 #define MPISERVE_ENGINE_FORWARD_H
 
@@ -40,7 +41,8 @@ size_t forward_work_bytes(const struct forward_spec *spec);
 struct forward *forward_new(const struct forward_spec *spec, struct error *err);
 void forward_free(struct forward *f);
 /* Computes n sequences (n_tok >= 1, sum <= max_step_tokens, at most max_rows want logits; token ids < vocab); rows of logits for those that want them, in order, valid until the
- * next call: [n_wanted, vocab] f32. Of several engines only forward_has_logits gets them; elsewhere what is returned is only not NULL.
+ * next call: [n_wanted, vocab] f32. Of several engines only forward_has_logits gets them; elsewhere what is
+ * returned is only not NULL.
  * NULL: the group is broken (forward_error), and the forward of no further use. */
 const float *forward_run(struct forward *f, const struct fwd_seq *seqs, u32 n);
 /* The same, logits of every position: [sum n_tok, vocab]; for tests and prompt log-probabilities. The first call

@@ -1,8 +1,9 @@
 /* layout: which tensors make which part of the weights' image, and where in it they lie. Inside the engine
  * room.
  *
- * A pure function of the config, the shard and the stored dtypes: every process computes the same offsets. What an engine has of a tensor
- * follows from the meaning of its two sizes: heads, ffn and vocabulary are divided, the hidden size is not. */
+ * A pure function of the config, the shard and the stored dtypes: every process computes the same offsets.
+ * What an engine has of a tensor follows from the meaning of its two sizes: heads, ffn and vocabulary are
+ * divided, the hidden size is not. */
 #ifndef MPISERVE_ENGINE_LAYOUT_H
 #define MPISERVE_ENGINE_LAYOUT_H
 
@@ -59,8 +60,8 @@ struct packed slot_packed(const struct slot *s);
 int layout_build(struct layout *l, const struct model_config *c, const struct shard *part,
                  const struct model_files *f, struct error *err);
 void layout_release(struct layout *l);
-/* Tensors of the files that no slot of a whole model's layout uses and that are not known to be idle; *first is the name of one of
- * them. */
+/* Tensors of the files that no slot of a whole model's layout uses and that are not known to be idle; *first
+ * is the name of one of them. */
 u32 layout_unused(const struct layout *l, const struct model_config *c, const struct model_files *f,
                   const char **first);
 

@@ -1,12 +1,12 @@
 /* parallel: what the engines of a replica say to each other inside a forward pass. Inside the engine room.
  *
- * Tensor parallel: the engines of a stage have the same residual stream. Products into heads, MLP and vocabulary need nothing of the
- * others; products out of them (o, down) and rows of the embedding are partial sums, which are added from engine 0 to
- * tp - 1 and then to the stream. Pipeline parallel: the stream goes from an engine of a stage to the one with its tp rank in the next.
- * With one engine all of this is nothing.
+ * Tensor parallel: the engines of a stage have the same residual stream. Products into heads, MLP and
+ * vocabulary need nothing of the others; products out of them (o, down) and rows of the embedding are partial
+ * sums, which are added from engine 0 to tp - 1 and then to the stream. Pipeline parallel: the stream goes
+ * from an engine of a stage to the one with its tp rank in the next. With one engine all of this is nothing.
  *
- * Calls of a team: all threads of the pool with their share. The first failure stays, and ends the pass: what is in the
- * buffers then means nothing, and the group is broken. */
+ * Calls of a team: all threads of the pool with their share. The first failure stays, and ends the pass: what
+ * is in the buffers then means nothing, and the group is broken. */
 #ifndef MPISERVE_ENGINE_PARALLEL_H
 #define MPISERVE_ENGINE_PARALLEL_H
 
@@ -35,8 +35,8 @@ static inline i32 parallel_id(const struct parallel *p, i32 id)
 float *parallel_partial(struct parallel *p, size_t n, float *otherwise);
 /* out [n] = the sum of all engines' in, or out += that. Team; out can be read when it returns. */
 int parallel_sum(struct parallel *p, const float *in, float *out, size_t n, bool add, struct share s);
-/* Every engine's columns of rows logits to engine 0 of the stage: there [rows, vocab] with its own in place, elsewhere [rows, vocab.n].
- * Team. */
+/* Every engine's columns of rows logits to engine 0 of the stage: there [rows, vocab] with its own in place,
+ * elsewhere [rows, vocab.n]. Team. */
 int parallel_logits(struct parallel *p, float *logits, u32 rows, struct share s);
 /* The stream, n numbers, from the stage before and to the next one; nothing at the ends. One thread. */
 int parallel_receive(struct parallel *p, float *x, size_t n);

@@ -1,5 +1,5 @@
-/* shard: which part of a model an engine of a replica has: layers of its stage, and in each of them heads, columns of the MLP
- * and rows of the vocabulary. Inside the engine room. Pure. */
+/* shard: which part of a model an engine of a replica has: layers of its stage, and in each of them heads,
+ * columns of the MLP and rows of the vocabulary. Inside the engine room. Pure. */
 #ifndef MPISERVE_ENGINE_SHARD_H
 #define MPISERVE_ENGINE_SHARD_H
 
@@ -15,8 +15,8 @@ struct shard {
     struct slice expert_ffn, shared_ffn;      /* of each expert, of the shared one */
     struct slice heads, kv_heads, ffn, vocab; /* with more engines than KV heads, several have the same one */
 };
-/* Stages have layers in order, as many as each other; the first ones one more where that does not come out even, since the last
- * one has the head. ERR_UNSUPPORTED with the numbers where the model cannot be divided so. */
+/* Stages have layers in order, as many as each other; the first ones one more where that does not come out
+ * even, since the last one has the head. ERR_UNSUPPORTED with the numbers where the model cannot be divided so. */
 int shard_of(struct shard *s, const struct model_config *c, u32 tp, u32 pp, u32 tp_rank, u32 pp_rank,
              struct error *err);
 /* All of it. */

@@ -1,5 +1,5 @@
-/* The engines of a replica as threads of a test, each with its end of the group; a thread more carries messages between "nodes", as
- * agents do. Assertions of cmocka belong to the main thread: inside, use crew_need. */
+/* The engines of a replica as threads of a test, each with its end of the group; a thread more carries
+ * messages between "nodes", as agents do. Assertions of cmocka belong to the main thread: inside, use crew_need. */
 #ifndef MPISERVE_TESTS_CREW_H
 #define MPISERVE_TESTS_CREW_H
 

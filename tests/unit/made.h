@@ -1,4 +1,5 @@
-/* A model folder with random numbers, made from a config.json: for divisions that the reference checkpoints do not have. */
+/* A model folder with random numbers, made from a config.json: for divisions that the reference checkpoints
+ * do not have. */
 #ifndef MPISERVE_TESTS_MADE_H
 #define MPISERVE_TESTS_MADE_H
 

@@ -1,5 +1,5 @@
-/* coll: sums are those of the members' order, bit by bit, for all types, sizes, teams and transports; random sequences of calls; members
- * that do not come, die or call something else are named. */
+/* coll: sums are those of the members' order, bit by bit, for all types, sizes, teams and transports; random
+ * sequences of calls; members that do not come, die or call something else are named. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

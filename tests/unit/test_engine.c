@@ -547,8 +547,8 @@ static void refusals(void **state)
     assert_true(fix.out.head->failed);
 }
 
-/* Tokens that travel: the sampler, which has them already, goes on as without; one that follows gets them that way, or as outcomes,
- * and has the same history. */
+/* Tokens that travel: the sampler, which has them already, goes on as without; one that follows gets them
+ * that way, or as outcomes, and has the same history. */
 static void travelling(void **state)
 {
     (void)state;

@@ -1,5 +1,6 @@
-/* engine: replicas of several engines, each a process, driven through channels as their agents would: the references' tokens, with two steps in
- * flight where there is one stage; canaries; what is refused; engines that die or hang are named by the others. */
+/* engine: replicas of several engines, each a process, driven through channels as their agents would: the
+ * references' tokens, with two steps in flight where there is one stage; canaries; what is refused; engines
+ * that die or hang are named by the others. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -297,7 +298,8 @@ static void next_row(struct replica *r, u32 row, u32 row_gen, u32 pos, i32 token
     plan->tok_off = stepper_put(&r->s, &token, 1, sizeof token).off;
 }
 
-/* All prompts at once, the longest one in two steps; then all continuations. One stage: a step ahead of the results. */
+/* All prompts at once, the longest one in two steps; then all continuations. One stage: a step ahead of the
+ * results. */
 static void run_prompts(struct replica *r)
 {
     u32 ahead = r->shape.pp == 1, sent = 0, n = 0;

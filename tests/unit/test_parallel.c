@@ -1,5 +1,6 @@
-/* The forward pass of several engines (threads here) against the reference checkpoints: the references' tokens with every division that a
- * model allows; the same bits in every batch, chunking and with more threads; stages change no bit at all. */
+/* The forward pass of several engines (threads here) against the reference checkpoints: the references'
+ * tokens with every division that a model allows; the same bits in every batch, chunking and with more
+ * threads; stages change no bit at all. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
