@@ -28,7 +28,7 @@
  *           histories agree, and two steps may be in flight as with one engine.
  *   pp > 1: a row whose last token is not committed is not planned. A row of one sampled token carries it
  *           (SRC_RING, n_tok 1): who has no such token appends it to its history; who has it (the sampler)
- *             checks that it is the same.
+ *           checks that it is the same.
  * A canary goes through all engines. An engine that waits for others ticks heartbeat_ns; one that waits inside a step
  * longer than group_wait_ms, or whose group is broken, ends with the reason in its channel.
  */

@@ -60,15 +60,18 @@ int group_open(struct group *g, struct channel *c, int fd, struct error *err)
     *g = (struct group){.root = true, .sampler = true};
     int rc = check_boot(b, err);
     if (rc < 0 || b->group.tp * b->group.pp < 2) return rc;
-    struct coll_spec spec = {.shape = b->group,
-                             .me = b->pp_rank * b->group.tp + b->tp_rank,
-                             .bytes = b->group_bytes,
-                             .wait_ns = (b->group_wait_ms ? b->group_wait_ms : DEFAULT_WAIT_MS) * NS_PER_MS,
-                             .spin_ns = b->spin_us * NS_PER_US,
-                             .tick_ns = tick_ns,
-                             .tick = tick,
-                             .wake_agent = wake_agent,
-                             .arg = c};
+    u64 wait_ns = (b->group_wait_ms ? b->group_wait_ms : DEFAULT_WAIT_MS) * NS_PER_MS;
+    struct coll_spec spec = {
+        .shape = b->group,
+        .me = b->pp_rank * b->group.tp + b->tp_rank,
+        .bytes = b->group_bytes,
+        /* later stages wait for earlier ones: who waits for the culprit itself speaks first */
+        .wait_ns = wait_ns + wait_ns / 16 * b->pp_rank,
+        .spin_ns = b->spin_us * NS_PER_US,
+        .tick_ns = tick_ns,
+        .tick = tick,
+        .wake_agent = wake_agent,
+        .arg = c};
     rc = map(g, fd, b->group_bytes, err);
     if (rc < 0) return rc;
     spec.memory = g->memory;

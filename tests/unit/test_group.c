@@ -283,9 +283,11 @@ static i32 token_of(const struct replica *r, u32 i)
 static void new_row(struct replica *r, u32 row, u32 row_gen, const struct prompt *p, u32 n)
 {
     struct sampling greedy = stepper_greedy();
+    static const struct token_bias nothing[600]; /* makes frames longer than one broadcast */
     u32 blocks[ROW_BLOCKS];
     for (u32 i = 0; i < ROW_BLOCKS; i++) blocks[i] = 1 + row + i * 4;
-    stepper_new(&r->s, row, row_gen, &greedy, p->ids, p->n, p->n, LONGEST);
+    struct seq_new *s = stepper_new(&r->s, row, row_gen, &greedy, p->ids, p->n, p->n, LONGEST);
+    s->bias = stepper_put(&r->s, nothing, COUNT_OF(nothing), sizeof *nothing);
     stepper_row(&r->s, row, row_gen, 0, n, n == p->n ? WANT_SAMPLE : WANT_NOTHING, blocks, ROW_BLOCKS);
 }
 

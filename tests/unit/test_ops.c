@@ -394,11 +394,11 @@ static void test_rows(void **state)
 static void test_embed(void **state)
 {
     (void)state;
-    enum { VOCAB = 37, N = 51 };
-    const i32 ids[] = {0, 36, 16, 15};
+    enum { VOCAB = 37, N = 51, ROWS = 5 };
+    const i32 ids[ROWS] = {0, 36, -1, 16, 15}; /* -1: zeros */
     const char *levels[8];
     int n = runner_levels(levels);
-    float *table = numbers(VOCAB * N, 1), y[4 * N];
+    float *table = numbers(VOCAB * N, 1), y[ROWS * N];
     u16 half[VOCAB * N];
     for (u32 i = 0; i < VOCAB * N; i++) half[i] = bf16_from_f32(table[i]);
     for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
@@ -413,16 +413,17 @@ static void test_embed(void **state)
                                    .dtype = dtype,
                                    .ids = ids,
                                    .y = y,
-                                   .rows = 4,
+                                   .rows = ROWS,
                                    .n = N,
                                    .ld_y = N,
                                    .scale = scale};
             memset(y, 0xff, sizeof y);
             for (u32 t = 0; t < 3; t++) ops_cpu(levels[i / 4])->embed(&a, (struct share){t, 3});
-            for (u32 r = 0; r < 4; r++)
-                for (u32 k = 0; k < N; k++)
-                    assert_true(y[r * N + k] ==
-                                (float)number(rows, dtype, (size_t)ids[r] * N + k) * (scale > 0 ? scale : 1));
+            for (u32 r = 0; r < ROWS; r++)
+                for (u32 k = 0; k < N; k++) {
+                    float stored = ids[r] < 0 ? 0 : number(rows, dtype, (size_t)ids[r] * N + k);
+                    assert_true(y[r * N + k] == stored * (scale > 0 ? scale : 1));
+                }
         }
         free(data);
     }
