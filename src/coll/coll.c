@@ -117,16 +117,16 @@ int fail_missing(struct coll *c, const struct call *call, u32 who, struct error 
 /* ---- teams -----------------------------------------------------------------------------------------------------*/
 void team_barrier(const struct coll_how *how)
 {
-    if (how && how->threads > 1) how->barrier(how->arg);
+    if (threads_of(how) > 1) how->barrier(how->arg);
 }
 
 int team_result(struct coll *c, const struct coll_how *how, int rc, struct error *err)
 {
-    if (!how || how->threads < 2) return rc;
-    if (how->thread == 0) c->rc = rc;
+    if (threads_of(how) == 1) return rc;
+    if (!thread_of(how)) c->rc = rc;
     how->barrier(how->arg);
     rc = c->rc;
-    if (rc && how->thread) broken(c->world, err);
+    if (rc && thread_of(how)) broken(c->world, err);
     return rc;
 }
 
@@ -139,7 +139,7 @@ static const struct transport *transport_of(const struct coll *c)
 static struct call begin(struct coll *c, enum call_kind kind, u32 root, u64 bytes, const struct coll_how *how)
 {
     BUG_ON(root != NOBODY && root >= c->n);
-    if (!how || !how->thread) c->calls++;
+    if (!thread_of(how)) c->calls++;
     u64 wait_ns = how && how->wait_ns ? how->wait_ns : c->world->spec.wait_ns;
     return (struct call){kind, root, bytes, wait_ns};
 }
@@ -151,7 +151,7 @@ int coll_all_reduce(struct coll *c, const struct coll_reduce *r, const struct co
     BUG_ON(r->add && r->in == r->out);
     if (c->world->broken) return broken(c->world, err);
     if (c->n > 1) return transport_of(c)->all_reduce(c, r, &call, how, err);
-    if ((!how || !how->thread) && (r->add || r->in != r->out)) {
+    if (!thread_of(how) && (r->add || r->in != r->out)) {
         const void *in = r->in;
         sum_members(&in, 1, r->out, r->count, r->type, r->add);
     }
@@ -173,7 +173,7 @@ static int gather(struct coll *c, u32 root, enum call_kind kind, const struct co
 {
     struct call call = begin(c, kind, root, g->rows * g->bytes, how);
     if (c->world->broken) return broken(c->world, err);
-    if ((root == NOBODY || root == c->me) && (!how || !how->thread)) place_own(c, g);
+    if ((root == NOBODY || root == c->me) && !thread_of(how)) place_own(c, g);
     if (c->n > 1) return transport_of(c)->gather(c, g, &call, how, err);
     team_barrier(how);
     return 0;
@@ -227,7 +227,7 @@ void gather_unpack(const struct coll_gather *g, u32 member, u64 at, size_t n, co
 int coll_broadcast(struct coll *c, u32 root, void *data, size_t bytes, const struct coll_how *how,
                    struct error *err)
 {
-    BUG_ON(how && how->threads > 1);
+    BUG_ON(threads_of(how) > 1);
     struct call call = begin(c, CALL_BROADCAST, root, bytes, how);
     if (c->world->broken) return broken(c->world, err);
     return c->n == 1 ? 0 : transport_of(c)->broadcast(c, data, &call, err);
@@ -236,7 +236,7 @@ int coll_broadcast(struct coll *c, u32 root, void *data, size_t bytes, const str
 int coll_all_to_all(struct coll *c, const void *in, void *out, size_t bytes, const struct coll_how *how,
                     struct error *err)
 {
-    BUG_ON(how && how->threads > 1);
+    BUG_ON(threads_of(how) > 1);
     struct call call = begin(c, CALL_ALL_TO_ALL, NOBODY, c->n * bytes, how);
     if (c->world->broken) return broken(c->world, err);
     if (c->n > 1) return transport_of(c)->all_to_all(c, in, out, bytes, &call, err);
@@ -247,7 +247,7 @@ int coll_all_to_all(struct coll *c, const void *in, void *out, size_t bytes, con
 int coll_send(struct coll *c, u32 to, const void *data, size_t bytes, const struct coll_how *how,
               struct error *err)
 {
-    BUG_ON(c != &c->world->all || to == c->me || (how && how->threads > 1));
+    BUG_ON(c != &c->world->all || to == c->me || threads_of(how) > 1);
     struct call call = begin(c, CALL_SEND, to, bytes, how);
     if (c->world->broken) return broken(c->world, err);
     int rc = 0;
@@ -259,7 +259,7 @@ int coll_send(struct coll *c, u32 to, const void *data, size_t bytes, const stru
 int coll_receive(struct coll *c, u32 from, void *data, size_t bytes, const struct coll_how *how,
                  struct error *err)
 {
-    BUG_ON(c != &c->world->all || from == c->me || (how && how->threads > 1));
+    BUG_ON(c != &c->world->all || from == c->me || threads_of(how) > 1);
     struct call call = begin(c, CALL_RECEIVE, from, bytes, how);
     if (c->world->broken) return broken(c->world, err);
     int rc = 0;

@@ -155,6 +155,14 @@ struct transport {
                       struct error *);
 };
 extern const struct transport transport_shm, transport_messages;
+static inline u32 thread_of(const struct coll_how *how)
+{
+    return how && how->threads ? how->thread : 0;
+}
+static inline u32 threads_of(const struct coll_how *how)
+{
+    return how && how->threads ? how->threads : 1;
+}
 /* Ends what thread 0 did alone: all threads of the team get its result. */
 int team_result(struct coll *c, const struct coll_how *how, int rc, struct error *err);
 void team_barrier(const struct coll_how *how);

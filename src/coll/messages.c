@@ -101,7 +101,7 @@ static int messages_all_reduce(struct coll *c, const struct coll_reduce *r, cons
                                const struct coll_how *how, struct error *err)
 {
     team_barrier(how); /* all of in is there */
-    int rc = how && how->threads && how->thread ? 0 : sum_all(c, r, call, err);
+    int rc = thread_of(how) ? 0 : sum_all(c, r, call, err);
     return team_result(c, how, rc, err);
 }
 
@@ -144,7 +144,7 @@ static int messages_gather(struct coll *c, const struct coll_gather *g, const st
                            const struct coll_how *how, struct error *err)
 {
     team_barrier(how);
-    int rc = how && how->threads && how->thread ? 0 : gather_all(c, g, call, err);
+    int rc = thread_of(how) ? 0 : gather_all(c, g, call, err);
     return team_result(c, how, rc, err);
 }
 

@@ -13,6 +13,8 @@
 
 /* Below, every member adds up everything: one wait less, and for two members no more work either. */
 enum { ONE_SHOT_BYTES = 32 << 10 };
+/* No member can be so many pieces ahead of another. */
+enum { FAR_AHEAD = 16 };
 
 static struct member *member_of(const struct coll *c, u32 m)
 {
@@ -63,7 +65,8 @@ static int claim(struct coll *c, const struct call *call, struct error *err)
 {
     for (u32 m = 0; m < c->n; m++) {
         u32 want = c->piece - 1;
-        if (m == c->me || reached(c->known_done[m], want)) continue;
+        /* what was known long ago says nothing: counters wrap around */
+        if (m == c->me || c->known_done[m] - want <= FAR_AHEAD) continue;
         struct counter *done = &member_of(c, m)->done;
         if (counter_wait(c->world, done, want, call->wait_ns))
             return fail_missing(c, call, c->member[m], err);
@@ -79,11 +82,15 @@ static void post(struct coll *c, const struct call *call)
     counter_raise(&own->posted, c->phase);
 }
 
+/* Who had nothing to post keeps up, too: nobody waits for that, but its counter must not fall behind by half
+ * its range. */
 static void finish(struct coll *c)
 {
+    struct member *own = member_of(c, c->me);
+    if (counter_value(&own->posted) != c->phase) atomic_store(&own->posted.value, c->phase);
     c->piece++;
     c->phase++;
-    counter_raise(&member_of(c, c->me)->done, c->piece);
+    counter_raise(&own->done, c->piece);
 }
 
 static int post_and_await_all(struct coll *c, const struct call *call, struct error *err)
@@ -102,16 +109,6 @@ static struct run part_of(struct run all, size_t unit, u32 i, u32 n)
     size_t line = CACHE_LINE / unit, lines = (all.n + line - 1) / line;
     size_t from = MIN_OF(lines * i / n * line, all.n), to = MIN_OF(lines * (i + 1) / n * line, all.n);
     return (struct run){all.from + from, to - from};
-}
-
-static u32 thread_of(const struct coll_how *how)
-{
-    return how && how->threads ? how->thread : 0;
-}
-
-static u32 threads_of(const struct coll_how *how)
-{
-    return how && how->threads ? how->threads : 1;
 }
 
 /* Sums a run of the slots into out, where the run begins at out[0]. */

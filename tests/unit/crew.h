@@ -26,6 +26,7 @@ struct crew {
     u64 wait_ns, spin_ns;
     void (*tick)(void *arg);
     void *tick_arg;
+    void (*prepare)(struct crew *c); /* of the memory, before anybody starts; NULL: nothing */
     crew_fn fn;
     void *arg;
     /* inside */
@@ -147,6 +148,7 @@ static inline void crew_run(struct crew *c)
 {
     pthread_t agents;
     crew_map(c);
+    if (c->prepare) c->prepare(c);
     c->ended = false;
     bool relays = coll_relays(&c->shape);
     if (relays) crew_need(pthread_create(&agents, NULL, crew_agents, c) == 0, NULL);

@@ -417,6 +417,42 @@ static void test_sequences_nodes(void **state)
         run_sequence(1 + seed % 4, 1 + seed / 4 % 2, "0210", 60, 20000, seed);
 }
 
+/* Counters that are about to start from 0 again. */
+enum { SHORTLY_BEFORE = 40 };
+static const u32 late = 0u - SHORTLY_BEFORE;
+
+static void prepare_late(struct crew *c)
+{
+    struct place p;
+    place_of(&p, &c->shape, 0);
+    u8 *memory = c->memory[0];
+    for (u32 i = 0; i < c->n; i++) {
+        group_members(memory + p.all)[i].posted.value = group_members(memory + p.all)[i].done.value = late;
+        for (u32 to = 0; to < c->n; to++)
+            link_at(memory, &p, i, to)->put.value = link_at(memory, &p, i, to)->taken.value = late;
+    }
+}
+
+static void walk_late(struct coll_world *w, u32 me, void *arg)
+{
+    w->all.piece = late;
+    w->all.phase = late + 1;
+    for (u32 i = 0; i < w->all.n; i++) w->all.known_done[i] = late;
+    walk(w, me, arg);
+    crew_need(w->all.piece < late, NULL);
+}
+
+static void test_counters_wrap(void **state)
+{
+    (void)state;
+    for (u64 seed = 1; seed < 6; seed++) {
+        struct sequence q = {.seed = seed, .steps = 300, .largest = 5000};
+        struct crew c = {
+            .shape = crew_shape(3, 1, NULL), .prepare = prepare_late, .fn = walk_late, .arg = &q};
+        crew_run(&c);
+    }
+}
+
 /* ---- who does not come -----------------------------------------------------------------------------------------*/
 enum { WORDS = sizeof(((struct error *)0)->message) };
 struct absence {
@@ -644,12 +680,13 @@ static void test_relay_checks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_types),      cmocka_unit_test(test_sums),
-        cmocka_unit_test(test_sums_teams), cmocka_unit_test(test_sums_nodes),
-        cmocka_unit_test(test_sequences),  cmocka_unit_test(test_sequences_nodes),
-        cmocka_unit_test(test_absent),     cmocka_unit_test(test_silent_agent),
-        cmocka_unit_test(test_killed),     cmocka_unit_test(test_patience),
-        cmocka_unit_test(test_shapes),     cmocka_unit_test(test_relay_checks),
+        cmocka_unit_test(test_types),         cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_sums_teams),    cmocka_unit_test(test_sums_nodes),
+        cmocka_unit_test(test_sequences),     cmocka_unit_test(test_sequences_nodes),
+        cmocka_unit_test(test_counters_wrap), cmocka_unit_test(test_absent),
+        cmocka_unit_test(test_silent_agent),  cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_patience),      cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_relay_checks),
     };
     pool_fill();
     cmocka_set_message_output(CM_OUTPUT_TAP);
