@@ -172,7 +172,8 @@ void seat_close(struct seat *s)
 int seat_group_memory(struct seat *s, i32 pid, i32 fd, struct error *err)
 {
     u64 bytes = s->boot.group_bytes;
-    s->group_fd = pid < 0 ? memory_new("mpiserve-group", bytes, true, err) : memory_open(pid, fd, bytes, err);
+    s->group_fd = pid < 0 ? memory_new("mpiserve-group", bytes, false, err) /* hardly any of it is touched */
+                          : memory_open(pid, fd, bytes, err);
     if (s->group_fd < 0) return err->code;
     if (!seat_relays(s)) return 0;
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->group_fd, 0);
