@@ -41,6 +41,8 @@ struct engine_ask {
     const char *model;   /* folder */
     const char *compute; /* "auto", "f32", "bf16", "null" */
     const char *isa;     /* "auto": the best of this machine; or a level that every rank of the job has */
+    const char *quantization, *load_format,
+        *kv_cache_dtype; /* words of the options of these names; NULL: auto */
     u32 block_size;      /* tokens, a multiple of 16 */
     u32 max_model_len;   /* 0: the model's; more than that is an error */
     u32 max_rows, max_step_tokens, max_logprobs, threads; /* for work_bytes; max_rows 0: not asked */
@@ -53,7 +55,7 @@ struct engine_needs {          /* of this one engine */
     u64 kv_bytes_per_block;    /* of this engine's layers and heads */
     u64 work_bytes;  /* activations, logits, samplers, tables of rows: what an engine allocates for itself */
     u64 fingerprint; /* of the model's folder: equal on all ranks, or the ranks are refused */
-    u32 numerics;    /* class of bit-identical results: build, instruction set, compute, block size, tp, pp */
+    u32 numerics; /* class of bit-identical results: build, instruction set, compute, quantization, KV format, block size, tp, pp */
     u32 vocab, max_model_len; /* as asked, or the model's */
 };
 /* ERR_UNSUPPORTED, with both numbers, where tp does not divide the attention heads, ffn or vocabulary, where

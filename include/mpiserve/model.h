@@ -170,18 +170,20 @@ struct model_config {
 /* Reads config.json and generation_config.json of a folder. ERR_UNSUPPORTED for architectures and fields not offered. */
 int model_read_config(const char *dir, struct model_config *out, struct error *err);
 
+static const u32 MODEL_NO_FILE = UINT32_MAX;
 struct tensor { /* where a tensor's bytes are */
     enum dtype dtype;
     char stored[16]; /* the type as the file spells it: "BF16" */
     u32 n_dims;
-    u64 dims[4]; /* the first four */
-    u32 file;
+    u64 dims[4];       /* the first four */
+    u32 file;          /* MODEL_NO_FILE: made up; offset is a number of its own then */
     u64 offset, bytes; /* in that file */
 };
 struct model_files;
 /* Opens model.safetensors, or model.safetensors.index.json and its shards; reads and checks all headers (overlaps, holes, sizes,
  * duplicate names, truncated files). */
 struct model_files *model_open(const char *dir, struct error *err);
+struct model_files *model_open_none(void); /* no tensors */
 void model_close(struct model_files *f);
 const struct tensor *model_tensor(const struct model_files *f, const char *name); /* NULL: absent */
 size_t model_tensor_count(const struct model_files *f);

@@ -190,6 +190,7 @@ struct engine_boot { /* the reservation: all an engine may use */
     char model[PATH_LEN];
     char compute[16]; /* "f32" or "bf16": resolved, never "auto"; "null": no maths */
     char isa[16];     /* "portable", "avx2", "avx512", "avx512bf16": the job's level */
+    char quantization[8], load_format[8], kv_cache_dtype[8]; /* as in engine_ask */
     u64 weights_bytes, kv_bytes;
     u32 gen, numerics;
     u32 rank, device; /* for names in messages; GPU index later */

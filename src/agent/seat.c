@@ -91,6 +91,9 @@ static void fill_boot(struct seat *s)
                               .log_level = (u8)(log_wants(LOG_DEBUG) ? LOG_DEBUG : LOG_INFO)};
     snprintf(b->model, sizeof b->model, "%s", a->config.model);
     snprintf(b->compute, sizeof b->compute, "%s", a->needs.compute);
+    snprintf(b->quantization, sizeof b->quantization, "%s", a->config.quantization);
+    snprintf(b->load_format, sizeof b->load_format, "%s", a->config.load_format);
+    snprintf(b->kv_cache_dtype, sizeof b->kv_cache_dtype, "%s", a->config.kv_cache_dtype);
     snprintf(b->isa, sizeof b->isa, "%s", a->needs.isa);
     memcpy(b->cpus, a->cpus.bits, sizeof b->cpus);
     if (s->n == 1) return;

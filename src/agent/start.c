@@ -207,6 +207,9 @@ static int size_engine(struct agent *a, const char *isa, struct error *err)
     const struct config *c = &a->config;
     struct engine_ask ask = {.model = c->model,
                              .compute = strcmp(c->engine, "null") == 0 ? "null" : c->compute,
+                             .quantization = c->quantization,
+                             .load_format = c->load_format,
+                             .kv_cache_dtype = c->kv_cache_dtype,
                              .isa = isa,
                              .block_size = (u32)c->block_size,
                              .max_model_len = (u32)c->max_model_len,

@@ -103,6 +103,9 @@ static int ask_engine(struct plan *p, struct error *err)
     struct engine_ask ask = {
         .model = c->model,
         .compute = strcmp(c->engine, "null") == 0 ? "null" : c->compute,
+        .quantization = c->quantization,
+        .load_format = c->load_format,
+        .kv_cache_dtype = c->kv_cache_dtype,
         .isa = ops_isa_name(level),
         .block_size = (u32)c->block_size,
         .max_model_len = (u32)c->max_model_len,

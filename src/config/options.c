@@ -32,6 +32,15 @@ const struct option option_table[] = {
      .standard = "auto", .same = "float32=f32 float=f32 bfloat16=bf16",
      .help = "Number format of activations. auto: bf16 where weights are bf16 and the CPU multiplies bf16, "
              "else f32."},
+    {"quantization", "-q", OPTION_CHOICE, GROUP_MODEL, 0, AT(quantization), .words = "auto int8 int4",
+     .standard = "auto", .same = "none=auto None=auto",
+     .help = "Weights of the layers in memory. auto: as they are stored; int8, int4: f32, f16 and bf16 ones "
+             "become codes with a "
+             "scale for 128 or 32 inputs, which costs some accuracy."},
+    {"load-format", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(load_format), .words = "auto dummy",
+     .standard = "auto", .same = "safetensors=auto",
+     .help = "dummy: random weights of the right shapes, for benchmarks; of the folder config.json and the "
+             "tokenizer are read."},
     {"cpu-isa", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(cpu_isa),
      .words = "auto portable avx2 avx512 avx512bf16", .standard = "auto",
      .help = "Highest instruction set that kernels may use. auto: the best that all ranks of the job have."},
@@ -92,6 +101,10 @@ const struct option option_table[] = {
          "Tokens of a step; at least --max-num-seqs. Prompts longer than this are read in several steps."},
     {"block-size", "", OPTION_INT, GROUP_SCHEDULER, OPTION_POWER2, AT(block_size), 16, 256, "16",
      .help = "Tokens of a KV block; a power of two."},
+    {"kv-cache-dtype", "", OPTION_CHOICE, GROUP_SCHEDULER, 0, AT(kv_cache_dtype),
+     .words = "auto f32 bf16 f16 int8", .standard = "auto", .same = "float32=f32 bfloat16=bf16 float16=f16",
+     .help = "Format of the KV cache. auto: that of --compute. int8: codes with a scale for each token and "
+             "head."},
     {"enable-prefix-caching", "", OPTION_FLAG, GROUP_SCHEDULER, 0, AT(enable_prefix_caching),
      .words = "false true", .standard = "true",
      .help = "Keep full KV blocks of ended sequences while there is room, so that what begins with the same "

@@ -15,18 +15,30 @@ static void shape_text(const struct tensor *t, char *out, size_t size)
     if (n < size) snprintf(out + n, size - n, "%s]", t->n_dims > COUNT_OF(t->dims) ? ", ..." : "");
 }
 
+/* A tensor of random numbers. */
+static const struct tensor *make(const struct builder *b, const struct tensor *want)
+{
+    struct tensor *t = arena_alloc(&b->l->made, sizeof *t);
+    *t = *want;
+    t->dtype = DTYPE_BF16;
+    t->file = MODEL_NO_FILE;
+    t->offset = b->l->n_made++;
+    return t;
+}
+
 const struct tensor *layout_find(const struct builder *b, const char *name, struct shape shape)
 {
     char found[128], text[64];
     const u32 wanted[] = {shape.planes, shape.rows, shape.cols};
     struct tensor want = {0};
+    for (size_t i = 0; i < COUNT_OF(wanted); i++)
+        if (wanted[i]) want.dims[want.n_dims++] = wanted[i];
+    if (b->c->load.dummy) return make(b, &want);
     const struct tensor *t = model_tensor(b->f, name);
     if (!t) {
         error_set(b->err, ERR_INPUT, b->c->dir, "tensor %s is missing", name);
         return NULL;
     }
-    for (size_t i = 0; i < COUNT_OF(wanted); i++)
-        if (wanted[i]) want.dims[want.n_dims++] = wanted[i];
     if (t->n_dims != want.n_dims || memcmp(t->dims, want.dims, want.n_dims * sizeof *t->dims)) {
         shape_text(t, found, sizeof found);
         shape_text(&want, text, sizeof text);
@@ -213,6 +225,7 @@ int layout_build(struct layout *l, const struct model_config *c, const struct sh
     struct error own; /* what is found wrong is asked for its code */
     struct builder b = {l, c, part, f, err ? err : &own};
     memset(l, 0, sizeof *l);
+    arena_init(&l->made, 0);
     int rc = add_ends(&b);
     for (u32 i = 0; i < part->layers.n && !rc; i++) rc = add_layer(&b, part->layers.first + i);
     if (rc) layout_release(l);
@@ -222,6 +235,7 @@ int layout_build(struct layout *l, const struct model_config *c, const struct sh
 void layout_release(struct layout *l)
 {
     free(l->slots);
+    arena_release(&l->made);
     memset(l, 0, sizeof *l);
 }
 

@@ -52,7 +52,9 @@ struct slot {                               /* one pointer of struct weights */
 struct layout {
     struct slot *slots;
     u32 n, cap;
-    size_t bytes; /* of the image */
+    size_t bytes;      /* of the image */
+    struct arena made; /* dummy: the tensors that there would be */
+    u64 n_made;
 };
 /* The weight that a slot of panels becomes, without its data. */
 struct packed slot_packed(const struct slot *s);

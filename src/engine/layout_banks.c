@@ -121,7 +121,8 @@ static int add_fused(const struct builder *b, u32 layer, const struct fused *x)
                           p.across ? p.rows.of : p.cols.of};
     if (x->kind == SLOT_VECTOR) shape = (struct shape){0, b->c->moe.experts, p.rows.of};
     snprintf(name, sizeof name, "model.layers.%u.%s", layer, x->name);
-    if (x->kind == SLOT_PANELS && b->c->quant.method == QUANT_MXFP4 && !model_tensor(b->f, name))
+    if (x->kind == SLOT_PANELS && b->c->quant.method == QUANT_MXFP4 && !model_tensor(b->f, name) &&
+        !b->c->load.dummy)
         return add_codes(b, layer, x, name);
     const struct tensor *t = layout_find(b, name, shape);
     if (!t) return b->err->code;

@@ -94,17 +94,59 @@ static int load_weights(struct loaded *l, struct channel_head *head, int fd, str
                         &l->weights, err);
 }
 
+static const struct word {
+    const char *name;
+    enum dtype dtype;
+} WEIGHTS[] = {{"int8", DTYPE_I8}, {"int4", DTYPE_I4}},
+  KV[] = {{"f32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {"f16", DTYPE_F16}, {"int8", DTYPE_I8}};
+
+/* 1: found; 0: auto; else an error. */
+static int find_word(const struct word *words, size_t n, const char *name, const char *what, enum dtype *out,
+                     struct error *err)
+{
+    if (!name || !*name || !strcmp(name, "auto")) return 0;
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(name, words[i].name)) {
+            *out = words[i].dtype;
+            return 1;
+        }
+    return error_set(err, ERR_INPUT, what, "\"%s\" is not offered", name);
+}
+
+int load_formats(struct model_config *c, const char *quantization, const char *load_format,
+                 const char *kv_dtype, struct error *err)
+{
+    c->load = (struct model_load){.dummy = load_format && !strcmp(load_format, "dummy")};
+    int weights =
+        find_word(WEIGHTS, COUNT_OF(WEIGHTS), quantization, "--quantization", &c->load.weights, err);
+    int kv = find_word(KV, COUNT_OF(KV), kv_dtype, "--kv-cache-dtype", &c->load.kv, err);
+    c->load.kv_set = kv > 0;
+    if (weights < 0 || kv < 0) return ERR_INPUT;
+    if (weights && c->quant.method && !c->load.dummy)
+        return error_set(
+            err, ERR_UNSUPPORTED, "--quantization",
+            "%s: the weights of %s are quantised already, and stay as they are stored; leave it out",
+            quantization, c->dir);
+    return 0;
+}
+
+struct model_files *load_files(const struct model_config *c, struct error *err)
+{
+    return c->load.dummy ? model_open_none() : model_open(c->dir, err);
+}
+
 int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int kv_fd, struct error *err)
 {
     memset(l, 0, sizeof(*l));
     l->kv_bytes = head->boot.kv_bytes;
     const struct engine_boot *b = &head->boot;
     int rc = model_read_config(b->model, &l->config, err);
+    if (rc == 0) rc = load_formats(&l->config, b->quantization, b->load_format, b->kv_cache_dtype, err);
     if (rc == 0)
         rc = shard_of(&l->shard, &l->config, MAX_OF(b->group.tp, 1u), MAX_OF(b->group.pp, 1u), b->tp_rank,
                       b->pp_rank, err);
     if (rc == 0) {
-        l->files = model_open(head->boot.model, err);
+        l->files = load_files(&l->config, err);
         rc = l->files ? load_weights(l, head, weights_fd, err) : -1;
     }
     if (rc == 0) rc = map(kv_fd, "KV", l->kv_bytes, true, &l->kv, err);

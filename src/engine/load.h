@@ -14,6 +14,11 @@ struct loaded {
     void *image, *kv; /* mappings, or NULL */
     size_t image_bytes, kv_bytes;
 };
+/* Words of --quantization, --load-format and --kv-cache-dtype (NULL: auto) to c->load. */
+int load_formats(struct model_config *c, const char *quantization, const char *load_format,
+                 const char *kv_dtype, struct error *err);
+/* The files of c->dir, or none where there is nothing to be read of them. */
+struct model_files *load_files(const struct model_config *c, struct error *err);
 /* Reads the model, fills the image in weights_fd or waits until its loader has, and maps kv_fd. head: for progress and
  * heartbeats, and its boot for all else. On an error *l needs no release. */
 int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int kv_fd, struct error *err);

@@ -71,7 +71,10 @@ static int check_boot(const struct engine *e, struct error *err)
 {
     const struct engine_boot *b = e->boot;
     if (!memchr(b->model, 0, sizeof(b->model)) || !memchr(b->compute, 0, sizeof(b->compute)) ||
-        !memchr(b->isa, 0, sizeof(b->isa)) || b->threads < 1 || b->threads > 4096 || b->n_blocks < 2)
+        !memchr(b->quantization, 0, sizeof(b->quantization)) ||
+        !memchr(b->load_format, 0, sizeof(b->load_format)) ||
+        !memchr(b->kv_cache_dtype, 0, sizeof(b->kv_cache_dtype)) || !memchr(b->isa, 0, sizeof(b->isa)) ||
+        b->threads < 1 || b->threads > 4096 || b->n_blocks < 2)
         return error_set(err, ERR_PEER, "boot", "%u threads, %u blocks", b->threads, b->n_blocks);
     size_t most = channel_max_frame(e->channel), results = execute_results_max(b->max_rows, b->max_logprobs);
     if (e->group.sampler && results > most)

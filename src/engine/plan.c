@@ -1,6 +1,7 @@
 /* What an engine would need: asked by agents before there is one. */
 #include "engine/execute.h"
 #include "engine/forward.h"
+#include "engine/load.h"
 #include "mpiserve/engine.h"
 
 #include <stdio.h>
@@ -29,11 +30,13 @@ static int resolve(const struct engine_ask *ask, struct engine_needs *out, enum 
     return 0;
 }
 
-static u32 numerics_class(const struct engine_needs *n, const struct shard *part, u32 block_size)
+static u32 numerics_class(const struct engine_needs *n, const struct model_load *load,
+                          const struct shard *part, u32 block_size)
 {
     char text[160];
-    int len = snprintf(text, sizeof(text), "mpiserve %s, %s, %s, tp %u, pp %u, ep 1, blocks of %u",
-                       MPISERVE_VERSION, n->isa, n->compute, part->tp, part->pp, block_size);
+    int len = snprintf(text, sizeof(text), "mpiserve %s, %s, %s, %d, %d, tp %u, pp %u, ep 1, blocks of %u",
+                       MPISERVE_VERSION, n->isa, n->compute, (int)load->weights,
+                       load->kv_set ? (int)load->kv : -1, part->tp, part->pp, block_size);
     u32 h = (u32)hash_bytes(text, (size_t)len, 0);
     return h ? h : 1;
 }
@@ -74,6 +77,7 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     int rc = resolve(ask, out, &compute, err);
     if (rc < 0) return rc;
     rc = model_read_config(ask->model, &config, err);
+    if (rc == 0) rc = load_formats(&config, ask->quantization, ask->load_format, ask->kv_cache_dtype, err);
     if (rc < 0) return rc;
     if (ask->max_model_len > config.max_position)
         return error_set(err, ERR_INPUT, "--max-model-len", "%u is more than the model's %u",
@@ -81,7 +85,7 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     struct shard part;
     rc = shard_of(&part, &config, MAX_OF(ask->tp, 1u), MAX_OF(ask->pp, 1u), ask->tp_rank, ask->pp_rank, err);
     if (rc < 0) return rc;
-    struct model_files *files = model_open(ask->model, err);
+    struct model_files *files = load_files(&config, err);
     if (!files) return err ? err->code : ERR_INPUT;
     rc = weights_plan(&config, &part, files, &bytes, err);
     if (rc == 0) {
@@ -90,7 +94,7 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
             out->null ? 1 : forward_kv_bytes(&config, &part, compute, 1, ask->block_size);
         if (ask->max_rows) out->work_bytes = work_bytes(&config, &part, ask, out->null);
         out->fingerprint = model_fingerprint(&config, files);
-        out->numerics = numerics_class(out, &part, ask->block_size);
+        out->numerics = numerics_class(out, &config.load, &part, ask->block_size);
         out->vocab = config.vocab;
         out->max_model_len = ask->max_model_len ? ask->max_model_len : config.max_position;
     }

@@ -1,4 +1,5 @@
 #include "engine/stored.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,10 +102,26 @@ static void numbers_of_codes(const struct slot_part *p, u32 n, struct stored_roo
         }
 }
 
+/* bf16 numbers that a tensor of no file has: about as large as trained ones; vectors are 1. */
+static void make_numbers(const struct slot_part *p, u32 row, u32 n, u16 *to)
+{
+    u64 state = hash_bytes(&p->tensor->offset, sizeof p->tensor->offset, p->rows.first + row);
+    float scale = 1.7f / sqrtf((float)p->cols.of) / (float)(1u << 31);
+    for (size_t i = 0; i < (size_t)n * p->cols.n; i++) {
+        state = state * 6364136223846793005ull + 1442695040888963407ull;
+        to[i] = bf16_from_f32(p->cols.of == 1 ? 1 : (float)(i32)(state >> 32) * scale);
+    }
+}
+
 int stored_read(const struct model_files *f, const struct slot_part *p, u32 row, u32 n,
                 struct stored_room *room, const void **numbers, enum dtype *dtype, struct error *err)
 {
     *dtype = p->form ? DTYPE_F32 : p->tensor->dtype;
+    if (p->tensor->file == MODEL_NO_FILE) {
+        make_numbers(p, row, n, room->raw);
+        *numbers = room->raw;
+        return 0;
+    }
     if (!p->form) return stored_raw(f, p, row, n, room, numbers, err);
     int rc = stored_codes(f, p, row, n, room, err);
     *numbers = room->numbers;

@@ -55,7 +55,7 @@ static int index_names(struct model_files *f, struct error *err)
 
 const struct tensor *model_tensor(const struct model_files *f, const char *name)
 {
-    u32 i = *slot_of(f, name);
+    u32 i = f->list.n ? *slot_of(f, name) : 0;
     return i ? &f->list.items[i - 1].t : NULL;
 }
 
@@ -164,6 +164,13 @@ static int open_all(struct model_files *f, const char *dir, struct error *err)
                          "are not read");
     int rc = open_file(f, dir, "model.safetensors", err);
     return rc ? rc : index_names(f, err);
+}
+
+struct model_files *model_open_none(void)
+{
+    struct model_files *f = mem_zero(1, sizeof *f);
+    tensor_list_init(&f->list);
+    return f;
 }
 
 struct model_files *model_open(const char *dir, struct error *err)

@@ -39,16 +39,22 @@ static inline void runner_need(bool fine, const struct error *err)
     abort();
 }
 
-/* One engine's part of the model. */
-static inline void runner_load_part(struct runner *r, const char *dir, u32 tp, u32 pp, u32 tp_rank,
-                                    u32 pp_rank)
+static inline void runner_read(struct runner *r, const char *dir, const struct model_load *load)
+{
+    struct error err = {0};
+    memset(r, 0, sizeof *r);
+    runner_need(!model_read_config(dir, &r->config, &err), &err);
+    r->config.load = *load;
+}
+
+static inline void runner_fill(struct runner *r, u32 tp, u32 pp, u32 tp_rank, u32 pp_rank)
 {
     struct error err = {0};
     size_t bytes;
-    memset(r, 0, sizeof *r);
-    runner_need(!model_read_config(dir, &r->config, &err), &err);
     runner_need(!shard_of(&r->shard, &r->config, tp, pp, tp_rank, pp_rank, &err), &err);
-    runner_need((r->files = model_open(dir, &err)) != NULL, &err);
+    runner_need((r->files = r->config.load.dummy ? model_open_none() : model_open(r->config.dir, &err)) !=
+                    NULL,
+                &err);
     runner_need(!weights_plan(&r->config, &r->shard, r->files, &bytes, &err), &err);
     r->image = aligned_alloc(CACHE_LINE, (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
     runner_need(!weights_fill(&r->config, &r->shard, r->files, r->image, bytes, NULL, &err), &err);
@@ -56,6 +62,20 @@ static inline void runner_load_part(struct runner *r, const char *dir, u32 tp, u
     for (u32 s = 0; s < RUNNER_SEQS; s++)
         for (u32 b = 0; b < RUNNER_BLOCKS; b++)
             r->blocks[s][b] = (s * RUNNER_BLOCKS + b) * 37 % (RUNNER_SEQS * RUNNER_BLOCKS);
+}
+
+/* One engine's part of the model. */
+static inline void runner_load_part(struct runner *r, const char *dir, u32 tp, u32 pp, u32 tp_rank,
+                                    u32 pp_rank)
+{
+    runner_read(r, dir, &(struct model_load){0});
+    runner_fill(r, tp, pp, tp_rank, pp_rank);
+}
+
+static inline void runner_load_as(struct runner *r, const char *dir, const struct model_load *load)
+{
+    runner_read(r, dir, load);
+    runner_fill(r, 1, 1, 0, 0);
 }
 
 static inline void runner_load(struct runner *r, const char *dir)

@@ -14,7 +14,7 @@ struct flag {
 /* clang-format off */
 static const struct flag flags[] = {
     {"--model", "m", ACCEPTED}, {"--served-model-name", "a", ACCEPTED},
-    {"--tokenizer", "x", REFUSED}, {"--hf-config-path", "x", REFUSED}, {"--revision", "x", NOTED}, {"--trust-remote-code", NULL, NOTED}, {"--load-format", "auto", NOTED}, {"--download-dir", "x", NOTED},
+    {"--tokenizer", "x", REFUSED}, {"--hf-config-path", "x", REFUSED}, {"--revision", "x", NOTED}, {"--trust-remote-code", NULL, NOTED}, {"--load-format", "auto", ACCEPTED}, {"--download-dir", "x", NOTED},
     {"--config", "FILE", ACCEPTED},
     {"--host", "127.0.0.1", ACCEPTED}, {"--port", "8000", ACCEPTED}, {"--uds", "x", REFUSED},
     {"--api-key", "none", ACCEPTED}, {"--api-key", "sk-1234567890", WRONG}, {"--api-key-file", "x", ACCEPTED},
@@ -49,9 +49,9 @@ static const struct flag flags[] = {
     {"--enable-chunked-prefill", NULL, NOTED}, {"--no-enable-chunked-prefill", NULL, REFUSED}, {"--enable-prefix-caching", NULL, ACCEPTED}, {"--no-enable-prefix-caching", NULL, ACCEPTED},
     {"--prefix-caching-hash-algo", "sha256", NOTED},
     {"--gpu-memory-utilization", "0.9", REFUSED}, {"--kv-cache-memory-bytes", "1G", ACCEPTED}, {"--num-gpu-blocks-override", "9", REFUSED},
-    {"--block-size", "16", ACCEPTED}, {"--kv-cache-dtype", "auto", NOTED}, {"--kv-cache-dtype", "fp8", REFUSED},
+    {"--block-size", "16", ACCEPTED}, {"--kv-cache-dtype", "auto", ACCEPTED}, {"--kv-cache-dtype", "fp8", WRONG},
     {"--dtype", "auto", ACCEPTED}, {"--dtype", "float32", ACCEPTED}, {"--dtype", "float", ACCEPTED}, {"--dtype", "bfloat16", ACCEPTED}, {"--dtype", "half", WRONG},
-    {"--quantization", "awq", REFUSED}, {"-q", "awq", REFUSED},
+    {"--quantization", "awq", WRONG}, {"-q", "awq", WRONG},
     {"--seed", "0", ACCEPTED},
     {"--enforce-eager", NULL, NOTED}, {"--no-enforce-eager", NULL, NOTED}, {"--compilation-config", "3", NOTED}, {"-cc", "3", NOTED}, {"-O", "3", NOTED}, {"-O3", NULL, NOTED},
     {"--max-logprobs", "20", ACCEPTED}, {"--logprobs-mode", "raw_logprobs", NOTED}, {"--logprobs-mode", "processed_logits", REFUSED},

@@ -258,13 +258,91 @@ static void test_folder(void **state)
     reference_release(&ref);
 }
 
+/* ---- other formats of weights and of the KV cache: the same bits however it is computed, and not far from f32 */
+static const struct format {
+    const char *name;
+    struct model_load load;
+    double most; /* mean difference of logits */
+} formats[] = {
+    {"f16 KV", {.kv_set = true, .kv = DTYPE_F16}, 0.01},
+    {"bf16 KV", {.kv_set = true, .kv = DTYPE_BF16}, 0.08},
+    {"int8 KV", {.kv_set = true, .kv = DTYPE_I8}, 0.4},
+    {"int8 weights", {.weights = DTYPE_I8}, 0.6},
+    {"int4 weights", {.weights = DTYPE_I4}, 3.5},
+    {"random weights", {.dummy = true}, INFINITY},
+    {"random int4 weights", {.dummy = true, .weights = DTYPE_I4}, INFINITY},
+};
+
+/* Random weights make a few logits sensitive, and an expert may be another one: the mean tells more than the largest. */
+static double mean_difference(const struct reference *ref, const struct trace *a, const struct trace *b,
+                              u32 vocab)
+{
+    double sum = 0, n = 0;
+    for (u32 i = 0; i < PROMPTS; i++)
+        for (size_t k = 0; k < trace_rows(&ref->prompts[i]) * vocab; k++, n++) {
+            assert_true(isfinite(b->logits[i][k]));
+            sum += fabs((double)a->logits[i][k] - b->logits[i][k]);
+        }
+    return sum / n;
+}
+
+static void check_format(const struct reference *ref, const struct format *f, const struct trace *plain)
+{
+    const char *levels[8];
+    int n = runner_levels(levels);
+    struct runner r;
+    struct trace first, t;
+    runner_load_as(&r, ref->dir, &f->load);
+    u32 vocab = r.config.vocab;
+    trace_alloc(&first, ref, vocab);
+    trace_alloc(&t, ref, vocab);
+    for (int i = 0; i < n; i++) {
+        struct trace *to = i ? &t : &first;
+        runner_start(&r, levels[i], COMPUTE_F32, 1, 256);
+        run_alone(&r, ref, to);
+        check_together(&r, ref, to, 16);
+        runner_start(&r, levels[i], COMPUTE_F32, 3, 16);
+        check_together(&r, ref, to, 3);
+        if (i) assert_same(ref, &first, &t, vocab);
+    }
+    double off = mean_difference(ref, plain, &first, vocab);
+    printf("# %s, %s: logits %.2g from f32 in the mean\n", strrchr(ref->dir, '/') + 1, f->name, off);
+    assert_true(off <= f->most);
+    trace_free(&first);
+    trace_free(&t);
+    runner_unload(&r);
+}
+
+static void test_formats(void **state)
+{
+    struct reference ref;
+    struct runner r;
+    struct trace plain;
+    reference_read(&ref, *state);
+    runner_load(&r, ref.dir);
+    trace_alloc(&plain, &ref, r.config.vocab);
+    runner_start(&r, ops_cpu_best(), COMPUTE_F32, 1, 256);
+    run_alone(&r, &ref, &plain);
+    for (u32 i = 0; i < COUNT_OF(formats); i++) check_format(&ref, &formats[i], &plain);
+    trace_free(&plain);
+    runner_unload(&r);
+    reference_release(&ref);
+}
+
 /* All folders, or those that are named (a pattern: gemma*). */
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[COUNT_OF(folders)] = {0};
+    static const char *const of_formats[][2] = {{"formats of llama", "llama_untied_sharded"},
+                                                {"formats of gemma", "gemma3_text"},
+                                                {"formats of qwen moe", "qwen2_moe"},
+                                                {"formats of deepseek", "deepseek_v2"}};
+    struct CMUnitTest tests[COUNT_OF(folders) + COUNT_OF(of_formats)] = {0};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     for (u32 i = 0; i < COUNT_OF(folders); i++)
         tests[i] = (struct CMUnitTest){folders[i], test_folder, NULL, NULL, (void *)(uintptr_t)folders[i]};
+    for (u32 i = 0; i < COUNT_OF(of_formats); i++)
+        tests[COUNT_OF(folders) + i] = (struct CMUnitTest){of_formats[i][0], test_formats, NULL, NULL,
+                                                           (void *)(uintptr_t)of_formats[i][1]};
     return cmocka_run_group_tests_name("reference", tests, NULL, NULL);
 }
