@@ -1,6 +1,6 @@
 /* The engine's work without the engine process, steps, messages and HTTP: prompts are read, then every sequence decodes
  * greedily, in one batch. Prints one JSON object; the difference to the figures over HTTP is overhead.
- *   forward MODEL COMPUTE THREADS SEQUENCES PROMPT TOKENS ROUNDS */
+ *   forward MODEL COMPUTE THREADS SEQUENCES PROMPT TOKENS ROUNDS [[dummy-]int8|int4] */
 #include "../unit/runner.h"
 
 #include "engine/sampler.h"
@@ -63,8 +63,9 @@ static void bench(struct work *w, int rounds)
 
 int main(int argc, char **argv)
 {
-    if (argc != 8) {
-        fprintf(stderr, "forward MODEL auto|f32|bf16 THREADS SEQUENCES PROMPT TOKENS ROUNDS\n");
+    if (argc != 8 && argc != 9) {
+        fprintf(stderr,
+                "forward MODEL auto|f32|bf16 THREADS SEQUENCES PROMPT TOKENS ROUNDS [[dummy-]int8|int4]\n");
         return 2;
     }
     static struct work w;
@@ -72,7 +73,12 @@ int main(int argc, char **argv)
     w.n = (u32)atoi(argv[4]);
     w.prompt = (u32)atoi(argv[5]);
     w.tokens = (u32)atoi(argv[6]);
-    runner_load(&w.r, argv[1]);
+    const char *load = argc == 9 ? argv[8] : "";
+    runner_load_as(&w.r, argv[1],
+                   &(struct model_load){.dummy = strstr(load, "dummy") != NULL,
+                                        .weights = strstr(load, "int8")   ? DTYPE_I8
+                                                   : strstr(load, "int4") ? DTYPE_I4
+                                                                          : DTYPE_F32});
     w.r.spin_ns = 50 * NS_PER_US; /* as engines that have their cores to themselves */
     const struct ops *ops = ops_cpu(ops_cpu_best());
     bool f32 = !strcmp(argv[2], "f32") || (!strcmp(argv[2], "auto") && !ops->native_bf16);

@@ -55,6 +55,25 @@ def prompts_that_rotate_otherwise_share_nothing():
         equal(ask(job, {"ids": prompt["ids"][:62]})[2], 48, "cached tokens of one more short one")
 
 
+def other_formats_answer_alike_alone_together_and_cached():
+    all_prompts = prompts("qwen3_moe")
+    for options in (("-q", "int8"), ("-q", "int4", "--kv-cache-dtype", "int8"), ("--kv-cache-dtype", "f16"),
+                    ("--load-format", "dummy", "-q", "int8", "--compute", "bf16")):
+        with Job("--compute", "f32", "--max-num-batched-tokens", "64", *options, ranks=1,
+                 model=os.path.join(MODELS, "qwen3_moe")) as job:
+            with ThreadPoolExecutor(len(all_prompts)) as pool:
+                together = list(pool.map(lambda p: ask(job, p), all_prompts))
+            for prompt, answer in zip(all_prompts, together):
+                equal(ask(job, prompt)[:2], answer[:2], f"{options}")
+
+
+def codes_are_not_made_of_codes():
+    done = subprocess.run([PROGRAM, "up", "-n", "1", "--port", "0", "-q", "int8", os.path.join(MODELS, "qwen3_awq")],
+                          capture_output=True, text=True, timeout=60 * SLOW)
+    check(done.returncode != 0 and "quantised already, and stay as they are stored" in done.stdout + done.stderr,
+          done.stdout + done.stderr)
+
+
 def case(folder):
     def serve():
         serves(folder)
@@ -62,5 +81,6 @@ def case(folder):
     return serve
 
 
-run(prompts_that_rotate_otherwise_share_nothing,
+run(prompts_that_rotate_otherwise_share_nothing, other_formats_answer_alike_alone_together_and_cached,
+    codes_are_not_made_of_codes,
     *(case(folder) for folder in sorted(os.listdir(MODELS)) if os.path.isdir(os.path.join(MODELS, folder))))
