@@ -2,6 +2,9 @@
  * (register state that it saves). */
 #include "ops/cpu/tables.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 #include <string.h>
 
 struct level {
@@ -15,10 +18,15 @@ static const struct ops *portable(void)
 }
 
 #ifdef __x86_64__
+/* Conversions of f16; compilers' detection does not know it everywhere. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
 static const struct ops *avx2(void)
 {
-    bool has =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     return has ? &ops_avx2 : NULL;
 }
 static const struct ops *avx512(void)
