@@ -7,8 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { MATCH_LIMIT = 10 * 1000 * 1000, HEAP_LIMIT_KIB = 64 * 1024 };
+/* A try at one place of a text ends after so many steps, and a search is one of few places at a time. Between them the processor
+ * time of the text is looked at, which may be some hundred times what the patterns of real models take. */
+enum { PLACE_STEPS = 200 * 1000, BYTE_STEPS = 4, PLACES = 64, HEAP_LIMIT_KIB = 64 * 1024, LOOK_EVERY = 16 };
+static const u64 TEXT_NS = 2 * NS_PER_S, BYTE_NS = 2000;
 
 struct pattern {
     pcre2_code *code; /* NULL: literal */
@@ -18,6 +22,8 @@ struct pattern {
 struct pattern_scratch {
     pcre2_match_data *data;
     pcre2_match_context *limits;
+    u64 started_ns, cpu_ns; /* of the first search */
+    u32 searches, steps;    /* steps: the limit that is set */
 };
 
 /* ---- translation: what is the same in both passes, what differs is rewritten, the rest is refused ---- */
@@ -250,7 +256,9 @@ struct pattern *pattern_compile(const char *source, bool literal, const char *fi
     } else if (translate(&t) == 0) {
         /* Oniguruma's ^ and $ always are at lines */
         p->code = compile(t.out.data, t.out.len,
-                          PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | PCRE2_UCP | PCRE2_MULTILINE, field, err);
+                          PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | PCRE2_UCP | PCRE2_MULTILINE |
+                              PCRE2_USE_OFFSET_LIMIT,
+                          field, err);
     }
     buf_release(&t.out);
     if (p->code) return p;
@@ -268,14 +276,13 @@ void pattern_free(struct pattern *p)
 
 struct pattern_scratch *pattern_scratch_new(void)
 {
-    struct pattern_scratch *s = mem_alloc(sizeof(*s));
+    struct pattern_scratch *s = mem_zero(1, sizeof(*s));
     s->data = pcre2_match_data_create(1, NULL);
     s->limits = pcre2_match_context_create(NULL);
     if (!s->data || !s->limits) {
         pattern_scratch_free(s);
         return NULL;
     }
-    pcre2_set_match_limit(s->limits, MATCH_LIMIT);
     pcre2_set_heap_limit(s->limits, HEAP_LIMIT_KIB);
     return s;
 }
@@ -288,27 +295,77 @@ void pattern_scratch_free(struct pattern_scratch *s)
     free(s);
 }
 
-int pattern_find(const struct pattern *p, struct pattern_scratch *s, const char *text, size_t len, size_t at,
-                 size_t *from, size_t *to, struct error *err)
+static u64 cpu_ns(void)
 {
-    if (p->literal) {
-        const char *hit = p->literal_len == 1 ? memchr(text + at, p->literal[0], len - at)
-                                              : memmem(text + at, len - at, p->literal, p->literal_len);
-        *from = hit ? (size_t)(hit - text) : len;
-        *to = *from + p->literal_len;
-        return hit != NULL;
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (u64)t.tv_sec * NS_PER_S + (u64)t.tv_nsec;
+}
+
+/* The thread's time is asked for only when the clock says that it may be up: asking takes longer than most searches. */
+static bool took_too_long(struct pattern_scratch *s, size_t len)
+{
+    u64 allowed = TEXT_NS + len * BYTE_NS;
+    if (!s->started_ns) {
+        s->started_ns = clock_ns();
+        s->cpu_ns = cpu_ns();
     }
+    return clock_ns() - s->started_ns > allowed && cpu_ns() - s->cpu_ns > allowed;
+}
+
+static int too_much(size_t at, const char *why, struct error *err)
+{
+    char where[32];
+    snprintf(where, sizeof(where), "byte %zu", at);
+    return error_set(err, ERR_FULL, where, "the tokenizer's pattern needs too much work for this text: %s",
+                     why);
+}
+
+/* A match that begins in text[at, until]. */
+static int find_before(const struct pattern *p, struct pattern_scratch *s, const char *text, size_t len,
+                       size_t at, size_t until)
+{
+    u32 steps = (u32)MIN_OF(PLACE_STEPS + len * BYTE_STEPS, (size_t)INT32_MAX);
+    if (s->steps != steps) pcre2_set_match_limit(s->limits, s->steps = steps);
+    pcre2_set_offset_limit(s->limits, until);
     int rc = pcre2_match(p->code, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK, s->data, s->limits);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter's stack is on the heap */
         rc = pcre2_match(p->code, (PCRE2_SPTR)text, len, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->data,
                          s->limits);
+    return rc;
+}
+
+static int find_literal(const struct pattern *p, const char *text, size_t len, size_t at, size_t *from,
+                        size_t *to)
+{
+    const char *hit = p->literal_len == 1 ? memchr(text + at, p->literal[0], len - at)
+                                          : memmem(text + at, len - at, p->literal, p->literal_len);
+    *from = hit ? (size_t)(hit - text) : len;
+    *to = *from + p->literal_len;
+    return hit != NULL;
+}
+
+int pattern_find(const struct pattern *p, struct pattern_scratch *s, const char *text, size_t len, size_t at,
+                 size_t *from, size_t *to, struct error *err)
+{
+    if (p->literal) return find_literal(p, text, len, at, from, to);
+    int rc = PCRE2_ERROR_NOMATCH;
+    bool look = s->searches++ % LOOK_EVERY == 0;
+    while (rc == PCRE2_ERROR_NOMATCH) {
+        if (look && took_too_long(s, len)) return too_much(at, "its time is up", err);
+        size_t until = at + PLACES;
+        while (until < len && ((u8)text[until] & 0xC0) == 0x80) until++;
+        if (until > len) until = len;
+        rc = find_before(p, s, text, len, at, until);
+        if (until == len) break;
+        if (rc == PCRE2_ERROR_NOMATCH) at = until;
+        look = true;
+    }
     if (rc == PCRE2_ERROR_NOMATCH) return 0;
     if (rc < 0) {
-        char why[160] = "", where[32];
+        char why[160] = "";
         pcre2_get_error_message(rc, (PCRE2_UCHAR *)why, sizeof(why));
-        snprintf(where, sizeof(where), "byte %zu", at);
-        return error_set(err, ERR_FULL, where,
-                         "the tokenizer's pattern needs too much work for this text: %s", why);
+        return too_much(at, why, err);
     }
     const PCRE2_SIZE *range = pcre2_get_ovector_pointer(s->data);
     *from = range[0];

@@ -505,6 +505,37 @@ static void test_damaged_files(void **state)
     buf_release(&whole);
 }
 
+/* Patterns that explode: one error, after a bounded time, whatever the text. */
+static void test_exploding_patterns(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *unit;
+        size_t bytes;
+    } texts[] = {
+        {"a", 64}, {"a", 1 << 20}, {"aaaaaaaaaaaaaaaaaaaac", 1 << 20}, {"aaaaaaaaaaaaaaaaaaaaaaac", 4096}};
+    static const char file[] = SPLIT("(a+)+b");
+    struct error err = {0};
+    struct tokenizer *t = tokenizer_read(file, strlen(file), &err);
+    if (!t) fail_msg("%s: %s", err.where, err.message);
+    for (size_t i = 0; i < COUNT_OF(texts); i++) {
+        struct buf text = {0};
+        struct ids ids = {0};
+        while (text.len < texts[i].bytes) buf_text(&text, texts[i].unit);
+        double start = cpu_ms();
+        int rc = tokenizer_encode(t, text.data, text.len, 0, &ids, &err);
+        print_message("# %zu bytes: %s after %.0f ms\n", text.len, rc ? err.message : "done",
+                      cpu_ms() - start);
+        assert_true(rc == ERR_FULL || rc == 0);
+        if (rc) assert_int_equal(ids.len, 0);
+        if (rc) assert_non_null(strstr(err.where, "byte "));
+        assert_true(cpu_ms() - start < 30e3);
+        ids_release(&ids);
+        buf_release(&text);
+    }
+    tokenizer_free(t);
+}
+
 static void expect_words(const char *pre, const char *text, const char *want)
 {
     static const char vocab[] =
@@ -562,10 +593,15 @@ static void test_split_behaviors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cases),         cmocka_unit_test(test_reject),
-        cmocka_unit_test(test_questions),     cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_long_texts),    cmocka_unit_test(test_bad_files),
-        cmocka_unit_test(test_damaged_files), cmocka_unit_test(test_split_behaviors),
+        cmocka_unit_test(test_cases),
+        cmocka_unit_test(test_reject),
+        cmocka_unit_test(test_questions),
+        cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_long_texts),
+        cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_damaged_files),
+        cmocka_unit_test(test_split_behaviors),
+        cmocka_unit_test(test_exploding_patterns),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
