@@ -16,6 +16,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import hosts  # noqa: E402
 import machine  # noqa: E402
+import tokenizers_bench  # noqa: E402
 from figures import Figure, print_table  # noqa: E402
 from job import TOP, Bare, Failed, Job, environment, helper, histogram, load, median_of, run  # noqa: E402
 
@@ -340,7 +341,8 @@ def slo(b):
 
 
 SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward,
-            "parallel": parallel, "http": http, "plane": plane, "hosts": hosts.measure, "stages": hosts.stages, "overload": overload, "slo": slo}
+            "parallel": parallel, "http": http, "plane": plane, "hosts": hosts.measure, "stages": hosts.stages,
+            "overload": overload, "slo": slo, "tokenize": tokenizers_bench.measure}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
