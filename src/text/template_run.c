@@ -166,6 +166,7 @@ struct value call_macro(struct render *r, const struct macro *m, const struct ca
     r->escapes = m->escapes;
     struct value v = capture(r, &n->body, &flow);
     r->escapes = escapes;
+    v.safe = escapes; /* the caller's word counts */
     r->scope = outer;
     return v;
 }

@@ -130,6 +130,53 @@ static void test_continuations(void **state)
     }
 }
 
+static i32 byte_token(const struct tokenizer *t, int byte)
+{
+    char text[8];
+    snprintf(text, sizeof(text), "<0x%02X>", byte);
+    return tokenizer_id(t, text);
+}
+
+/* A run of tokens for bytes: good characters leave at once; from the first bad byte on each byte of the run is a U+FFFD, at
+ * its end. A stream that goes on from a prompt in the middle of a run is in the same state. */
+static void test_byte_runs(void **state)
+{
+    (void)state;
+    static const u8 bytes[] = {0xC3, 0xA9, 0xE2, 0x82, 0xFF, 0x41};
+    static const char *const want[] = {"", "\xc3\xa9", "", "", "", ""};
+    struct json *root;
+    struct tokenizer *t = load("gemma", &root);
+    i32 ids[COUNT_OF(bytes)];
+    for (size_t i = 0; i < COUNT_OF(bytes); i++) ids[i] = byte_token(t, bytes[i]);
+    for (size_t prompt = 0; prompt <= COUNT_OF(bytes); prompt++) {
+        struct detok d;
+        struct buf out = {0};
+        detok_init(&d, t, ids, prompt, true);
+        for (size_t i = prompt; i < COUNT_OF(bytes); i++) {
+            size_t before = out.len;
+            detok_push(&d, ids[i], &out);
+            buf_char(&out, 0);
+            assert_string_equal(out.data + before, want[i]);
+            out.len--;
+        }
+        struct detok end = d;
+        buf_clear(&out);
+        detok_push(&d, tokenizer_id(t, "\xe2\x96\x81"), &out);
+        buf_char(&out, 0);
+        assert_string_equal(out.data, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd ");
+        buf_clear(&out);
+        detok_finish(&end, &out);
+        assert_int_equal(out.len, 12);
+        buf_release(&out);
+    }
+    struct buf whole = {0};
+    tokenizer_decode(t, ids, COUNT_OF(ids), true, &whole);
+    assert_int_equal(whole.len, 18); /* all at once the good character is bad too */
+    buf_release(&whole);
+    json_drop(root);
+    tokenizer_free(t);
+}
+
 /* Any ids, ids that do not exist among them: every piece is whole characters, and together they are the decoding. */
 static void test_random_ids(void **state)
 {
@@ -174,9 +221,8 @@ static void test_random_ids(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_id_cases),
-        cmocka_unit_test(test_continuations),
+        cmocka_unit_test(test_pieces),        cmocka_unit_test(test_id_cases),
+        cmocka_unit_test(test_continuations), cmocka_unit_test(test_byte_runs),
         cmocka_unit_test(test_random_ids),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

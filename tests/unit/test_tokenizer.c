@@ -505,6 +505,138 @@ static void test_damaged_files(void **state)
     buf_release(&whole);
 }
 
+/* ---- merging, against the plainest way to do it ---- */
+
+enum { ORACLE_TOKENS = 60, ORACLE_TEXT = 400 };
+struct oracle {
+    char text[ORACLE_TOKENS][24]; /* the first three are a, b, c */
+    int n, merges[ORACLE_TOKENS][2], n_merges;
+};
+
+static u32 draw(u64 seed, u64 *at, u32 below)
+{
+    u32 r[4];
+    rng_block(seed, (*at)++, 0, r);
+    return r[0] % below;
+}
+
+/* Merges of any tokens there are, then put into any order: a pair that arises late may be the first to be merged. */
+static void make_oracle(struct oracle *o, u64 seed, u64 *at)
+{
+    memset(o, 0, sizeof(*o));
+    for (o->n = 0; o->n < 3; o->n++) o->text[o->n][0] = (char)('a' + o->n);
+    for (int try = 0; try < 60 && o->n < ORACLE_TOKENS; try++) {
+        int left = (int)draw(seed, at, (u32)o->n), right = (int)draw(seed, at, (u32)o->n), known = 0;
+        char joined[64];
+        snprintf(joined, sizeof(joined), "%s%s", o->text[left], o->text[right]);
+        if (strlen(joined) > 12) continue;
+        while (known < o->n && strcmp(o->text[known], joined) != 0) known++;
+        if (known == o->n) strcpy(o->text[o->n++], joined);
+        o->merges[o->n_merges][0] = left;
+        o->merges[o->n_merges++][1] = right;
+    }
+    for (int i = o->n_merges - 1; i > 0; i--) {
+        int k = (int)draw(seed, at, (u32)i + 1), swap[2] = {o->merges[i][0], o->merges[i][1]};
+        memcpy(o->merges[i], o->merges[k], sizeof(swap));
+        memcpy(o->merges[k], swap, sizeof(swap));
+    }
+}
+
+static struct tokenizer *tokenizer_of(const struct oracle *o)
+{
+    struct buf file = {0};
+    struct error err = {0};
+    buf_text(&file, "{\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    for (int i = 0; i < o->n; i++) buf_printf(&file, "%s\"%s\":%d", i ? "," : "", o->text[i], i);
+    buf_text(&file, "},\"merges\":[");
+    for (int i = 0; i < o->n_merges; i++)
+        buf_printf(&file, "%s\"%s %s\"", i ? "," : "", o->text[o->merges[i][0]], o->text[o->merges[i][1]]);
+    buf_text(&file, "]}}");
+    struct tokenizer *t = tokenizer_read(file.data, file.len, &err);
+    if (!t) fail_msg("%s: %s", err.where, err.message);
+    buf_release(&file);
+    return t;
+}
+
+static int rank_in(const struct oracle *o, int left, int right)
+{
+    int found = ORACLE_TOKENS + 1; /* of the same pair twice the last one counts */
+    for (int i = 0; i < o->n_merges; i++)
+        if (o->merges[i][0] == left && o->merges[i][1] == right) found = i;
+    return found;
+}
+
+static void oracle_encode(const struct oracle *o, const char *text, struct ids *out)
+{
+    for (const char *c = text; *c; c++) ids_add(out, *c - 'a');
+    for (;;) {
+        size_t best = 0;
+        int rank = ORACLE_TOKENS + 1;
+        for (size_t i = 0; i + 1 < out->len; i++) {
+            int r = rank_in(o, out->data[i], out->data[i + 1]);
+            if (r < rank) best = i;
+            rank = MIN_OF(rank, r);
+        }
+        if (rank > ORACLE_TOKENS) return;
+        char joined[64];
+        int id = 0;
+        snprintf(joined, sizeof(joined), "%s%s", o->text[out->data[best]], o->text[out->data[best + 1]]);
+        while (strcmp(o->text[id], joined) != 0) id++;
+        out->data[best] = id;
+        memmove(&out->data[best + 1], &out->data[best + 2], (out->len - best - 2) * sizeof(i32));
+        out->len--;
+    }
+}
+
+static void test_merging(void **state)
+{
+    (void)state;
+    for (u64 seed = 0; seed < 150; seed++) {
+        u64 at = 0;
+        struct oracle o;
+        make_oracle(&o, seed, &at);
+        struct tokenizer *t = tokenizer_of(&o);
+        for (int run = 0; run < 6; run++) {
+            char text[ORACLE_TEXT + 1] = "";
+            struct ids got = {0}, want = {0};
+            size_t len = run < 3 ? 1 + draw(seed, &at, 32) : 1 + draw(seed, &at, ORACLE_TEXT);
+            u32 letters = 1 + draw(seed, &at, 3);
+            for (size_t i = 0; i < len; i++) text[i] = (char)('a' + draw(seed, &at, letters));
+            oracle_encode(&o, text, &want);
+            assert_int_equal(tokenizer_encode(t, text, len, 0, &got, NULL), 0);
+            expect_ids("merged ids", text, &got, &want);
+            ids_release(&got);
+            ids_release(&want);
+        }
+        tokenizer_free(t);
+    }
+}
+
+/* What is remembered of words within a text is what they are alone: thousands of words, which share places. */
+static void test_words_in_texts(void **state)
+{
+    (void)state;
+    struct tokenizer *t;
+    struct json *root = read_cases("gpt2", &t);
+    struct buf text = {0};
+    struct ids whole = {0}, words = {0};
+    for (u64 i = 0; i < 20000; i++) {
+        char word[8] = " ";
+        u32 r[4];
+        rng_block(77, i, 0, r);
+        for (int k = 1; k < 6; k++) word[k] = (char)('a' + (r[0] >> (3 * k)) % 8);
+        buf_text(&text, word);
+        assert_int_equal(tokenizer_encode(t, word, strlen(word), 0, &words, NULL), 0);
+    }
+    assert_int_equal(tokenizer_encode(t, text.data, text.len, 0, &whole, NULL), 0);
+    assert_true(same_ids(&whole, &words));
+    buf_release(&text);
+    ids_release(&whole);
+    ids_release(&words);
+    json_drop(root);
+    tokenizer_free(t);
+}
+
 /* Patterns that explode: one error, after a bounded time, whatever the text. */
 static void test_exploding_patterns(void **state)
 {
@@ -602,6 +734,8 @@ int main(void)
         cmocka_unit_test(test_damaged_files),
         cmocka_unit_test(test_split_behaviors),
         cmocka_unit_test(test_exploding_patterns),
+        cmocka_unit_test(test_merging),
+        cmocka_unit_test(test_words_in_texts),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);

@@ -30,7 +30,17 @@ def expr():
     return R.choice(["{% autoescape true %}{{ '<' }}{% set y = '<'|safe %}{{ y ~ '<' }}{{ '<' ~ 'a' }}{% set x %}<{{ '>' }}{% endset %}{{ x }}{% endautoescape %}","{% macro f(a,b=2) %}{{ a }}{{ b }}{{ kwargs }}{{ varargs }}{% endmacro %}{{ f(*[1,2,3],**{'c':4}) }}","{% macro f(a,b=2) %}{{ a }}{{ b }}{% endmacro %}{{ f(**d) }}","{% print s, n %}","{% set x=1 %}{% block q %}{{ x }}{% endblock q %}","{% for i in l %}{% block z scoped %}{{ i }}{% endblock %}{% endfor %}","{% set c=cycler(1,2) %}{{ c.next() }}{{ c.current }}{{ c.next() }}{{ c.next() }}{{ c.reset() }}{{ c.current }}","{% set j=joiner('|') %}{{ j() }}a{{ j() }}b{{ j() }}","{{ '%(a)s-%(b)r' % d }}","{{ '{a}{b!r:>5}'.format(**d) }}","{{ '{0[a]} {1.r}'.format(d, m[0]) }}","{{ '{0[0]}'.format(l) }}","{{ '%s' % l }}","{{ '%s %s' % (1,) }}","{{ 'a' % 1 }}","{{ '%d' % 'x' }}","{{ '%%' % () }}","{{ '{{}}'.format() }}","{{ 'x' | format(a=1) }}","{{ '%c%c' % (65,'b') }}","{{ d|attr('items') is callable }}","{{ (5).bit_length() }}{{ big == 123456789012345678901234567890.0 }}"])
 
 
-exprs = sorted({expr() for _ in range(900)})
+FIXED = ["{% macro f() %}<b>{% endmacro %}{% autoescape true %}{{ f() }}{% endautoescape %}",
+"{% macro f(x) %}<b>{{ x }}{% endmacro %}{% autoescape true %}{{ f('<') }}{% endautoescape %}",
+"{% autoescape true %}{% macro f(x) %}<b>{{ x }}{% endmacro %}{{ f('<') }}{% endautoescape %}",
+"{% autoescape true %}{% macro f(x) %}<b>{{ x }}{% endmacro %}{% set y = f('<') %}{% endautoescape %}{{ y }}",
+"{% set q='<' %}{% autoescape true %}{% set x %}<{{ q }}{% endset %}{{ x }}{% endautoescape %}{{ x }}",
+"{% set q='<' %}{% autoescape true %}{% filter upper %}a<{{ q }}{% endfilter %}{% endautoescape %}",
+"{% set q='<' %}{% autoescape true %}{{ (q|safe) ~ q }}{{ q ~ q }}{{ q + (q|safe) }}{% endautoescape %}",
+"{% macro f(x) %}<b>{{ caller() }}{% endmacro %}{% autoescape true %}{% call f(1) %}<{{ '<' }}{% endcall %}{% endautoescape %}",
+"{% set q='<' %}{% autoescape false %}{{ q }}{% endautoescape %}{% autoescape true %}{% autoescape false %}{{ q }}{% endautoescape %}{{ q }}{% endautoescape %}"]
+
+exprs = sorted({expr() for _ in range(900)}) + FIXED
 cases = []
 for template in exprs:
     case = {"id": "more-%03d" % len(cases), "template": template}
