@@ -1,5 +1,6 @@
 /* Tokenizers against the cases in tests/reference/tokenizers (its README tells what the fields mean). */
 #include "mpiserve/text.h"
+#include "text/tokenizer.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -612,6 +613,36 @@ static void test_merging(void **state)
     }
 }
 
+/* The queue of pairs alone, with arrivals in any order: the smallest rank, then the leftmost place, comes out. */
+static void test_queue(void **state)
+{
+    (void)state;
+    struct pair_queue q = {0};
+    u64 waiting[600], at = 0;
+    size_t n = 0, popped = 0;
+    while (popped < 20000) {
+        u32 rank;
+        i32 place;
+        bool push = n == 0 || (n < COUNT_OF(waiting) && draw(5, &at, 2));
+        if (push) {
+            rank = draw(5, &at, 40) * 1000;
+            place = (i32)draw(5, &at, 1 << 20);
+            waiting[n++] = (u64)rank << 32 | (u32)place;
+            pair_queue_push(&q, rank, place);
+            continue;
+        }
+        size_t least = 0;
+        for (size_t i = 1; i < n; i++) least = waiting[i] < waiting[least] ? i : least;
+        assert_true(pair_queue_pop(&q, &rank, &place));
+        assert_int_equal((u64)rank << 32 | (u32)place, waiting[least]);
+        waiting[least] = waiting[--n];
+        popped++;
+    }
+    while (n--) assert_true(pair_queue_pop(&q, &(u32){0}, &(i32){0}));
+    assert_false(pair_queue_pop(&q, &(u32){0}, &(i32){0}));
+    pair_queue_release(&q);
+}
+
 /* What is remembered of words within a text is what they are alone: thousands of words, which share places. */
 static void test_words_in_texts(void **state)
 {
@@ -735,6 +766,7 @@ int main(void)
         cmocka_unit_test(test_split_behaviors),
         cmocka_unit_test(test_exploding_patterns),
         cmocka_unit_test(test_merging),
+        cmocka_unit_test(test_queue),
         cmocka_unit_test(test_words_in_texts),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
