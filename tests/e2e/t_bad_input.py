@@ -292,7 +292,7 @@ def command(*arguments):
 
 def bad_options_are_named():
     for arguments, says in ((("up", "--prot", "1"), "--port"), (("up", "--port", "70000"), "0..65535"),
-                            (("up", "--api-key", "sk-123456789"), "MPISERVE_API_KEY"), (("up", "-tp", "2"), "only 1"),
+                            (("up", "--api-key", "sk-123456789"), "MPISERVE_API_KEY"), (("up", "-tp", "0"), "1..4096"),
                             (("up", "a", "b"), "one argument too many")):
         done = command(*arguments)
         equal(done.returncode, 2, f"{arguments}")

@@ -94,7 +94,7 @@ def an_engine_dies_on_another_host():
                     killed = True
                     old[1].kill()
             equal((text, stream.done), (wanted, True), f"text after a kill behind {after} letters")
-            check(not old[1].alive(), "it was killed")
+            until(lambda: not old[1].alive(), 5 * SLOW, "it was killed")
             until(lambda: job.all_engines().get(1) and job.healthy(), 10 * SLOW, "the engine is back")
 
 
