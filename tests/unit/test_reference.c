@@ -36,6 +36,7 @@ static const char *const folders[] = {"llama_tied_llama3",
                                       "gpt_oss",
                                       "qwen3_awq",
                                       "llama_gptq",
+                                      "llama_gptq_v2",
                                       "deepseek_v3_fp8block",
                                       "gpt_oss_mxfp4"};
 static double worst_logit, worst_logprob; /* of the folder in work */

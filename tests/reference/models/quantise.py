@@ -83,12 +83,17 @@ def awq(name, w, g=32):
             name + ".scales": scale.T.astype("<f2")}, value(code, zero, scale, g)
 
 
-def gptq(name, w, g=16):
+def gptq(name, w, g=16, less=1):
     code, zero, scale = in_groups(w, g)
     plain = list(range(8))
-    return {name + ".qweight": np.ascontiguousarray(words(code, plain).T), name + ".qzeros": words((zero - 1).T, plain),
+    return {name + ".qweight": np.ascontiguousarray(words(code, plain).T), name + ".qzeros": words((zero - less).T, plain),
             name + ".scales": scale.T.astype("<f2"), name + ".g_idx": (np.arange(w.shape[1]) // g).astype("<i4")}, \
         value(code, zero, scale, g)
+
+
+def gptq_v2(name, w):
+    """One group, and zeros as they are."""
+    return gptq(name, w, w.shape[1], 0)
 
 
 def fp8(name, w, block=128):
@@ -157,6 +162,8 @@ FOLDERS = {
     "llama_gptq": ("llama_v5style", lambda w, c: (replaced(w, gptq), {
         "quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": False, "sym": False, "damp_percent": 0.01,
         "static_groups": False, "true_sequential": True, "checkpoint_format": "gptq", "lm_head": False})),
+    "llama_gptq_v2": ("llama_v5style", lambda w, c: (replaced(w, gptq_v2), {
+        "quant_method": "gptq", "bits": 4, "group_size": -1, "desc_act": False, "sym": True, "checkpoint_format": "gptq_v2"})),
     "deepseek_v3_fp8block": ("deepseek_v3", lambda w, c: (replaced(w, fp8), {
         "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]})),
     "gpt_oss_mxfp4": ("gpt_oss", make_mxfp4),
