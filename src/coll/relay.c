@@ -13,7 +13,10 @@ _Static_assert(sizeof(struct travel) <= COLL_RELAY_MOST, "messages fit");
 
 struct coll_relay {
     struct relay_area *area;
-    u32 engines, taken, credit[COLL_MAX], put[COLL_MAX];
+    u32 engines, taken;
+    u32 sent[COLL_MAX], credit[COLL_MAX]; /* messages to another engine; those that it has taken */
+    u32 put[COLL_MAX], given[COLL_MAX];   /* messages from it; those whose taking it was told of */
+    u32 peer;                             /* of the message that is looked at */
     bool remote[COLL_MAX], open;
     struct travel copy;
 };
@@ -46,19 +49,30 @@ bool coll_relay_waiting(struct coll_relay *r)
     return atomic_load(&r->area->out.put.value) != r->taken;
 }
 
+/* More than may be under way is not let out: neither data beyond the other's credit, nor credit for what was not put. Counts are
+ * of the agent's own, so an engine gone mad cannot keep it busy, nor fill the other agent's memory. */
+static bool may_go(const struct coll_relay *r, u32 kind, u32 value, u32 n, u32 to)
+{
+    if (kind == MESSAGE_DATA) return r->sent[to] - r->credit[to] < LINK_SLOTS;
+    u32 more = value - r->given[to];
+    return kind == MESSAGE_CREDIT && !n && more && more <= r->put[to] - r->given[to];
+}
+
 const void *coll_relay_take(struct coll_relay *r, u32 *to, size_t *len)
 {
     *len = 0;
     u32 waiting = counter_value(&r->area->out.put) - r->taken;
     if (!waiting) return NULL;
     const volatile struct message *m = &r->area->out.slots[r->taken % LINK_SLOTS];
-    u32 n = m->len, peer = m->peer;
-    if (waiting > LINK_SLOTS || n > LINK_BYTES || peer >= r->engines || !r->remote[peer]) {
+    u32 n = m->len, peer = m->peer, kind = m->kind, value = m->value;
+    if (waiting > LINK_SLOTS || n > LINK_BYTES || peer >= r->engines || !r->remote[peer] ||
+        !may_go(r, kind, value, n, peer)) {
         *len = SIZE_MAX;
         return NULL;
     }
-    r->copy.kind = m->kind;
-    r->copy.value = m->value;
+    r->copy.kind = kind;
+    r->copy.value = value;
+    r->peer = peer;
     memcpy(r->copy.data, (const void *)m->data, n);
     *to = peer;
     *len = offsetof(struct travel, data) + n;
@@ -70,6 +84,10 @@ void coll_relay_taken(struct coll_relay *r)
 {
     BUG_ON(!r->open);
     r->open = false;
+    if (r->copy.kind == MESSAGE_DATA)
+        r->sent[r->peer]++;
+    else
+        r->given[r->peer] = r->copy.value;
     counter_raise(&r->area->out.taken, ++r->taken);
 }
 

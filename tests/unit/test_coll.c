@@ -677,6 +677,53 @@ static void test_relay_checks(void **state)
     crew_unmap(&c);
 }
 
+/* It writes as fast as its agent takes: beyond what may be under way nothing leaves, so neither agent is kept busy. */
+static void test_relay_flood(void **state)
+{
+    (void)state;
+    struct crew c = {.shape = crew_shape(2, 1, "01"), .wait_ns = 50 * NS_PER_MS};
+    struct error err = {0};
+    struct place p;
+    u32 to, n = 0;
+    size_t len = 0;
+    crew_map(&c);
+    place_of(&p, &c.shape, 0);
+    struct link *out = &relay_at(c.memory[0], &p, 2, 0)->out;
+    struct coll_relay *a = coll_relay_open(&c.shape, 0, c.memory[0], c.bytes[0], &err);
+    assert_non_null(a);
+    for (u32 i = 0; i < LINK_SLOTS; i++) out->slots[i].peer = 1; /* empty messages */
+    for (; n <= 2 * LINK_SLOTS; n++) {
+        out->put.value = n + 1;
+        if (!coll_relay_take(a, &to, &len)) break;
+        coll_relay_taken(a);
+    }
+    assert_true(len == SIZE_MAX);
+    assert_int_equal(n, LINK_SLOTS);
+    /* the other engine has taken half of them: so many more */
+    const u32 credit[] = {MESSAGE_CREDIT, LINK_SLOTS / 2};
+    assert_int_equal(coll_relay_put(a, 1, credit, sizeof credit, &err), 0);
+    assert_non_null(coll_relay_take(a, &to, &len));
+    /* of the one message that came, credit is given once; other kinds there are none */
+    const u32 data[] = {MESSAGE_DATA, 0};
+    assert_int_equal(coll_relay_put(a, 1, data, sizeof data, &err), 0);
+    struct message *m = &out->slots[n % LINK_SLOTS];
+    const u32 mad[][3] = {{MESSAGE_CREDIT, 0, 0}, {MESSAGE_CREDIT, 2, 0}, {MESSAGE_CREDIT, 1, 8}, {7, 1, 0}};
+    for (size_t i = 0; i < COUNT_OF(mad); i++) {
+        m->kind = mad[i][0];
+        m->value = mad[i][1];
+        m->len = mad[i][2];
+        assert_null(coll_relay_take(a, &to, &len));
+        assert_true(len == SIZE_MAX);
+    }
+    m->kind = MESSAGE_CREDIT;
+    m->value = 1;
+    m->len = 0;
+    assert_non_null(coll_relay_take(a, &to, &len));
+    coll_relay_taken(a);
+    coll_relay_close(a);
+    crew_unmap(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -686,7 +733,7 @@ int main(void)
         cmocka_unit_test(test_counters_wrap), cmocka_unit_test(test_absent),
         cmocka_unit_test(test_silent_agent),  cmocka_unit_test(test_killed),
         cmocka_unit_test(test_patience),      cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_relay_checks),
+        cmocka_unit_test(test_relay_checks),  cmocka_unit_test(test_relay_flood),
     };
     pool_fill();
     cmocka_set_message_output(CM_OUTPUT_TAP);
