@@ -116,6 +116,22 @@ static void point(const struct group *g, struct group_step *s)
                              .len = p->frame_bytes};
 }
 
+/* With one stage all execute a step at the same time, and slots hold two of them: a broadcast. Stages are up to as many steps apart as
+ * there are in flight: each engine gets its own messages, so that the first stage never waits for the last. */
+static int to_others(struct group *g, u8 *data, size_t bytes, struct error *err)
+{
+    if (g->stage == g->all) return coll_broadcast(g->all, 0, data, bytes, NULL, err);
+    int rc = 0;
+    for (u32 i = 1; i < coll_size(g->all) && !rc; i++) rc = coll_send(g->all, i, data, bytes, NULL, err);
+    return rc;
+}
+
+static int from_root(struct group *g, u8 *data, size_t bytes, const struct coll_how *how, struct error *err)
+{
+    if (g->stage == g->all) return coll_broadcast(g->all, 0, data, bytes, how, err);
+    return coll_receive(g->all, 0, data, bytes, how, err);
+}
+
 int group_hand_on(struct group *g, struct group_step *s, struct error *err)
 {
     size_t list = s->n * sizeof(struct outcome);
@@ -126,9 +142,9 @@ int group_hand_on(struct group *g, struct group_step *s, struct error *err)
     memcpy(g->packet, &head, sizeof head);
     if (list) memcpy(g->packet + sizeof head, s->outcomes, list);
     memcpy(g->packet + sizeof head + list, s->frame, s->len);
-    rc = coll_broadcast(g->all, 0, g->packet, FIRST_BYTES, NULL, err);
+    rc = to_others(g, g->packet, FIRST_BYTES, err);
     if (rc == 0 && head.bytes > FIRST_BYTES)
-        rc = coll_broadcast(g->all, 0, g->packet + FIRST_BYTES, head.bytes - FIRST_BYTES, NULL, err);
+        rc = to_others(g, g->packet + FIRST_BYTES, head.bytes - FIRST_BYTES, err);
     point(g, s);
     return rc;
 }
@@ -137,7 +153,7 @@ int group_take(struct group *g, struct group_step *s, struct error *err)
 {
     static const struct coll_how patient = {.wait_ns = COLL_FOREVER};
     int rc = make_room(g, FIRST_BYTES, err);
-    if (rc == 0) rc = coll_broadcast(g->all, 0, g->packet, FIRST_BYTES, &patient, err);
+    if (rc == 0) rc = from_root(g, g->packet, FIRST_BYTES, &patient, err);
     if (rc < 0) return rc;
     struct packet head;
     memcpy(&head, g->packet, sizeof head);
@@ -148,7 +164,7 @@ int group_take(struct group *g, struct group_step *s, struct error *err)
                          head.n_outcomes);
     rc = make_room(g, head.bytes, err);
     if (rc == 0 && head.bytes > FIRST_BYTES)
-        rc = coll_broadcast(g->all, 0, g->packet + FIRST_BYTES, head.bytes - FIRST_BYTES, NULL, err);
+        rc = from_root(g, g->packet + FIRST_BYTES, head.bytes - FIRST_BYTES, NULL, err);
     point(g, s);
     return rc;
 }

@@ -1,7 +1,8 @@
 /* group: an engine's place among the engines of its replica: the group's memory, and how a step reaches all of them.
  *
  * The root hands on a packet: what was sampled in the step before (where the root is the sampler), then the
- * frame as it is. Packets up to a page are one broadcast. Inside the engine room; one thread. */
+ * frame as it is. Packets up to a page are one broadcast, or with several stages one message to each. Inside the engine
+ * room; one thread. */
 #ifndef MPISERVE_ENGINE_GROUP_H
 #define MPISERVE_ENGINE_GROUP_H
 

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/group.h"
 #include "mpiserve/engine.h"
 #include "mpiserve/json.h"
 #include "stepper.h"
@@ -461,13 +462,47 @@ static void test_idle(void **state)
     replica_end(r);
 }
 
+/* The first stage is as many steps ahead of the last as there may be in flight: it does not wait until that has taken them. */
+static void test_stages_apart(void **state)
+{
+    (void)state;
+    static u8 frame[3 * 4096];
+    struct error err = {0};
+    struct channel *c = channel_new(4096, &err);
+    struct engine_boot b = {.group = {.tp = 1, .pp = 8}, .group_wait_ms = 1};
+    for (u32 i = 0; i < 8; i++) b.group.rank[i] = i;
+    b.group_bytes = coll_bytes(&b.group, 0);
+    int fd = memory(b.group_bytes);
+    struct group root, last;
+    struct group_step s = {.frame = frame, .len = sizeof frame};
+    channel_reset(c, &b);
+    need(group_open(&root, c, fd, &err) == 0, &err);
+    b.pp_rank = 7;
+    channel_reset(c, &b);
+    need(group_open(&last, c, fd, &err) == 0, &err);
+    for (u8 i = 0; i < STEP_IN_FLIGHT_MOST; i++) {
+        frame[sizeof frame - 1] = i;
+        s = (struct group_step){.frame = frame, .len = sizeof frame};
+        need(group_hand_on(&root, &s, &err) == 0, &err);
+    }
+    for (u8 i = 0; i < STEP_IN_FLIGHT_MOST; i++) {
+        need(group_take(&last, &s, &err) == 0, &err);
+        assert_int_equal(s.len, sizeof frame);
+        assert_int_equal(((const u8 *)s.frame)[s.len - 1], i);
+    }
+    group_close(&root);
+    group_close(&last);
+    close(fd);
+    channel_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_node),    cmocka_unit_test(test_nodes),
         cmocka_unit_test(test_null),        cmocka_unit_test(test_dead_row),
         cmocka_unit_test(test_dead_engine), cmocka_unit_test(test_stalled_engine),
-        cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_idle),        cmocka_unit_test(test_stages_apart),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("group", tests, model_open_all, NULL);
