@@ -50,8 +50,8 @@ void follower_start(struct follower *f, u32 from, const struct msg_group_start *
     if (err.code) agent_die(f->agent, "message GROUP_START", &err);
     f->gen = m->gen;
     if (seat_group_memory(s, m->pid, m->fd, &err) || seat_start(s, m->gen, clock_ns(), &err)) {
-        char why[sizeof err.message + 32];
-        snprintf(why, sizeof why, "engine of rank %u: %s", s->boot.rank, err.message);
+        char text[600], why[640];
+        snprintf(why, sizeof why, "engine of rank %u: %s", s->boot.rank, error_text(&err, text, sizeof text));
         seat_gone(s);
         tell_gone(f, false, why);
         return;
@@ -67,20 +67,21 @@ void follower_kill(struct follower *f, u32 from, u32 gen)
     proc_kill(f->seat->proc, false, "another engine of its replica ended");
 }
 
-/* The sampler's results are the leader's. */
+/* The sampler's results are the leader's. No more in a turn than there are steps in flight: an engine gone mad may write without end, and
+ * the leader, which knows what it asked for, has to be heard. */
 static int hand_on(struct follower *f)
 {
     int n = 0;
     size_t len = 0;
-    const void *frame;
+    const void *frame = NULL;
     struct msg_results head = {.gen = f->gen};
     if (proc_state(f->seat->proc) != PROC_READY) return 0;
-    while ((frame = channel_result_peek(f->seat->channel, &len))) {
+    while (n < STEP_IN_FLIGHT_MOST && (frame = channel_result_peek(f->seat->channel, &len))) {
         agent_send(f->agent, f->seat->shape.rank[0], MSG_RESULTS, &head, sizeof head, frame, len);
         channel_result_consume(f->seat->channel);
         n++;
     }
-    if (len == SIZE_MAX) proc_kill(f->seat->proc, true, "the result ring is corrupt");
+    if (!frame && len == SIZE_MAX) proc_kill(f->seat->proc, true, "the result ring is corrupt");
     return n;
 }
 

@@ -43,6 +43,27 @@ static void start_others(struct leader *l)
     }
 }
 
+/* After so many ends that more make no sense. */
+static void give_up(struct leader *l, const char *why)
+{
+    log_error("the engine%s of rank %u died too often; replica %d is out of service",
+              l->seat->n > 1 ? "s" : "", l->seat->boot.rank, l->replica);
+    batch_end_all(l->batch, FINISH_RETRY);
+    leader_engine_changed(l, REPLICA_BROKEN, why);
+}
+
+static void did_not_start(struct leader *l, u64 now, const struct error *err)
+{
+    char text[1100], why[1200];
+    snprintf(why, sizeof why, "engine of rank %u: %s", l->seat->boot.rank,
+             error_text(err, text, sizeof text));
+    log_error("%s", why);
+    seat_gone(l->seat);
+    leader_engine_changed(l, REPLICA_RESTARTING, why);
+    l->start_ns = restart_died(&l->restart, now);
+    if (restart_broken(&l->restart)) give_up(l, why);
+}
+
 static void start_group(struct leader *l, u64 now)
 {
     struct error err;
@@ -50,9 +71,7 @@ static void start_group(struct leader *l, u64 now)
     l->gen++;
     l->own_up = l->failing = false;
     if ((s->n > 1 && seat_group_memory(s, -1, -1, &err)) || seat_start(s, l->gen, now, &err)) {
-        log_error("engine of rank %u: %s", s->boot.rank, err.message);
-        seat_gone(s);
-        l->start_ns = restart_died(&l->restart, now);
+        did_not_start(l, now, &err);
         return;
     }
     start_others(l);
@@ -93,11 +112,7 @@ static void after_the_end(struct leader *l, u64 now)
     l->failing = false;
     seat_gone(l->seat);
     l->start_ns = restart_died(&l->restart, now);
-    if (!restart_broken(&l->restart)) return;
-    log_error("the engine%s of rank %u died too often; replica %d is out of service",
-              l->seat->n > 1 ? "s" : "", l->seat->boot.rank, l->replica);
-    batch_end_all(l->batch, FINISH_RETRY);
-    leader_engine_changed(l, REPLICA_BROKEN, l->first.text);
+    if (restart_broken(&l->restart)) give_up(l, l->first.text);
 }
 
 /* ---- what comes ----------------------------------------------------------------------------------------------*/
@@ -135,10 +150,16 @@ void leader_group_state(struct leader *l, u32 from, const struct msg_group_state
     }
 }
 
+/* Since when the oldest step out is the one to answer: with several stages it has waited for all before it. */
+static u64 oldest_step_ns(const struct leader *l)
+{
+    return l->n_sent ? MAX_OF(l->sent_ns[0], l->progress_ns) : 0;
+}
+
 static int watch_own(struct leader *l, u64 now)
 {
     struct proc_verdict died;
-    switch (proc_poll(l->seat->proc, now, l->n_sent ? l->sent_ns[0] : 0, &died)) {
+    switch (proc_poll(l->seat->proc, now, oldest_step_ns(l), &died)) {
     case PROC_EVENT_READY: l->own_up = true; return 1;
     case PROC_EVENT_DIED: fail(l, &died); return 1;
     case PROC_EVENT_NONE: break;

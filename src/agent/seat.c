@@ -130,8 +130,8 @@ static int make_proc(struct seat *s, struct error *err)
     const struct engine_boot *b = &s->boot;
     u64 step_ns = (u64)(a->config.step_timeout_s * (double)NS_PER_S);
     size_t ring = 2 * engine_ring_size(b->max_rows, b->max_step_tokens, b->max_model_len, b->max_logprobs,
-                                       b->block_size); /* a step takes at most a quarter */
-    for (u32 room = STEP_IN_FLIGHT; room < seat_in_flight(s); room *= 2) ring *= 2;
+                                       b->block_size); /* a step takes at most a quarter of it */
+    ring = seat_ring_bytes(ring, seat_in_flight(s));
     struct proc_spec spec = {.fault = getenv("MPISERVE_FAULT"),
                              .boot = *b,
                              .weights_fd = s->weights_fd,
@@ -210,13 +210,19 @@ void seat_gone(struct seat *s)
 }
 
 /* ---- between nodes -------------------------------------------------------------------------------------------*/
+static bool speaks(const struct seat *s)
+{
+    enum proc_state state = proc_state(s->proc);
+    return s->relay && (state == PROC_STARTING || state == PROC_READY);
+}
+
 int seat_relay(struct seat *s)
 {
     int n = 0;
     size_t len = 0;
     u32 to;
     const void *message;
-    if (!s->relay || proc_state(s->proc) == PROC_DYING) return 0;
+    if (!speaks(s)) return 0;
     while ((message = coll_relay_take(s->relay, &to, &len))) {
         struct msg_relay head = {.gen = s->boot.gen, .from = s->index, .to = to};
         agent_send(s->agent, s->shape.rank[to], MSG_RELAY, &head, sizeof head, message, len);
@@ -250,7 +256,7 @@ int seat_watch(struct seat *s, int epoll, struct error *err)
 
 bool seat_prepare_sleep(struct seat *s)
 {
-    return channel_agent_prepare_sleep(s->channel) && !(s->relay && coll_relay_waiting(s->relay));
+    return channel_agent_prepare_sleep(s->channel) && !(speaks(s) && coll_relay_waiting(s->relay));
 }
 
 void seat_woke(struct seat *s)

@@ -35,7 +35,8 @@ int supervise_init(struct leader *l, struct error *err)
                            .prefix_cache = a->config.enable_prefix_caching,
                            .prefix_kind = prefix_kind,
                            .prefix_arg = &a->model.rope,
-                           .max_frame = channel_max_frame(l->seat->channel) / 2};
+                           .max_frame =
+                               seat_step_bytes(channel_max_frame(l->seat->channel), seat_in_flight(l->seat))};
     if (!(l->batch = batch_new(&b, err))) return err->code;
     restart_init(&l->restart, NULL);
     return 0;
@@ -132,7 +133,10 @@ void leader_results(struct leader *l, u32 from, const void *body, size_t len)
         agent_die(l->agent, "message RESULTS", &err);
     }
     if (!l->running || m->gen != l->gen) return;
-    if (take_frame(l, m + 1, len - sizeof *m, clock_ns(), &err)) proc_kill(l->seat->proc, true, err.message);
+    if (!take_frame(l, m + 1, len - sizeof *m, clock_ns(), &err)) return;
+    char why[sizeof err.message + 48];
+    snprintf(why, sizeof why, "engine of rank %u, which answers: %s", from, err.message);
+    proc_kill(l->seat->proc, true, why);
 }
 
 int supervise_turn(struct leader *l, u64 now_ns)
