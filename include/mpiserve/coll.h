@@ -19,7 +19,7 @@
  * what an engine of an old generation still writes reaches nobody. Its layout is a pure function of the shape.
  *
  * Waiting: polls for spin_ns, then sleeps (futex); the caller's tick is called at least every tick_ns
- * meanwhile. Every wait has a deadline. A member that does not come is named: "all_reduce 17: engine 1 (rank
+ * meanwhile. Every wait has a deadline, which moves when the process itself stood still (a paused job). A member that does not come is named: "all_reduce 17: engine 1 (rank
  * 3) has not come within 20.0 s"; one that makes another call is named with both calls. After an error the
  * world is broken and every call returns that error again: the replica's engines have to be started anew.
  *

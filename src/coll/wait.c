@@ -43,6 +43,17 @@ static void sleep_for(struct counter *c, u32 want, u64 ns)
     atomic_fetch_sub(&c->sleepers, 1);
 }
 
+/* A sleep that took so much longer than asked for: this process stood still, and the others may have, too. Its deadline moves by as
+ * much. */
+static const u64 stopped_ns = NS_PER_S;
+
+static u64 moved(u64 until, u64 asked, u64 slept)
+{
+    if (slept <= asked + stopped_ns) return until;
+    u64 lost = slept - asked;
+    return lost > UINT64_MAX - until ? UINT64_MAX : until + lost;
+}
+
 int counter_wait(const struct coll_world *w, struct counter *c, u32 want, u64 wait_ns)
 {
     const struct coll_spec *s = &w->spec;
@@ -51,8 +62,10 @@ int counter_wait(const struct coll_world *w, struct counter *c, u32 want, u64 wa
     u64 start = clock_ns(), now = start, until = wait_ns > UINT64_MAX - start ? UINT64_MAX : start + wait_ns;
     while (!reached(counter_value(c), want)) {
         if (now >= until) return ERR_STATE;
-        sleep_for(c, want, MIN_OF(until - now, s->tick ? s->tick_ns : NS_PER_S));
+        u64 asked = MIN_OF(until - now, s->tick ? s->tick_ns : NS_PER_S), slept = now;
+        sleep_for(c, want, asked);
         now = clock_ns();
+        until = moved(until, asked, now - slept);
         if (s->tick && now - start >= s->tick_ns) {
             s->tick(s->arg);
             start = now;

@@ -571,6 +571,40 @@ static void test_killed(void **state)
     crew_unmap(&c);
 }
 
+/* A job that is paused (SIGSTOP, a frozen cgroup) is not late: an engine that stood still itself waits for the others as long as before. */
+static void test_paused(void **state)
+{
+    (void)state;
+    struct crew c = {.shape = crew_shape(2, 1, NULL), .wait_ns = 2 * NS_PER_S};
+    struct error err = {0};
+    int pipes[2], status;
+    u32 word = 7;
+    char byte;
+    crew_map(&c);
+    assert_int_equal(pipe(pipes), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct coll_world *w = crew_world(&c, 1, &err);
+        if (write(pipes[1], "x", 1) != 1) _exit(9);
+        _exit(coll_broadcast(coll_all(w), 0, &word, sizeof word, NULL, &err) ? 1 : 0);
+    }
+    struct coll_world *w = crew_world(&c, 0, &err);
+    assert_int_equal(read(pipes[0], &byte, 1), 1);
+    usleep(100000); /* it waits */
+    kill(pid, SIGSTOP);
+    usleep(3500000);
+    kill(pid, SIGCONT);
+    usleep(300000); /* this one is as slow to come back */
+    assert_int_equal(coll_broadcast(coll_all(w), 0, &word, sizeof word, NULL, &err), 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    close(pipes[0]);
+    close(pipes[1]);
+    coll_close(w);
+    crew_unmap(&c);
+}
+
 /* ---- waiting ---------------------------------------------------------------------------------------------------*/
 static void count_tick(void *arg)
 {
@@ -732,8 +766,9 @@ int main(void)
         cmocka_unit_test(test_sequences),     cmocka_unit_test(test_sequences_nodes),
         cmocka_unit_test(test_counters_wrap), cmocka_unit_test(test_absent),
         cmocka_unit_test(test_silent_agent),  cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_patience),      cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_relay_checks),  cmocka_unit_test(test_relay_flood),
+        cmocka_unit_test(test_patience),      cmocka_unit_test(test_paused),
+        cmocka_unit_test(test_shapes),        cmocka_unit_test(test_relay_checks),
+        cmocka_unit_test(test_relay_flood),
     };
     pool_fill();
     cmocka_set_message_output(CM_OUTPUT_TAP);
