@@ -47,6 +47,29 @@ enum {
 }; /* one engine or stage; several stages */
 enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 2 };
 
+/* Steps that may be unanswered with so many stages. */
+static inline u32 step_in_flight(u32 stages)
+{
+    return stages > 1 ? MIN_OF(stages + 1, (u32)STEP_IN_FLIGHT_MOST) : STEP_IN_FLIGHT;
+}
+/* The ring of a channel with more than two steps in flight, and the largest step: whatever they hold, all steps in flight have room, with
+ * as much again for what does not fit before the ring's end. two: the ring for two steps. */
+static inline u32 step_ring_share(u32 in_flight)
+{
+    u32 room = STEP_IN_FLIGHT;
+    while (room < in_flight) room *= 2;
+    return room;
+}
+static inline size_t step_ring_bytes(size_t two, u32 in_flight)
+{
+    return two * (step_ring_share(in_flight) / STEP_IN_FLIGHT);
+}
+/* most: of the ring, see ring_max_frame. */
+static inline size_t step_most_bytes(size_t most, u32 in_flight)
+{
+    return most / step_ring_share(in_flight);
+}
+
 enum step_kind {
     STEP_FORWARD = 1,
     STEP_DUMMY,

@@ -121,7 +121,7 @@ static void fill_shape(struct seat *s)
 
 u32 seat_in_flight(const struct seat *s)
 {
-    return s->shape.pp > 1 ? MIN_OF(s->shape.pp + 1, (u32)STEP_IN_FLIGHT_MOST) : STEP_IN_FLIGHT;
+    return step_in_flight(s->shape.pp);
 }
 
 static int make_proc(struct seat *s, struct error *err)
@@ -131,7 +131,7 @@ static int make_proc(struct seat *s, struct error *err)
     u64 step_ns = (u64)(a->config.step_timeout_s * (double)NS_PER_S);
     size_t ring = 2 * engine_ring_size(b->max_rows, b->max_step_tokens, b->max_model_len, b->max_logprobs,
                                        b->block_size); /* a step takes at most a quarter of it */
-    ring = seat_ring_bytes(ring, seat_in_flight(s));
+    ring = step_ring_bytes(ring, seat_in_flight(s));
     struct proc_spec spec = {.fault = getenv("MPISERVE_FAULT"),
                              .boot = *b,
                              .weights_fd = s->weights_fd,

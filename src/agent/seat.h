@@ -33,23 +33,6 @@ int seat_open(struct agent *a, struct error *err);
 void seat_close(struct seat *s); /* the engine is gone afterwards. NULL: nothing */
 /* Of a step in the channel: how many may be unanswered. */
 u32 seat_in_flight(const struct seat *s);
-/* The ring of a channel with more than two steps in flight, and the largest step: whatever they hold, all steps in flight have room, with
- * as much again for what does not fit before the ring's end. two: the ring for two steps. */
-static inline u32 seat_ring_share(u32 in_flight)
-{
-    u32 room = STEP_IN_FLIGHT;
-    while (room < in_flight) room *= 2;
-    return room;
-}
-static inline size_t seat_ring_bytes(size_t two, u32 in_flight)
-{
-    return two * (seat_ring_share(in_flight) / STEP_IN_FLIGHT);
-}
-/* most: of the ring, see ring_max_frame. */
-static inline size_t seat_step_bytes(size_t most, u32 in_flight)
-{
-    return most / seat_ring_share(in_flight);
-}
 /* The engine that samples and answers. */
 static inline u32 seat_sampler(const struct seat *s)
 {

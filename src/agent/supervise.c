@@ -36,7 +36,7 @@ int supervise_init(struct leader *l, struct error *err)
                            .prefix_kind = prefix_kind,
                            .prefix_arg = &a->model.rope,
                            .max_frame =
-                               seat_step_bytes(channel_max_frame(l->seat->channel), seat_in_flight(l->seat))};
+                               step_most_bytes(channel_max_frame(l->seat->channel), seat_in_flight(l->seat))};
     if (!(l->batch = batch_new(&b, err))) return err->code;
     restart_init(&l->restart, NULL);
     return 0;

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 enum { FIRST_BYTES = 4096, MOST_BYTES = 1 << 30, DEFAULT_WAIT_MS = 20000 };
+enum { STAGES_LATER = 8 }; /* beyond, none waits longer: an agent's patience with a step ends, too */
 static const u64 tick_ns = 250 * NS_PER_MS;
 
 struct packet {
@@ -66,7 +67,7 @@ int group_open(struct group *g, struct channel *c, int fd, struct error *err)
         .me = b->pp_rank * b->group.tp + b->tp_rank,
         .bytes = b->group_bytes,
         /* later stages wait for earlier ones: who waits for the culprit itself speaks first */
-        .wait_ns = wait_ns + wait_ns / 16 * b->pp_rank,
+        .wait_ns = wait_ns + wait_ns / 16 * MIN_OF(b->pp_rank, (u32)STAGES_LATER),
         .spin_ns = b->spin_us * NS_PER_US,
         .tick_ns = tick_ns,
         .tick = tick,

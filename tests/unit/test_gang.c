@@ -348,13 +348,13 @@ static void test_room_for_steps(void **state)
 {
     (void)state;
     for (u32 in_flight = STEP_IN_FLIGHT; in_flight <= STEP_IN_FLIGHT_MOST; in_flight++) {
-        size_t size = seat_ring_bytes(1 << 14, in_flight), len;
+        size_t size = step_ring_bytes(1 << 14, in_flight), len;
         void *memory = aligned_alloc(CACHE_LINE, ring_bytes(size));
         struct ring to, from;
         ring_format(memory, size);
         assert_int_equal(ring_attach(&to, memory, ring_bytes(size), NULL), 0);
         assert_int_equal(ring_attach(&from, memory, ring_bytes(size), NULL), 0);
-        size_t most = seat_step_bytes(ring_max_frame(&to), in_flight);
+        size_t most = step_most_bytes(ring_max_frame(&to), in_flight);
         assert_true(most >= (1 << 14) / 4 - 64);
         for (u32 n = 0, sent = 0; n < 20000; n++) {
             if (sent == in_flight) {
