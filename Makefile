@@ -4,6 +4,7 @@
 #            make check-mpi5 (Open MPI 5)  soak (minutes)  fuzz  check-style  bench  clean
 #            make install uninstall   PREFIX=/usr/local  DESTDIR=
 #            make docs          option table -> README.md, jobs/schema.json, jobs/every-option.yaml
+#            make CUDA=1        the same program with the CUDA backend;  make check-cuda: what nvcc says of its kernels
 # Options:   CC=clang  SANITIZE=address,undefined  MPI_HOME=folder  V=1  ARGS="-n 4 MODEL" (run, bench)
 
 ifeq ($(origin CC),default)
@@ -25,8 +26,18 @@ LIBS       = $(MPI_LIBS) -lmicrohttpd -lhwloc -ljansson -lpcre2-8 -lutf8proc -ly
 Q        := $(if $(V),,@)
 say       = $(if $(V),,@echo "  $(1)")
 
-SOURCES  := $(wildcard src/*.c src/*/*.c src/*/*/*.c)
-OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
+# With CUDA=1 nvcc compiles the kernels; cublasLt and the driver are opened when an engine needs them (the runtime is linked
+# statically and opens the driver itself), so that the program starts where they are not.
+CUDA_HOME  ?= /usr/local/cuda
+NVCC       ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
+CUDA_ARCHS ?= 80 90 100
+NVCC_FLAGS  = -std=c++17 -O3 -g -Xcompiler -Wall $(CPPFLAGS) $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$a,code=sm_$a) \
+              -gencode=arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+KERNELS    := $(wildcard src/ops/cuda/*.cu)
+LIBS       += $(if $(CUDA),-L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt)
+
+SOURCES  := $(filter-out $(if $(CUDA),src/ops/cuda/without.c),$(wildcard src/*.c src/*/*.c src/*/*/*.c))
+OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o) $(if $(CUDA),$(KERNELS:%=$(BUILD)/%.o))
 LIBRARY  := $(BUILD)/libmpiserve.a
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
 # Programs that tests start: MPI programs, and stand-ins for the real one.
@@ -38,7 +49,7 @@ TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o) $(BENCHES:=.o)
 FUZZERS  := $(patsubst %.c,build-fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 20
 
-.PHONY: all deps run tests check check-mpi5 soak fuzz fuzzers check-style bench docs install uninstall clean
+.PHONY: all deps run tests check check-mpi5 check-cuda soak fuzz fuzzers check-style bench docs install uninstall clean
 all: $(PROGRAM)
 
 # `make -j2 deps run`: everything else waits for deps. With check among the goals it installs what tests need too.
@@ -59,26 +70,56 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(STD) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
-$(LIBRARY): $(filter-out $(BUILD)/src/main.o,$(OBJECTS))
+$(BUILD)/%.cu.o: %.cu
+	$(call say,NVCC $<)
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -c -o $@ $<
+
+# What CUDA was in the last build: another one makes another library.
+.PHONY: always
+$(BUILD)/cuda: always
+	@mkdir -p $(@D)
+	@echo '$(CUDA)' | cmp -s - $@ || echo '$(CUDA)' >$@
+
+$(LIBRARY): $(BUILD)/cuda $(filter-out $(BUILD)/src/main.o,$(OBJECTS))
 	@rm -f $@
-	$(Q)ar rcs $@ $^
+	$(Q)ar rcs $@ $(filter %.o,$^)
 
 $(PROGRAM): $(BUILD)/src/main.o $(LIBRARY)
 	$(call say,LD  $@)
 	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 	@[ $(@D) = . ] || ln -sfn $(CURDIR)/jobs $(@D)/jobs # the demo model is found beside the program
 
+# For tests without a GPU: the kernels as C++, over an emulation of CUDA (tests/cudasim).
+CXX       ?= g++
+SIM       := $(patsubst %,$(BUILD)/sim/%.o,$(filter-out %/library.cu,$(KERNELS)) $(wildcard tests/cudasim/*.cc))
+SIM_FLAGS  = -x c++ -std=c++17 $(filter-out -std=%,$(STD)) $(CFLAGS) -Wno-unknown-pragmas -fno-strict-aliasing \
+             -Itests/cudasim/include $(CPPFLAGS)
+SIM_UNIT  := $(filter %/test_cudasim $(BUILD)/tests/unit/test_cuda_%,$(UNIT))
+$(BUILD)/sim/%.o: %
+	$(call say,CXX $<)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
+# The whole program on it, for tests/e2e/t_cuda.py.
+SIM_PROGRAM := $(BUILD)/sim/mpiserve
+$(SIM_PROGRAM): $(BUILD)/src/main.o $(SIM) $(LIBRARY)
+	$(call say,LD  $@)
+	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -lstdc++
+	@ln -sfn $(CURDIR)/jobs $(@D)/jobs
+$(SIM_UNIT): $(SIM)
+$(SIM_UNIT): STDCXX := -lstdc++
+
 $(UNIT): CMOCKA := -lcmocka
 $(UNIT) $(HELPERS) $(BENCHES): %: %.o $(LIBRARY)
 	$(call say,LD  $@)
-	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(CMOCKA) $(LIBS)
+	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(CMOCKA) $(LIBS) $(STDCXX)
 
 # exec: Ctrl-C reaches `mpiserve up` itself, which drains and then ends with 0.
 RUN_ENV = $(if $(MPI_HOME),MPISERVE_MPIRUN=$(MPI_HOME)/bin/mpirun)
 run: $(PROGRAM)
 	@exec env $(RUN_ENV) ./$(PROGRAM) up $(ARGS)
 
-tests: $(PROGRAM) $(UNIT) $(HELPERS) $(BENCHES)
+tests: $(PROGRAM) $(SIM_PROGRAM) $(UNIT) $(HELPERS) $(BENCHES)
 check: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) SANITIZE=$(SANITIZE) $(RUN_ENV) tests/tools/run-tests $(TESTS)
 # The same with Open MPI 5: MPI_HOME names it; without, PyPI's is installed into build/openmpi5.
@@ -106,6 +147,9 @@ $(FUZZERS): build-fuzz/%: build-fuzz/%.o $(LIBRARY)
 
 check-style:
 	@tests/tools/check-style
+# What nvcc makes of the kernels, without a GPU: registers and spills for each architecture.
+check-cuda:
+	@NVCC='$(NVCC)' ARCHS='$(CUDA_ARCHS)' tests/tools/cuda-report
 bench: $(PROGRAM) $(BENCHES)
 	@exec env BUILD=$(BUILD) $(RUN_ENV) python3 tests/bench/bench.py --program ./$(PROGRAM) $(ARGS)
 
@@ -132,4 +176,4 @@ uninstall:
 clean:
 	rm -rf build build-* mpiserve
 
--include $(OBJECTS:.o=.d) $(TEST_OBJECTS:.o=.d) $(FUZZERS:=.d)
+-include $(OBJECTS:.o=.d) $(TEST_OBJECTS:.o=.d) $(FUZZERS:=.d) $(SIM:.o=.d)

@@ -30,6 +30,7 @@ static const struct command {
     {"up", cli_up},
     {"plan", cli_plan},
     {"status", cli_status},
+    {"devices", cli_devices},
     {"doctor", cli_doctor},
     {"bench", cli_bench},
     {"sweep", cli_sweep},

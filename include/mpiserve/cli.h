@@ -33,6 +33,12 @@ int cli_plan(int argc, char **argv);
  * one is not, 2 wrong usage, 3 there is none. Changes nothing. */
 int cli_status(int argc, char **argv);
 
+/* mpiserve devices [--json [UUID]]: the GPUs that an engine started here could use, in the order of CUDA_VISIBLE_DEVICES; with UUID that
+ * one. 0; 1 there is none, or CUDA cannot be used (stderr says why); 2 wrong usage. --json prints one object: {devices: [{name, uuid, bus,
+ * total_bytes, free_bytes (0 without UUID: looking makes a context there), capability ("9.0"), processors}]}. Agents ask this way,
+ * since they do not use CUDA themselves. */
+int cli_devices(int argc, char **argv);
+
 /* mpiserve sweep [--job JOB]: removes what dead jobs of this user left on this machine (every start does so too). With --job only
  * that one's, waiting some seconds for its last processes; 0 nothing is left, 1 something is, 2 wrong usage. */
 int cli_sweep(int argc, char **argv);

@@ -40,11 +40,12 @@ struct config {
     char served_model_name[CONFIG_MAX_NAMES]
                           [128]; /* first is the one in answers; default: last part of the folder's name */
     int n_served_model_names;
-    char compute[16];       /* auto, f32, bf16 */
-    char quantization[8];   /* auto, int8, int4 */
-    char load_format[8];    /* auto, dummy */
-    char kv_cache_dtype[8]; /* auto, f32, bf16, f16, int8 */
-    char engine[8];         /* cpu, null */
+    char compute[16];              /* auto, f32, bf16, f16 */
+    char quantization[8];          /* auto, int8, int4 */
+    char load_format[8];           /* auto, dummy */
+    char kv_cache_dtype[8];        /* auto, f32, bf16, f16, int8 */
+    char engine[8];                /* cpu, cuda, null */
+    double gpu_memory_utilization; /* 0.9 */
     i64 null_step_us;
     char cpu_isa[16];             /* auto, portable, avx2, avx512, avx512bf16: upper bound */
     i64 max_model_len;            /* 0: the model's */

@@ -39,8 +39,9 @@ int engine_main(int argc, char **argv);
 /* ---- for agents, without an engine: what one would need. Any thread; reads the model's headers only. */
 struct engine_ask {
     const char *model;   /* folder */
-    const char *compute; /* "auto", "f32", "bf16", "null" */
-    const char *isa;     /* "auto": the best of this machine; or a level that every rank of the job has */
+    const char *compute; /* "auto", "f32", "bf16", "f16" (cuda), "null" */
+    const char
+        *isa; /* "auto": the best of this machine; or a level that every rank of the job has; or "cuda" */
     const char *quantization, *load_format,
         *kv_cache_dtype; /* words of the options of these names; NULL: auto */
     u32 block_size;      /* tokens, a multiple of 16 */
@@ -51,6 +52,7 @@ struct engine_ask {
 struct engine_needs {          /* of this one engine */
     char compute[16], isa[16]; /* resolved, as engine_boot wants them */
     bool null;                 /* compute is "null" */
+    bool device;               /* it works on a GPU, and the bytes below are that one's */
     u64 weights_bytes;         /* of the weights memory, head included; of this engine's part */
     u64 kv_bytes_per_block;    /* of this engine's layers and heads */
     u64 work_bytes;  /* activations, logits, samplers, tables of rows: what an engine allocates for itself */
@@ -62,6 +64,10 @@ struct engine_needs {          /* of this one engine */
  * neither of tp and KV heads divides the other, and where there are fewer layers than stages. Parts of a
  * replica share the block numbers: all its engines get the same n_blocks, the least that one of them has room for. */
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err);
+/* Bytes for KV on a device of which so much is free, and which may be used up to this share of its memory: what weights and
+ * work leave (max_rows and max_step_tokens must have been asked for). ERR_MEMORY with the numbers when that is nothing. */
+int engine_device_room(const struct engine_needs *needs, u64 total, u64 free, double share, u64 *out,
+                       struct error *err);
 /* Blocks of the KV cache that an engine gets out of kv_bytes: one that is never handed out, and enough for max_rows sequences of
  * max_model_len tokens if there is room, else as many as there is room for. Pure. ERR_INPUT with both numbers when not
  * even one whole sequence fits. */

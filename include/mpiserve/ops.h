@@ -84,7 +84,7 @@ float f32_from_f8(u8 x);   /* E4M3 */
 float f32_from_f4(u8 x);   /* E2M1, the lower four bits */
 
 /* The number format of activations that go into products with bf16 weights, and of the KV cache. */
-enum compute { COMPUTE_F32, COMPUTE_BF16 };
+enum compute { COMPUTE_F32, COMPUTE_BF16, COMPUTE_F16 }; /* F16: on devices only */
 
 /* ---- the KV pool
  * ----------------------------------------------------------------------------------------------- Blocks of
@@ -107,7 +107,7 @@ struct kv_pool {
 /* Fills in the geometry; memory is left NULL. K tiles of I8: [d][16]; of F16 as of BF16. */
 void kv_pool_init_as(struct kv_pool *kv, enum dtype dtype, u32 layers, u32 kv_heads, u32 head_dim,
                      u32 block_size);
-/* F32 or BF16, as activations are. */
+/* F32, BF16 or F16, as activations are. */
 void kv_pool_init(struct kv_pool *kv, enum compute compute, u32 layers, u32 kv_heads, u32 head_dim,
                   u32 block_size);
 /* The pool of multi-head latent attention: one "head" for all, a row [block_size][rank + rope] a token, which is K, and its first
@@ -119,8 +119,10 @@ void kv_pool_init_latent(struct kv_pool *kv, enum dtype dtype, u32 layers, u32 r
  * ------------------------------------------------------------------------------------------------ Matrices
  * are row-major; ld is the distance of rows in elements. Activations that go into a product ("act") are f32
  * or bf16; their rows have an even number of elements with 0 in the last one where n is odd. */
-struct share { /* this thread's part: i of n */
+struct device;
+struct share { /* this thread's part: i of n; on a device: 0 of 1, and pointers are the device's (device.h) */
     u32 i, n;
+    struct device *device;
 };
 struct linear_args { /* y[r][o] = sum_k x[r][k] W[o][k] (+ bias[o]); add: y[r][o] += the same */
     const struct packed *w;
@@ -134,6 +136,7 @@ struct linear_args { /* y[r][o] = sum_k x[r][k] W[o][k] (+ bias[o]); add: y[r][o
 };
 struct norm_args {      /* y = x / sqrt(mean(x^2) + eps) * w; add: y += the same */
     const float *x, *w; /* [rows, n], [n] */
+    const u32 *list;    /* [rows]: the rows of x to take; NULL: the first ones */
     float eps;
     void *y; /* [rows, n] act; may be x; add: f32 */
     enum dtype y_dtype;
@@ -212,6 +215,7 @@ struct attn_args {  /* o[t] = sum_u softmax(q[t] k[u]) v[u] over u <= t, t - u <
     const struct kv_pool *kv;
     const struct attn_span *spans;     /* units of work, at most attn_tokens() long */
     u32 n_spans, layer, heads, window; /* 0: no window */
+    u32 n_single, longest; /* of the spans: how many have one token; the most tokens one of those sees */
     size_t ld_q, ld_out;
     float soft_cap;      /* scores become cap tanh(score / cap); 0: not */
     const float *sinks;  /* [heads]: a further score a head, whose weight is dropped; or NULL */

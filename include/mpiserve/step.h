@@ -211,13 +211,15 @@ enum channel_fd {
 
 struct engine_boot { /* the reservation: all an engine may use */
     char model[PATH_LEN];
-    char compute[16]; /* "f32" or "bf16": resolved, never "auto"; "null": no maths */
-    char isa[16];     /* "portable", "avx2", "avx512", "avx512bf16": the job's level */
+    char compute[16]; /* "f32", "bf16" or (cuda) "f16": resolved, never "auto"; "null": no maths */
+    char isa[16];     /* "portable", "avx2", "avx512", "avx512bf16": the job's level; "cuda": the device */
     char quantization[8], load_format[8], kv_cache_dtype[8]; /* as in engine_ask */
     u64 weights_bytes, kv_bytes;
     u32 gen, numerics;
-    u32 rank, device; /* for names in messages; GPU index later */
-    u32 agent_pid;    /* compared with getppid after PR_SET_PDEATHSIG */
+    u32 rank; /* for names in messages */
+    char device
+        [48]; /* cuda: the UUID; weights_bytes and kv_bytes are then the device's, and the two memories only 4096 bytes */
+    u32 agent_pid; /* compared with getppid after PR_SET_PDEATHSIG */
     u32 block_size,
         n_blocks; /* of KV group 0; block 0 is the scratch block of canaries and is never handed out */
     u32 max_rows, max_step_tokens, max_model_len, max_logprobs;

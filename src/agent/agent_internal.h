@@ -2,6 +2,7 @@
 #ifndef MPISERVE_AGENT_INTERNAL_H
 #define MPISERVE_AGENT_INTERNAL_H
 
+#include "agent/gpus.h"
 #include "agent/messages.h"
 #include "agent/watchdog.h"
 #include "mpiserve/agent.h"
@@ -31,6 +32,7 @@ struct agent {
     struct slots *slots;
     struct place_plan plan;
     struct cpuset cpus; /* this rank's engine's share */
+    struct gpu gpu;     /* and its GPU, with --engine cuda */
     u32 cores, node_cores;
     bool cores_shared;
     struct jobdir dir;

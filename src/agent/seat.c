@@ -30,17 +30,23 @@ static u32 weights_owner(const struct agent *a)
     BUG("rank %u has no engine", agent_rank(a));
 }
 
+/* Of a memory that the engine works in: what is a GPU's has nothing to do with the host's. */
+static u64 host_bytes(const struct seat *s, u64 bytes)
+{
+    return s->agent->needs.device ? 4096 : bytes;
+}
+
 static int own_weights(struct seat *s, struct error *err)
 {
     s->boot.loader = 1;
-    s->weights_fd = memory_new("mpiserve-weights", s->agent->needs.weights_bytes, true, err);
+    s->weights_fd = memory_new("mpiserve-weights", host_bytes(s, s->agent->needs.weights_bytes), true, err);
     return s->weights_fd < 0 ? err->code : 0;
 }
 
 static int open_weights(struct seat *s, const struct shared_fd *from, struct error *err)
 {
     if (from->fd < 0) return 0; /* the owner has said why, and the job ends */
-    s->weights_fd = memory_open(from->pid, from->fd, s->agent->needs.weights_bytes, err);
+    s->weights_fd = memory_open(from->pid, from->fd, host_bytes(s, s->agent->needs.weights_bytes), err);
     if (s->weights_fd >= 0) return 0;
     log_warning("the node's weights cannot be shared (%s): this engine loads its own copy", err->message);
     return own_weights(s, err);
@@ -95,6 +101,7 @@ static void fill_boot(struct seat *s)
     snprintf(b->load_format, sizeof b->load_format, "%s", a->config.load_format);
     snprintf(b->kv_cache_dtype, sizeof b->kv_cache_dtype, "%s", a->config.kv_cache_dtype);
     snprintf(b->isa, sizeof b->isa, "%s", a->needs.isa);
+    snprintf(b->device, sizeof b->device, "%s", a->gpu.uuid);
     memcpy(b->cpus, a->cpus.bits, sizeof b->cpus);
     if (s->n == 1) return;
     b->group = s->shape;
@@ -157,7 +164,7 @@ int seat_open(struct agent *a, struct error *err)
     int rc = share_weights(a, err);
     if (!s || rc) return rc;
     fill_boot(s);
-    s->kv_fd = memory_new("mpiserve-kv", s->boot.kv_bytes, false, err);
+    s->kv_fd = memory_new("mpiserve-kv", host_bytes(s, s->boot.kv_bytes), false, err);
     return s->kv_fd < 0 ? err->code : make_proc(s, err);
 }
 

@@ -165,6 +165,11 @@ static enum log_level level_of(const char *name)
 }
 
 /* ---- what an engine will be --------------------------------------------------------------------------------*/
+static bool on_gpu(const struct agent *a)
+{
+    return strcmp(a->config.engine, "cuda") == 0;
+}
+
 /* The kernels' level: the lowest of all ranks, so that any replica can take over any request bit by bit. */
 static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
 {
@@ -174,7 +179,7 @@ static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
     int rc = wire_allgather(a->wire, &mine, sizeof mine, all, err);
     for (u32 r = 0; r < wire_size(a->wire); r++) low = MIN_OF(low, all[r]);
     free(all);
-    *isa = ops_isa_name(low);
+    *isa = on_gpu(a) ? "cuda" : ops_isa_name(low);
     return rc;
 }
 
@@ -216,17 +221,38 @@ static int size_engine(struct agent *a, const char *isa, struct error *err)
                              .tp = (u32)c->tensor_parallel_size,
                              .pp = (u32)c->pipeline_parallel_size,
                              .tp_rank = a->plan.ranks[agent_rank(a)].tp,
-                             .pp_rank = a->plan.ranks[agent_rank(a)].pp};
+                             .pp_rank = a->plan.ranks[agent_rank(a)].pp,
+                             .max_rows = (u32)c->max_num_seqs,
+                             .max_step_tokens = (u32)MAX_OF(c->max_num_batched_tokens, c->max_num_seqs),
+                             .max_logprobs = (u32)c->max_logprobs};
     int rc = engine_plan(&ask, &a->needs, err);
     if (!rc) {
         a->max_num_seqs = (u32)c->max_num_seqs;
         a->max_ongoing = c->max_ongoing_requests ? (u32)c->max_ongoing_requests : a->max_num_seqs;
         a->max_model_len = a->needs.max_model_len;
         a->numerics = a->needs.numerics;
-        struct engine_limits limits = {a->max_num_seqs, a->max_model_len, (u32)c->block_size};
-        u64 room = c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a);
-        rc = engine_blocks(&a->needs, &limits, room, &a->n_blocks, err);
     }
+    if (rc) config_blame(c, err);
+    return rc;
+}
+
+/* On a GPU behind the choice of GPUs; a rank without an engine has no cache. */
+static int size_cache(struct agent *a, struct error *err)
+{
+    const struct config *c = &a->config;
+    struct engine_limits limits = {a->max_num_seqs, a->max_model_len, (u32)c->block_size};
+    u64 room = 0;
+    int rc = 0;
+    if (a->needs.device && a->plan.ranks[agent_rank(a)].replica < 0) return 0;
+    if (a->needs.device)
+        rc = engine_device_room(&a->needs, a->gpu.total, a->gpu.free, c->gpu_memory_utilization, &room, err);
+    else
+        room = memory_for_kv(a);
+    if (c->kv_cache_memory_bytes && (u64)c->kv_cache_memory_bytes > room && a->needs.device && !rc)
+        rc = error_set(err, ERR_INPUT, "--kv-cache-memory-bytes", "%lld are more than the GPU has left: %llu",
+                       (long long)c->kv_cache_memory_bytes, (unsigned long long)room);
+    if (c->kv_cache_memory_bytes) room = (u64)c->kv_cache_memory_bytes;
+    if (!rc) rc = engine_blocks(&a->needs, &limits, room, &a->n_blocks, err);
     if (rc) config_blame(c, err);
     return rc;
 }
@@ -420,10 +446,10 @@ static void describe(const struct agent *a)
     if (c->tensor_parallel_size > 1 || c->pipeline_parallel_size > 1)
         snprintf(part, sizeof part, ", tensor part %u of %lld, stage %u of %lld", mine->tp,
                  (long long)c->tensor_parallel_size, mine->pp, (long long)c->pipeline_parallel_size);
-    log_info("replica %d: ReplicaRank {rank %u, node_rank %u, local_rank %u}%s on %s, CPUs %s, %s on %s",
+    log_info("replica %d: ReplicaRank {rank %u, node_rank %u, local_rank %u}%s on %s, CPUs %s, %s on %s%s%s",
              mine->replica, r->rank, r->node_rank, r->local_rank, part,
              wire_peers(a->wire)[agent_rank(a)].host, cpuset_print(&a->cpus, cpus, sizeof cpus),
-             a->needs.compute, a->needs.isa);
+             a->needs.compute, a->needs.isa, a->gpu.uuid[0] ? ", " : "", a->gpu.uuid);
 }
 
 /* The user's, or a new one for this job. */
@@ -506,10 +532,12 @@ int agent_start(struct agent *a, int argc, char **argv)
     if (agent_together(a, place(a, &err), &err)) return 1;
     if (agent_together(a, size_engine(a, isa, &err), &err)) return 1;
     if (agree_on_model(a, &err)) return end_differing(a, &err);
-    if (agent_together(a, agree_on_blocks(a, &err), &err)) return 1;
     if (agent_together(a, check_head_address(a, &err), &err)) return 1;
     place_ingresses(a);
     if (agent_together(a, share_cores(a, &err), &err)) return 1;
+    if (on_gpu(a) && agent_together(a, gpus_choose(a, &err), &err)) return 1;
+    if (agent_together(a, size_cache(a, &err), &err)) return 1;
+    if (agent_together(a, agree_on_blocks(a, &err), &err)) return 1;
     describe(a);
     if (make_run_dir(a, &err)) return 1;
     if (open_slots(a, &err)) return 1;

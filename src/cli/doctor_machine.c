@@ -1,5 +1,6 @@
 /* What the machine gives to a job: cores, memory and how fast it is, GPUs. */
 #include "cli/doctor.h"
+#include "mpiserve/device.h"
 #include "mpiserve/ops.h"
 #include "mpiserve/proc.h"
 #include "mpiserve/topo.h"
@@ -175,8 +176,13 @@ void doctor_gpus(struct report *r)
     size_t n = glob("/dev/nvidia[0-9]*", 0, NULL, &found) == 0 ? found.gl_pathc : 0;
     globfree(&found);
     finding_number(f, "nvidia", (double)n);
-    finding_say(
-        f, n ? "%zu of NVIDIA; this build has no engine for them" : "none; this build has no engine for them",
-        n);
-    if (n) finding_judge(f, WARNING, "engines run on the CPU only: the GPUs stay idle");
+    const char *build =
+        ops_cuda() ? "--engine cuda takes one for each engine" : "this build has no engine for them";
+    if (n)
+        finding_say(f, "%zu of NVIDIA; %s", n, build);
+    else
+        finding_say(f, "none; %s", build);
+    if (n && !ops_cuda())
+        finding_judge(f, WARNING,
+                      "engines run on the CPU only: the GPUs stay idle; make CUDA=1 builds one for them");
 }

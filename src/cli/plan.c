@@ -99,6 +99,10 @@ static int ask_engine(struct plan *p, struct error *err)
     const struct config *c = &p->config;
     int level = ops_isa_level(ops_cpu_best());
     if (strcmp(c->cpu_isa, "auto") != 0) level = MIN_OF(level, ops_isa_level(c->cpu_isa));
+    if (strcmp(c->engine, "cuda") == 0)
+        return error_set(
+            err, ERR_UNSUPPORTED, "--engine",
+            "plan knows the sizes of CPU engines only; a job with GPUs tells its KV cache when it starts");
     p->threads = c->threads ? (u32)c->threads : MAX_OF(p->most_cores, 1u);
     struct engine_ask ask = {
         .model = c->model,
@@ -204,8 +208,8 @@ static void add_notes(struct plan *p)
     const struct ground *g = &p->ground;
     for (int i = 0; i < p->config.n_notes; i++) note(p, "%s", p->config.notes[i]);
     if (g->gpus_per_node)
-        note(p, "this build has no GPU engine: engines take cores. What is shown is the placement of one "
-                "engine a GPU; sizes "
+        note(p, "engines of --engine cpu take cores. What is shown is the placement of one engine a GPU; "
+                "sizes "
                 "are those of CPU engines, and the lines to start it ask for no GPU");
     if (p->has_place && p->shared)
         note(p, "%u engines share %u cores on a node: they are bound round robin to single cores",

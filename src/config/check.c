@@ -62,6 +62,9 @@ int config_check(struct config *c, struct error *err)
         return error_set(err, ERR_INPUT, config_where(c, "api-key", where, sizeof(where)),
                          "none is only possible on 127.0.0.1: %s can be reached from outside this machine",
                          c->host);
+    if (strcmp(c->compute, "f16") == 0 && strcmp(c->engine, "cuda") != 0)
+        return error_set(err, ERR_INPUT, config_where(c, "compute", where, sizeof(where)),
+                         "f16 is for --engine cuda: CPUs compute in f32 or bf16 here");
     if (c->null_step_us && strcmp(c->engine, "null") != 0)
         return error_set(err, ERR_INPUT, config_where(c, "null-step-us", where, sizeof(where)),
                          "is only for --engine null: this engine takes as long as it takes");

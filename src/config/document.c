@@ -15,7 +15,8 @@ static void add_cell(struct buf *to, const char *text)
 
 static bool has_range(const struct option *o)
 {
-    return o->kind == OPTION_INT || o->kind == OPTION_SIZE || o->kind == OPTION_SECONDS;
+    return o->kind == OPTION_INT || o->kind == OPTION_SIZE || o->kind == OPTION_SECONDS ||
+           o->kind == OPTION_SHARE;
 }
 
 static bool has_words(const struct option *o)

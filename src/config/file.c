@@ -78,7 +78,8 @@ static int single(const struct file *f, const struct node *n, const char *key)
 
 static int check_quotes(const struct file *f, const struct option *o, const struct node *n, const char *key)
 {
-    if (!n->quoted || (o->kind != OPTION_INT && o->kind != OPTION_SECONDS)) return 0;
+    if (!n->quoted || (o->kind != OPTION_INT && o->kind != OPTION_SECONDS && o->kind != OPTION_SHARE))
+        return 0;
     if (o->word && strcmp(n->text, o->word) == 0) return 0;
     return refuse(f, n, key, ERR_INPUT, "needs a number, not a text in quotes");
 }

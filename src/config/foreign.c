@@ -21,7 +21,7 @@
 #define TLS     "there is no TLS yet: put a proxy in front, or listen on 127.0.0.1 and use a tunnel"
 #define MPIRUN  "the job is one MPI job: mpirun says how many ranks run, and where"
 #define LOCAL   "models are local folders here; nothing is downloaded, and no code of a model is run"
-#define NO_GPU  "engines run on the CPU; see --kv-cache-memory-bytes"
+#define NO_GPU  "see --kv-cache-memory-bytes"
 #define ONE_WAY "every rank of the job but the first is without HTTP"
 #define FOLDER  "it is read from the model's folder: change it there"
 #define EXPERTS "models with experts are not served yet"
@@ -84,7 +84,6 @@ const struct foreign foreign_table[] = {
     NOTE("enable-chunked-prefill", "", false, "always on"),
     REFUSED("no-enable-chunked-prefill", "", false, "prompts are always read in chunks"),
     NOTE("prefix-caching-hash-algo", "", true, "cached tokens are compared themselves"),
-    REFUSED("gpu-memory-utilization", "", true, NO_GPU),
     REFUSED("num-gpu-blocks-override", "", true, NO_GPU),
 
     /* vLLM: answers */

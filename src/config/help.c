@@ -30,8 +30,8 @@ static void print_wrapped(struct buf *to, const char *text)
 static const char *value_name(const struct option *o)
 {
     static const char *const names[] = {
-        [OPTION_TEXT] = "TEXT", [OPTION_INT] = "N",         [OPTION_SIZE] = "N",
-        [OPTION_SECONDS] = "S", [OPTION_NAMES] = "NAME...", [OPTION_KEY] = "none",
+        [OPTION_TEXT] = "TEXT", [OPTION_INT] = "N",         [OPTION_SIZE] = "N",   [OPTION_SECONDS] = "S",
+        [OPTION_SHARE] = "X",   [OPTION_NAMES] = "NAME...", [OPTION_KEY] = "none",
     };
     return names[o->kind];
 }
@@ -42,7 +42,8 @@ static void print_option(struct buf *to, const struct option *o)
     value_range(o, range, sizeof(range));
     name_of_environment(o, name, sizeof(name));
     bool words = o->kind == OPTION_CHOICE || o->kind == OPTION_SWITCH;
-    bool number = o->kind == OPTION_INT || o->kind == OPTION_SIZE || o->kind == OPTION_SECONDS;
+    bool number = o->kind == OPTION_INT || o->kind == OPTION_SIZE || o->kind == OPTION_SECONDS ||
+                  o->kind == OPTION_SHARE;
     buf_printf(to, "  --%s", o->name);
     for (const char *p = o->also; *p;) {
         size_t n = strcspn(p, " ");

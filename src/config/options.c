@@ -28,10 +28,10 @@ const struct option option_table[] = {
      .help = "Names that clients may use (up to 8); the first is the one in answers. Without it: the last "
              "part of "
              "the folder's name."},
-    {"compute", "dtype", OPTION_CHOICE, GROUP_MODEL, 0, AT(compute), .words = "auto f32 bf16",
-     .standard = "auto", .same = "float32=f32 float=f32 bfloat16=bf16",
+    {"compute", "dtype", OPTION_CHOICE, GROUP_MODEL, 0, AT(compute), .words = "auto f32 bf16 f16",
+     .standard = "auto", .same = "float32=f32 float=f32 bfloat16=bf16 float16=f16 half=f16",
      .help = "Number format of activations. auto: bf16 where weights are bf16 and the CPU multiplies bf16, "
-             "else f32."},
+             "else f32; on GPUs bf16. f16: on GPUs only. On GPUs it is also the format of weights."},
     {"quantization", "-q", OPTION_CHOICE, GROUP_MODEL, 0, AT(quantization), .words = "auto int8 int4",
      .standard = "auto", .same = "none=auto None=auto",
      .help = "Weights of the layers in memory. auto: as they are stored; int8, int4: f32, f16 and bf16 ones "
@@ -44,8 +44,10 @@ const struct option option_table[] = {
     {"cpu-isa", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(cpu_isa),
      .words = "auto portable avx2 avx512 avx512bf16", .standard = "auto",
      .help = "Highest instruction set that kernels may use. auto: the best that all ranks of the job have."},
-    {"engine", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(engine), .words = "cpu null", .standard = "cpu",
-     .help = "What computes. null: nothing does, answers are letters; for benchmarks of all that is around "
+    {"engine", "device", OPTION_CHOICE, GROUP_MODEL, 0, AT(engine), .words = "cpu cuda null",
+     .standard = "cpu",
+     .help = "What computes. cuda: a GPU for each engine, in builds with CUDA; null: nothing does, answers "
+             "are letters; for benchmarks of all that is around "
              "the engine."},
     {"null-step-us", "", OPTION_INT, GROUP_MODEL, 0, AT(null_step_us), 0, 10000000, "0",
      .help = "With --engine null: microseconds that a step takes."},
@@ -113,7 +115,11 @@ const struct option option_table[] = {
      KIB *KIB *KIB *KIB, "auto", "auto", 0,
      .help = "Memory for the KV cache of a replica, in bytes (512M, 4G). auto: enough for --max-num-seqs "
              "sequences of "
-             "full length, at most a share of the memory."},
+             "full length, at most a share of the memory (on a GPU: what --gpu-memory-utilization leaves)."},
+    {"gpu-memory-utilization", "", OPTION_SHARE, GROUP_SCHEDULER, 0, AT(gpu_memory_utilization), 10, 1000,
+     "0.9",
+     .help = "With --engine cuda: the share of a GPU's memory that its engine may use for weights, work and "
+             "KV cache; not more than is free there at the start."},
     {"scheduling-policy", "", OPTION_CHOICE, GROUP_SCHEDULER, 0, AT(scheduling_policy),
      .words = "fcfs priority", .standard = "fcfs",
      .help = "Who is next, in the queue and in a replica. fcfs: who came first; priority: the lowest "
@@ -246,7 +252,7 @@ const struct option option_table[] = {
      .help = "Ranks of a node. auto: --ranks / --nodes, else one a GPU, else 8 on this machine and one a "
              "NUMA domain on others."},
     {"gpus-per-node", "", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(gpus_per_node), 0, 64, "0",
-     .help = "GPUs of a node: places one engine a GPU. The engines of this build take cores."},
+     .help = "GPUs of a node: places one engine a GPU."},
     {"cores", "cores-per-node", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(cores), 1, 1024, "auto", "auto",
      0, .help = "Cores of a node. auto: as on this machine."},
     {"numa", "numa-per-node", OPTION_INT, GROUP_PLAN, OPTION_FOR_PLAN, AT(numa), 1, 1024, "auto", "auto", 0,

@@ -12,6 +12,7 @@ enum option_kind {
     OPTION_INT,     /* i64 */
     OPTION_SIZE,    /* i64; k m g t = powers of 1000, K M G T = powers of 1024 */
     OPTION_SECONDS, /* double; low and high are milliseconds */
+    OPTION_SHARE,   /* double; low and high are thousandths */
     OPTION_NAMES,   /* served_model_name and n_served_model_names */
     OPTION_KEY,     /* api_key and api_key_none */
 };

@@ -34,7 +34,7 @@ static void add_words(struct json_out *o, const char *words)
 
 static void add_bounds(struct json_out *o, const struct option *x)
 {
-    bool seconds = x->kind == OPTION_SECONDS;
+    bool seconds = x->kind == OPTION_SECONDS || x->kind == OPTION_SHARE;
     json_out_object(o);
     member(o, "type", seconds ? "number" : "integer");
     json_out_key(o, "minimum");
@@ -98,7 +98,8 @@ static void add_type(struct json_out *o, const struct option *x)
     case OPTION_FLAG: member(o, "type", "boolean"); break;
     case OPTION_INT:
     case OPTION_SIZE:
-    case OPTION_SECONDS: add_number(o, x); break;
+    case OPTION_SECONDS:
+    case OPTION_SHARE: add_number(o, x); break;
     case OPTION_NAMES: add_names(o); break;
     case OPTION_KEY: member(o, "const", "none"); break;
     }

@@ -69,7 +69,8 @@ const char *value_range(const struct option *o, char *out, size_t size)
         snprintf(out, size, "%s%s%s..%s", word, or, number(o->low, low, sizeof(low)),
                  number(o->high, high, sizeof(high)));
         break;
-    case OPTION_SECONDS: snprintf(out, size, "%g..%g", (double)o->low / 1000, (double)o->high / 1000); break;
+    case OPTION_SECONDS:
+    case OPTION_SHARE: snprintf(out, size, "%g..%g", (double)o->low / 1000, (double)o->high / 1000); break;
     case OPTION_NAMES: snprintf(out, size, "1 to %d names", CONFIG_MAX_NAMES); break;
     case OPTION_KEY: snprintf(out, size, "none"); break;
     case OPTION_TEXT: snprintf(out, size, "text"); break;
@@ -99,7 +100,8 @@ const char *value_print(const struct config *c, const struct option *o, char *ou
         else
             snprintf(out, size, "%lld", (long long)*(const i64 *)field);
         break;
-    case OPTION_SECONDS: snprintf(out, size, "%.15g", *(const double *)field); break;
+    case OPTION_SECONDS:
+    case OPTION_SHARE: snprintf(out, size, "%.15g", *(const double *)field); break;
     case OPTION_NAMES:
     case OPTION_KEY: break; /* of rank 0 alone; a key is never shown */
     }
@@ -151,15 +153,16 @@ static int set_number(struct config *c, const struct option *o, const char *text
     return 0;
 }
 
-static int set_seconds(struct config *c, const struct option *o, const char *text, const char *where,
-                       struct error *err)
+static int set_real(struct config *c, const struct option *o, const char *text, const char *where,
+                    struct error *err)
 {
     double *field = (double *)((char *)c + o->at);
     size_t digits = strspn(text, "0123456789"), point = text[digits] == '.';
     size_t more = point ? strspn(text + digits + 1, "0123456789") : 0;
     if (text[digits + point + more] || digits + more == 0 || strlen(text) > 30)
-        return error_set(err, ERR_INPUT, where, "`%.80s` is not a number of seconds in the range %g..%g",
-                         text, (double)o->low / 1000, (double)o->high / 1000);
+        return error_set(err, ERR_INPUT, where, "`%.80s` is not a number%s in the range %g..%g", text,
+                         o->kind == OPTION_SECONDS ? " of seconds" : "", (double)o->low / 1000,
+                         (double)o->high / 1000);
     double v = strtod(text, NULL);
     if (v * 1000 < (double)o->low || v * 1000 > (double)o->high) return out_of_range(o, text, where, err);
     *field = v;
@@ -260,7 +263,8 @@ int value_set(struct config *c, const struct option *o, const char *text, enum c
         break;
     case OPTION_INT:
     case OPTION_SIZE: rc = set_number(c, o, text, where, err); break;
-    case OPTION_SECONDS: rc = set_seconds(c, o, text, where, err); break;
+    case OPTION_SECONDS:
+    case OPTION_SHARE: rc = set_real(c, o, text, where, err); break;
     case OPTION_NAMES: rc = set_names(c, text, where, err); break;
     case OPTION_KEY: rc = set_key(c, text, from, where, err); break;
     }

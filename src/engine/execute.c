@@ -1,4 +1,5 @@
 #include "engine/execute.h"
+#include "engine/device_sampler.h"
 #include "engine/null.h"
 
 #include <math.h>
@@ -12,6 +13,7 @@ struct job {
     const struct row *plan;
     u32 logits; /* row of the logits, or none */
     u32 result; /* index, or none */
+    u32 asked;  /* index in the device's sampler, where there is one */
     bool nan;   /* a test wants its logits NaN */
     struct choice choice;
 };
@@ -26,6 +28,7 @@ struct execute {
     u32 n_seqs, n_jobs;
     struct sampler **samplers; /* one a thread */
     int n_samplers;
+    struct device_sampler *device_sampler; /* or this one */
     const float *logits;
     _Atomic u32 ticket;
     u8 *out; /* results frame */
@@ -68,11 +71,15 @@ struct execute *execute_new(const struct execute_spec *spec, struct error *err)
     x->seqs = mem_zero(l->max_rows, sizeof(*x->seqs));
     x->jobs = mem_zero(l->max_rows, sizeof(*x->jobs));
     x->outcomes = mem_zero(l->max_rows, sizeof(*x->outcomes));
-    x->n_samplers = spec->follows ? 0 : pool_threads(spec->pool);
+    x->n_samplers = spec->follows || spec->device ? 0 : pool_threads(spec->pool);
     x->samplers = mem_zero((size_t)x->n_samplers, sizeof(*x->samplers));
     for (int i = 0; i < x->n_samplers; i++) x->samplers[i] = sampler_new(l->vocab);
     x->out = mem_alloc(execute_results_max(l->max_rows, l->max_logprobs));
-    return x;
+    if (!spec->device) return x;
+    x->device_sampler = device_sampler_new(spec->device, l->max_rows, l->vocab, l->max_logprobs, err);
+    if (x->device_sampler) return x;
+    execute_free(x);
+    return NULL;
 }
 
 void execute_free(struct execute *x)
@@ -81,6 +88,7 @@ void execute_free(struct execute *x)
     rows_release(&x->rows);
     for (int i = 0; i < x->n_samplers; i++) sampler_free(x->samplers[i]);
     free(x->samplers);
+    device_sampler_free(x->device_sampler);
     free(x->seqs);
     free(x->jobs);
     free(x->outcomes);
@@ -93,14 +101,12 @@ void execute_free(struct execute *x)
 static void run_block_ops(struct execute *x, const struct step_view *v)
 {
     if (!x->spec.forward) return;
-    size_t bytes = forward_block_bytes(x->spec.forward);
     for (u32 i = 0; i < v->head->n_ops; i++) {
         const struct block_op *op = &v->ops[i];
-        void *to = forward_block(x->spec.forward, op->dst);
         if (op->op == BLOCK_ZERO)
-            memset(to, 0, bytes);
-        else if (op->src != op->dst)
-            memcpy(to, forward_block(x->spec.forward, op->src), bytes);
+            forward_zero_block(x->spec.forward, op->dst);
+        else
+            forward_copy_block(x->spec.forward, op->dst, op->src);
     }
 }
 
@@ -154,15 +160,27 @@ static void layout_results(struct execute *x, const struct step *step)
     memset((u8 *)x->results.data, 0, h.data_len);
 }
 
+/* ---- what ends the engine ---- */
+
+static int break_group(struct execute *x, const struct error *why, struct error *err)
+{
+    x->broken = *why;
+    return error_set(err, why->code, why->where, "%s", why->message);
+}
+
 /* ---- sampling ---- */
+
+static struct token_logprob *logprobs_of(const struct execute *x, const struct job *job)
+{
+    bool wanted = job->row->sampler.sampling.n_logprobs >= 0;
+    return wanted ? (void *)(x->results.data + x->results.rows[job->result].logprobs.off) : NULL;
+}
 
 static void sample_row(struct execute *x, struct sampler *sampler, struct job *job)
 {
-    const struct result *r = &x->results.rows[job->result];
     u32 vocab = x->spec.limits.vocab;
     float *logits = x->logits ? (float *)x->logits + (size_t)job->logits * vocab : NULL;
-    bool wanted = job->row->sampler.sampling.n_logprobs >= 0;
-    struct token_logprob *logprobs = wanted ? (void *)(x->results.data + r->logprobs.off) : NULL;
+    struct token_logprob *logprobs = logprobs_of(x, job);
     if (!x->spec.forward) {
         job->choice = null_choose(job->row->n_tok, vocab, &job->row->sampler.sampling, logprobs);
         return;
@@ -187,6 +205,35 @@ static void sample_all(struct execute *x)
         pool_run(x->spec.pool, sample_some, x);
     else
         sample_some(x, 0, 1);
+}
+
+/* Waits for the device: whatever was wrong in the step shows here. */
+static int finish_on_device(struct execute *x, struct error *err)
+{
+    struct error why;
+    if (device_sampler_run(x->device_sampler, x->logits, &why) == 0) return 0;
+    struct error named;
+    error_set(&named, why.code, why.where, "step %llu: %.700s", (unsigned long long)x->last_id, why.message);
+    return break_group(x, &named, err);
+}
+
+static int sample_on_device(struct execute *x, struct error *err)
+{
+    device_sampler_clear(x->device_sampler);
+    for (u32 i = 0; i < x->n_jobs; i++) {
+        struct job *job = &x->jobs[i];
+        const struct seq_row *r = job->row;
+        if (job->logits == none) continue;
+        job->asked = device_sampler_add(x->device_sampler, &r->sampler, r->history, r->n_tok, job->logits);
+    }
+    int rc = finish_on_device(x, err);
+    for (u32 i = 0; i < x->n_jobs && rc == 0; i++) {
+        struct job *job = &x->jobs[i];
+        if (job->logits == none) continue;
+        job->choice = device_sampler_choice(x->device_sampler, job->asked, logprobs_of(x, job));
+        if (job->nan) job->choice.state = SAMPLER_NONFINITE;
+    }
+    return rc;
 }
 
 static u8 flags_of(enum sampler_state state)
@@ -237,12 +284,6 @@ int execute_learn(struct execute *x, const struct outcome *list, u32 n, struct e
 
 /* ---- steps ---- */
 
-static int break_group(struct execute *x, const struct error *why, struct error *err)
-{
-    x->broken = *why;
-    return error_set(err, why->code, why->where, "%s", why->message);
-}
-
 static int run_seqs(struct execute *x, const struct fwd_seq *seqs, u32 n, struct error *err)
 {
     x->logits = forward_run(x->spec.forward, seqs, n);
@@ -260,9 +301,12 @@ static int run_forward(struct execute *x, const struct step_view *v, struct erro
     else if (x->n_seqs)
         rc = run_seqs(x, x->seqs, x->n_seqs, err);
     if (rc < 0 || x->spec.follows) return rc;
-    sample_all(x);
-    conclude(x);
-    return 0;
+    if (x->device_sampler)
+        rc = sample_on_device(x, err);
+    else
+        sample_all(x);
+    if (rc == 0) conclude(x);
+    return rc;
 }
 
 /* One number from every engine. */
@@ -278,6 +322,18 @@ static int meet(struct execute *x, struct error *err)
                      (double)sum);
 }
 
+/* The first row of the logits is finite, as its sampling finds. */
+static int check_on_device(struct execute *x, struct error *err)
+{
+    static const struct sampler_row greedy = {
+        .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1}};
+    device_sampler_clear(x->device_sampler);
+    device_sampler_add(x->device_sampler, &greedy, NULL, 0, 0);
+    int rc = finish_on_device(x, err);
+    if (rc < 0 || device_sampler_choice(x->device_sampler, 0, NULL).state == SAMPLER_OK) return rc;
+    return error_set(err, ERR_STATE, "canary", "the model gives numbers that are not finite");
+}
+
 /* One token on the scratch block: proves that the whole path still works, through all engines. */
 static int run_canary(struct execute *x, struct error *err)
 {
@@ -287,6 +343,7 @@ static int run_canary(struct execute *x, struct error *err)
     if (rc < 0 || !x->spec.forward) return rc;
     const struct fwd_seq seq = {.tokens = &token, .n_tok = 1, .blocks = &scratch, .want_logits = true};
     rc = run_seqs(x, &seq, 1, err);
+    if (rc == 0 && x->device_sampler) return check_on_device(x, err);
     for (u32 i = 0; i < x->spec.limits.vocab && rc == 0 && !x->spec.follows; i++)
         if (!isfinite(x->logits[i]))
             rc = error_set(err, ERR_STATE, "canary", "the model gives numbers that are not finite");

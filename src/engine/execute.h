@@ -15,6 +15,7 @@ struct execute_spec {
     struct forward *forward; /* NULL: no maths (compute "null") */
     u32 null_step_us;
     struct pool *pool;
+    struct device *device; /* where the forward pass works; NULL: on the host */
     u32 gen, numerics;
     struct fault fault;
     struct coll *all; /* the replica's engines; NULL: one */
@@ -41,7 +42,7 @@ u32 execute_outcomes(const struct execute *x, const struct outcome **list);
 int execute_learn(struct execute *x, const struct outcome *list, u32 n, struct error *err);
 /* Longest results frame with these limits. */
 size_t execute_results_max(u32 max_rows, u32 max_logprobs);
-/* "f32" or "bf16"; else ERR_INPUT. */
+/* "f32", "bf16" or "f16"; else ERR_INPUT. */
 int compute_parse(const char *name, enum compute *out);
 
 #endif

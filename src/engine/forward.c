@@ -7,15 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_TOKENS = 192 };
+enum {
+    CHUNK_TOKENS = 192,
+    DEVICE_CHUNK_TOKENS = 2048 /* enough for a GPU's products; more would cost memory for results in f32 */
+};
 /* Products of a layer below which the barriers cost more than a second thread saves. */
 static const u64 alone_below = 2000000;
 
 static void init_pool(struct kv_pool *kv, const struct model_config *c, const struct shard *part,
                       enum compute compute, u32 block_size)
 {
-    enum dtype usual = compute == COMPUTE_BF16 ? DTYPE_BF16 : DTYPE_F32,
-               dtype = c->load.kv_set ? c->load.kv : usual;
+    enum dtype dtype = c->load.kv_set ? c->load.kv : compute_dtype(compute);
     if (c->arch->mla)
         kv_pool_init_latent(kv, dtype, part->layers.n, c->mla.kv_rank, c->mla.rope, block_size);
     else
@@ -34,6 +36,7 @@ size_t forward_kv_bytes(const struct model_config *c, const struct shard *part, 
 struct room {
     size_t at; /* of the pointer in struct forward */
     size_t rows, bytes;
+    bool host; /* even where there is a device */
 };
 enum { MAX_ROOMS = 48 };
 
@@ -79,7 +82,11 @@ static size_t add_rooms(struct room *list, size_t n, const struct room *more, si
 
 #define ROOM(field, rows, bytes)                                                                             \
     {                                                                                                        \
-        offsetof(struct forward, field), rows, (bytes)                                                       \
+        offsetof(struct forward, field), rows, (bytes), false                                                \
+    }
+#define ROOM_ON_HOST(field, rows, bytes)                                                                     \
+    {                                                                                                        \
+        offsetof(struct forward, field), rows, (bytes), true                                                 \
     }
 
 static size_t latent_rooms(const struct forward *f, struct room *list, size_t n)
@@ -124,7 +131,8 @@ static size_t rooms_of(struct forward *f, struct room *list)
     const struct forward_spec *s = &f->spec;
     const struct model_config *c = s->config;
     const struct shard *part = &f->part;
-    u32 n = f->chunk = MIN_OF(s->max_step_tokens, (u32)CHUNK_TOKENS);
+    u32 n = f->chunk =
+        MIN_OF(s->max_step_tokens, s->on_device ? (u32)DEVICE_CHUNK_TOKENS : (u32)CHUNK_TOKENS);
     size_t widest =
         largest((const size_t[]){qkv_width(f), 2 * (size_t)part->ffn.n, 2 * (size_t)part->shared_ffn.n}, 3);
     size_t act = largest((const size_t[]){c->hidden, part->ffn.n, part->shared_ffn.n,
@@ -134,9 +142,9 @@ static size_t rooms_of(struct forward *f, struct room *list)
     f->logits_ld = forward_has_logits(s) ? part->vocab.of : part->vocab.n;
     f->act_ld = padded(act);
     const struct room all[] = {
-        ROOM(inv[0], rotary_size(&c->rope, n), sizeof(float)),
+        ROOM_ON_HOST(lists.inv[0], rotary_size(&c->rope, n), sizeof(float)),
         ROOM(angles[0], n, c->rope.dims * sizeof(float)),
-        ROOM(inv[1], c->arch->two_ropes ? rotary_size(&c->rope_local, n) : 0, sizeof(float)),
+        ROOM_ON_HOST(lists.inv[1], c->arch->two_ropes ? rotary_size(&c->rope_local, n) : 0, sizeof(float)),
         ROOM(angles[1], c->arch->two_ropes ? n : 0, c->rope_local.dims * sizeof(float)),
         ROOM(x, n, c->hidden * sizeof(float)),
         ROOM(wide, n, widest * sizeof(float)),
@@ -144,14 +152,24 @@ static size_t rooms_of(struct forward *f, struct room *list)
         ROOM(branch, behind ? n : 0, c->hidden * sizeof(float)),
         ROOM(partial, part->tp > 1 ? n : 0, c->hidden * sizeof(float)),
         ROOM(logits, last ? s->max_rows : 0, f->logits_ld * sizeof(float)),
-        ROOM(ids, n, sizeof *f->ids),
-        ROOM(positions, n, sizeof *f->positions),
-        ROOM(places, n, sizeof *f->places),
-        ROOM(spans, n, sizeof *f->spans),
-        ROOM(wanted, n, sizeof *f->wanted),
-        ROOM(tickets, part->layers.n, TICKETS * sizeof *f->tickets),
+        ROOM_ON_HOST(lists.ids, n, sizeof *f->lists.ids),
+        ROOM_ON_HOST(lists.positions, n, sizeof *f->lists.positions),
+        ROOM_ON_HOST(lists.places, n, sizeof *f->lists.places),
+        ROOM_ON_HOST(lists.spans, n, sizeof *f->lists.spans),
+        ROOM_ON_HOST(lists.wanted, n, sizeof *f->lists.wanted),
+        ROOM_ON_HOST(tickets, part->layers.n, TICKETS * sizeof *f->tickets),
     };
     return expert_rooms(f, list, latent_rooms(f, list, add_rooms(list, 0, all, COUNT_OF(all))));
+}
+
+static struct mirror_spec mirror_of(const struct forward *f)
+{
+    const struct model_config *c = f->spec.config;
+    return (struct mirror_spec){.tokens = f->chunk,
+                                .max_seqs = f->spec.max_rows,
+                                .max_seq_blocks = f->spec.max_seq_blocks,
+                                .inv = {rotary_size(&c->rope, f->chunk),
+                                        c->arch->two_ropes ? rotary_size(&c->rope_local, f->chunk) : 0}};
 }
 
 size_t forward_work_bytes(const struct forward_spec *spec)
@@ -159,8 +177,41 @@ size_t forward_work_bytes(const struct forward_spec *spec)
     struct forward f = {.spec = *spec, .part = spec->shard};
     struct room list[MAX_ROOMS];
     size_t n = rooms_of(&f, list), sum = 0;
-    for (size_t i = 0; i < n; i++) sum += room_bytes(&list[i]);
-    return sum;
+    for (size_t i = 0; i < n; i++)
+        if (!spec->on_device || !list[i].host) sum += room_bytes(&list[i]);
+    if (!spec->on_device) return sum;
+    const struct mirror_spec mirror = mirror_of(&f);
+    return sum + mirror_bytes(&mirror);
+}
+
+/* What the kernels of devices ask for: accesses of 16 bytes everywhere, and parts of layers that they have. */
+int forward_check_device(const struct forward_spec *s, struct error *err)
+{
+    const struct model_config *c = s->config;
+    const struct {
+        const char *where;
+        bool refused;
+    } parts[] = {{"--quantization", dtype_quantised(c->load.weights)},
+                 {"latent attention", c->arch->mla},
+                 {"experts", c->moe.experts != 0},
+                 {"norms behind the layers only", c->arch->norms == NORMS_POST},
+                 {"a KV cache of another format than --compute",
+                  c->load.kv_set && c->load.kv != compute_dtype(s->compute)}};
+    const u32 sizes[] = {c->hidden, c->ffn, c->head_dim};
+    static const char *const names[] = {"hidden_size", "intermediate_size", "head_dim"};
+    for (size_t i = 0; i < COUNT_OF(parts); i++)
+        if (parts[i].refused)
+            return error_set(err, ERR_UNSUPPORTED, c->dir, "%s: on CPUs only; leave out --engine cuda",
+                             parts[i].where);
+    for (size_t i = 0; i < COUNT_OF(sizes); i++)
+        if (sizes[i] % 8)
+            return error_set(err, ERR_UNSUPPORTED, names[i], "%u: on devices it has to be a multiple of 8",
+                             sizes[i]);
+    if (s->shard.tp * s->shard.pp > 1)
+        return error_set(err, ERR_UNSUPPORTED, "--engine cuda",
+                         "a replica of several engines (tp %u, pp %u) runs on CPUs only", s->shard.tp,
+                         s->shard.pp);
+    return 0;
 }
 
 static int check_spec(const struct forward_spec *s, struct error *err)
@@ -177,6 +228,7 @@ static int check_spec(const struct forward_spec *s, struct error *err)
                          c->head_dim, KV_MAX_HEAD);
     if (!s->max_rows || !s->max_step_tokens)
         return error_set(err, ERR_INPUT, "forward", "a step needs room for at least one row and one token");
+    if (s->device && forward_check_device(s, err)) return ERR_UNSUPPORTED;
     BUG_ON((s->shard.tp > 1 && !s->stage) || (s->shard.pp > 1 && !s->all));
     return 0;
 }
@@ -191,33 +243,60 @@ static u64 layer_work(const struct forward *f)
     return c->hidden * (qkv_width(f) + f->part.heads.n * (u64)c->head_dim + 3 * mlp) + latent;
 }
 
+static void *take(const struct forward *f, size_t bytes, bool host, struct error *err)
+{
+    if (f->spec.device && !host) return device_alloc(f->spec.device, bytes, err);
+    void *p = aligned_alloc(CACHE_LINE, bytes);
+    if (!p)
+        error_set(err, ERR_MEMORY, "forward", "no memory for steps of %u tokens, %u rows", f->chunk,
+                  f->spec.max_rows);
+    return p;
+}
+
+static void give_back(const struct forward *f, void *p, bool host)
+{
+    if (f->spec.device && !host)
+        device_free(f->spec.device, p);
+    else
+        free(p);
+}
+
+/* All working memory, and what is in it before the first chunk. */
+static int take_rooms(struct forward *f, struct error *err)
+{
+    struct room list[MAX_ROOMS];
+    const struct model_config *c = f->spec.config;
+    for (size_t i = 0, n = rooms_of(f, list); i < n; i++) {
+        void *p = take(f, room_bytes(&list[i]), list[i].host, err);
+        if (!p) return ERR_MEMORY;
+        memcpy((char *)f + list[i].at, &p, sizeof p);
+    }
+    f->seen = f->lists;
+    rotary_init(&f->rotary[0], &c->rope, f->lists.inv[0]);
+    if (c->arch->two_ropes) rotary_init(&f->rotary[1], &c->rope_local, f->lists.inv[1]);
+    if (!f->spec.device) return 0;
+    const struct mirror_spec mirror = mirror_of(f);
+    f->mirror = mirror_new(f->spec.device, &mirror, err);
+    return f->mirror ? 0 : ERR_MEMORY;
+}
+
 struct forward *forward_new(const struct forward_spec *spec, struct error *err)
 {
     if (check_spec(spec, err)) return NULL;
     struct forward *f = mem_zero(1, sizeof *f);
     const struct model_config *c = spec->config;
     f->spec = *spec;
+    f->spec.on_device = spec->device != NULL;
     f->part = spec->shard;
     f->parallel =
         (struct parallel){.shard = spec->shard, .all = spec->all, .stage = spec->stage, .pool = spec->pool};
     init_pool(&f->kv, c, &f->part, spec->compute, spec->block_size);
     f->kv.memory = spec->kv;
     f->layer_work = layer_work(f);
-    struct room list[MAX_ROOMS];
-    bool missing = false;
-    for (size_t i = 0, n = rooms_of(f, list); i < n; i++) {
-        void *p = aligned_alloc(CACHE_LINE, room_bytes(&list[i]));
-        memcpy((char *)f + list[i].at, &p, sizeof p);
-        missing |= !p;
-    }
-    if (missing) {
-        error_set(err, ERR_MEMORY, "forward", "no memory for steps of %u tokens, %u rows", f->chunk,
-                  spec->max_rows);
+    if (take_rooms(f, err)) {
         forward_free(f);
         return NULL;
     }
-    rotary_init(&f->rotary[0], &f->spec.config->rope, f->inv[0]);
-    if (c->arch->two_ropes) rotary_init(&f->rotary[1], &f->spec.config->rope_local, f->inv[1]);
     return f;
 }
 
@@ -228,10 +307,30 @@ void forward_free(struct forward *f)
     for (size_t i = 0, n = rooms_of(f, list); i < n; i++) {
         void *p;
         memcpy(&p, (char *)f + list[i].at, sizeof p);
-        free(p);
+        give_back(f, p, list[i].host);
     }
-    free(f->all_logits);
+    give_back(f, f->all_logits, false);
+    mirror_free(f->mirror);
     free(f);
+}
+
+void forward_copy_block(struct forward *f, u32 to, u32 from)
+{
+    u8 *dst = f->kv.memory + to * f->kv.block_bytes, *src = f->kv.memory + from * f->kv.block_bytes;
+    if (dst == src) return;
+    if (f->spec.device)
+        device_copy(f->spec.device, dst, src, f->kv.block_bytes);
+    else
+        memcpy(dst, src, f->kv.block_bytes);
+}
+
+void forward_zero_block(struct forward *f, u32 block)
+{
+    u8 *at = f->kv.memory + block * f->kv.block_bytes;
+    if (f->spec.device)
+        device_zero(f->spec.device, at, f->kv.block_bytes);
+    else
+        memset(at, 0, f->kv.block_bytes);
 }
 
 void *forward_block(const struct forward *f, u32 block)
@@ -249,8 +348,8 @@ static void run_angles(struct forward *f, struct share s)
 {
     for (u32 i = 0; i < (f->spec.config->arch->two_ropes ? 2 : 1); i++) {
         const struct rotary *r = &f->rotary[i];
-        f->spec.ops->angles(&(struct angles_args){.inv = r->inv,
-                                                  .positions = f->positions,
+        f->spec.ops->angles(&(struct angles_args){.inv = f->seen.inv[i],
+                                                  .positions = f->seen.positions,
                                                   .table = f->angles[i],
                                                   .rows = f->rows,
                                                   .half = r->config->dims / 2,
@@ -268,7 +367,7 @@ static int run_embed(struct forward *f, struct share s)
     f->spec.ops->embed(&(struct embed_args){.table = w->embed,
                                             .packed = &w->head,
                                             .dtype = w->embed_dtype,
-                                            .ids = f->ids,
+                                            .ids = f->seen.ids,
                                             .y = f->x,
                                             .rows = f->rows,
                                             .n = c->hidden,
@@ -291,7 +390,7 @@ static void run_cap(struct forward *f, u32 columns, struct share s)
                                             .rows = f->n_wanted,
                                             .n = to - from,
                                             .ld = f->logits_ld},
-                         (struct share){0, 1});
+                         (struct share){0, 1, s.device});
     forward_wait(f, s);
 }
 
@@ -301,16 +400,17 @@ static int run_head(struct forward *f, struct share s)
     const struct model_config *c = f->spec.config;
     const struct weights *w = f->spec.weights;
     enum dtype dtype = forward_act(f, &w->head);
-    size_t row_bytes = f->act_ld * (dtype == DTYPE_F32 ? 4 : 2);
-    for (u32 i = s.i; i < f->n_wanted; i += s.n)
-        f->spec.ops->norm(&(struct norm_args){.x = f->x + (size_t)f->wanted[i] * c->hidden,
-                                              .w = w->norm,
-                                              .eps = c->eps,
-                                              .y = (u8 *)f->act + i * row_bytes,
-                                              .y_dtype = dtype,
-                                              .rows = 1,
-                                              .n = c->hidden},
-                          (struct share){0, 1});
+    f->spec.ops->norm(&(struct norm_args){.x = f->x,
+                                          .w = w->norm,
+                                          .list = f->seen.wanted,
+                                          .eps = c->eps,
+                                          .y = f->act,
+                                          .y_dtype = dtype,
+                                          .rows = f->n_wanted,
+                                          .n = c->hidden,
+                                          .ld_x = c->hidden,
+                                          .ld_y = f->act_ld},
+                      s);
     forward_wait(f, s);
     forward_linear(f, &w->head, NULL, (struct rows_in){f->act, dtype, f->act_ld},
                    (struct rows_out){f->logits_out, f->logits_ld, f->n_wanted, false}, s);
@@ -330,7 +430,7 @@ static int run_layer(struct forward *f, u32 layer, struct share s)
 static void chunk_thread(void *arg, int thread, int threads)
 {
     struct forward *f = arg;
-    struct share s = {(u32)thread, (u32)threads};
+    struct share s = {(u32)thread, (u32)threads, f->spec.device};
     u32 first = f->part.layers.first, end = first + f->part.layers.n;
     run_angles(f, s);
     int rc = shard_first(&f->part) ? run_embed(f, s) : 0;
@@ -340,26 +440,53 @@ static void chunk_thread(void *arg, int thread, int threads)
 }
 
 /* ---- a step, cut into chunks */
+static u32 span_tokens(const struct forward *f)
+{
+    u32 heads = f->part.heads.n, kv_heads = f->kv.kv_heads;
+    if (f->spec.device) return device_attn_tokens(f->spec.compute, heads, kv_heads, f->spec.config->head_dim);
+    return attn_tokens(heads / kv_heads);
+}
+
+static void add_span(struct forward *f, struct attn_span span)
+{
+    f->lists.spans[f->n_spans++] = span;
+    if (span.n > 1) return;
+    f->n_single++;
+    f->longest = MAX_OF(f->longest, span.pos + 1);
+}
+
 static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32 n, bool all)
 {
-    u32 most = attn_tokens(f->part.heads.n / f->kv.kv_heads);
+    u32 most = span_tokens(f), table = (q->pos + done + n - 1) / f->spec.block_size + 1;
+    const u32 *blocks = f->mirror ? mirror_table(f->mirror, q->blocks, table) : q->blocks;
     for (u32 i = 0; i < n; i++) {
         u32 row = f->rows + i, pos = q->pos + done + i;
         if (shard_first(&f->part)) {
             BUG_ON((u32)q->tokens[done + i] >= f->part.vocab.of);
-            f->ids[row] = parallel_id(&f->parallel, q->tokens[done + i]);
+            f->lists.ids[row] = parallel_id(&f->parallel, q->tokens[done + i]);
         }
-        f->positions[row] = pos;
+        f->lists.positions[row] = pos;
         rotary_row(&f->rotary[0], row, pos, q->prompt);
         if (f->spec.config->arch->two_ropes) rotary_row(&f->rotary[1], row, pos, q->prompt);
-        f->places[row] = (struct place){q->blocks[pos / f->spec.block_size], pos % f->spec.block_size};
-        BUG_ON(f->places[row].block >= f->spec.n_blocks);
-        if (i % most == 0)
-            f->spans[f->n_spans++] = (struct attn_span){q->blocks, row, pos, MIN_OF(most, n - i)};
+        f->lists.places[row] = (struct place){q->blocks[pos / f->spec.block_size], pos % f->spec.block_size};
+        BUG_ON(f->lists.places[row].block >= f->spec.n_blocks);
+        if (i % most == 0) add_span(f, (struct attn_span){blocks, row, pos, MIN_OF(most, n - i)});
         if (!shard_last(&f->part)) continue;
-        if (all || (q->want_logits && done + i == q->n_tok - 1)) f->wanted[f->n_wanted++] = row;
+        if (all || (q->want_logits && done + i == q->n_tok - 1)) f->lists.wanted[f->n_wanted++] = row;
     }
     f->rows += n;
+}
+
+/* What the operations must know goes to the device. */
+static void send_lists(struct forward *f)
+{
+    const struct model_config *c = f->spec.config;
+    const struct mirror_use use = {
+        f->rows,
+        f->n_spans,
+        f->n_wanted,
+        {rotary_size(&c->rope, f->rows), c->arch->two_ropes ? rotary_size(&c->rope_local, f->rows) : 0}};
+    mirror_send(f->mirror, &f->lists, &use, &f->seen);
 }
 
 static int run_chunk(struct forward *f, float *logits, u32 *written)
@@ -371,11 +498,12 @@ static int run_chunk(struct forward *f, float *logits, u32 *written)
     *written += f->n_wanted;
     int rc = parallel_receive(&f->parallel, f->x, stream);
     if (rc) return rc;
-    if (f->rows * f->layer_work < alone_below)
+    if (f->mirror) send_lists(f);
+    if (f->mirror || f->rows * f->layer_work < alone_below)
         chunk_thread(f, 0, 1);
     else
         pool_run(f->spec.pool, chunk_thread, f);
-    f->rows = f->n_spans = f->n_wanted = 0;
+    f->rows = f->n_spans = f->n_wanted = f->n_single = f->longest = 0;
     if (f->parallel.broken) return f->parallel.err.code;
     return parallel_send(&f->parallel, f->x, stream);
 }
@@ -402,7 +530,7 @@ const float *forward_run(struct forward *f, const struct fwd_seq *seqs, u32 n)
 const float *forward_run_all(struct forward *f, const struct fwd_seq *seqs, u32 n)
 {
     struct room r = {.rows = f->spec.max_step_tokens, .bytes = f->logits_ld * sizeof(float)};
-    if (!f->all_logits) f->all_logits = aligned_alloc(CACHE_LINE, room_bytes(&r));
+    if (!f->all_logits) f->all_logits = take(f, room_bytes(&r), false, NULL);
     if (!f->all_logits) return NULL;
     return run_step(f, seqs, n, f->all_logits, true) ? NULL : f->all_logits;
 }

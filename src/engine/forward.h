@@ -11,6 +11,7 @@
 #include "engine/weights.h"
 #include "mpiserve/base.h"
 #include "mpiserve/coll.h"
+#include "mpiserve/device.h"
 #include "mpiserve/model.h"
 
 struct fwd_seq {       /* the part of one sequence that a step computes */
@@ -28,29 +29,43 @@ struct forward_spec {
     const struct weights *weights;
     const struct ops *ops;
     enum compute compute;
-    struct pool *pool;
-    void *kv; /* forward_kv_bytes of memory, 64-byte aligned, zeroed or not */
+    struct pool *pool;     /* not looked at with a device */
+    struct device *device; /* weights, kv and all work are there, ops is ops_cuda(); NULL: on the host */
+    bool on_device;        /* forward_work_bytes: of a device, whichever; forward_new looks at device */
+    void *kv;              /* forward_kv_bytes of memory, 64-byte aligned, zeroed or not */
     u32 block_size, n_blocks, max_step_tokens, max_rows; /* block_size: a multiple of KV_TILE */
+    u32 max_seq_blocks; /* with a device: of a sequence's block table, which travels there with each step */
 };
 /* K and V of all layers: f32 with COMPUTE_F32, else bf16 (half the memory and reads; sums stay f32). */
 size_t forward_kv_bytes(const struct model_config *c, const struct shard *part, enum compute compute,
                         u32 n_blocks, u32 block_size);
-/* Bytes that forward_new allocates; looks at config, shard and max_* only. */
+/* Bytes that forward_new allocates where it works; looks at config, shard, on_device and max_* only. */
 size_t forward_work_bytes(const struct forward_spec *spec);
+/* Whether a device can run such a model; looks at config, shard and compute. ERR_UNSUPPORTED names the part or the size that it cannot. */
+int forward_check_device(const struct forward_spec *spec, struct error *err);
+/* The number format of a compute. */
+static inline enum dtype compute_dtype(enum compute c)
+{
+    return c == COMPUTE_F32 ? DTYPE_F32 : c == COMPUTE_BF16 ? DTYPE_BF16 : DTYPE_F16;
+}
 /* Copies *spec; what it points to must outlive the forward. Allocates all working memory. */
 struct forward *forward_new(const struct forward_spec *spec, struct error *err);
 void forward_free(struct forward *f);
 /* Computes n sequences (n_tok >= 1, sum <= max_step_tokens, at most max_rows want logits; token ids < vocab); rows of logits for those that want them, in order, valid until the
  * next call: [n_wanted, vocab] f32. Of several engines only forward_has_logits gets them; elsewhere what is
  * returned is only not NULL.
- * NULL: the group is broken (forward_error), and the forward of no further use. */
+ * NULL: the group is broken (forward_error), and the forward of no further use. With a device the logits are
+ * there, and the work is only asked for: errors are device_finish's. */
 const float *forward_run(struct forward *f, const struct fwd_seq *seqs, u32 n);
 /* The same, logits of every position: [sum n_tok, vocab]; for tests and prompt log-probabilities. The first call
  * allocates max_step_tokens rows; NULL when there is no memory for them. */
 const float *forward_run_all(struct forward *f, const struct fwd_seq *seqs, u32 n);
 bool forward_has_logits(const struct forward_spec *s);
 const struct error *forward_error(const struct forward *f);
-/* A block of the KV pool, all layers together: copied, zeroed, stored and restored as bytes. */
+/* Blocks of the KV pool, all layers together. */
+void forward_copy_block(struct forward *f, u32 to, u32 from);
+void forward_zero_block(struct forward *f, u32 block);
+/* As bytes; on the host only. */
 void *forward_block(const struct forward *f, u32 block);
 size_t forward_block_bytes(const struct forward *f);
 

@@ -4,6 +4,7 @@
 #define MPISERVE_ENGINE_FORWARD_INNER_H
 
 #include "engine/forward.h"
+#include "engine/mirror.h"
 #include "engine/parallel.h"
 #include "engine/rotary.h"
 #include "mpiserve/ops.h"
@@ -15,12 +16,12 @@ struct forward {
     struct shard part; /* = spec.shard */
     struct parallel parallel;
     struct kv_pool kv;
-    u32 chunk;                 /* rows of the buffers below */
-    struct rotary rotary[2];   /* of all layers; or of those without a window, of those with one */
-    float *angles[2], *inv[2]; /* [chunk, 2, dims/2]; see rotary */
-    float *x;                  /* [chunk, hidden]: the residual stream */
-    float *wide;               /* [chunk, rows of qkv], [chunk, 2 ffn] */
-    void *act;                 /* [chunk, act_ld]: what goes into a product */
+    u32 chunk;               /* rows of the buffers below */
+    struct rotary rotary[2]; /* of all layers; or of those without a window, of those with one */
+    float *angles[2];        /* [chunk, 2, dims/2] */
+    float *x;                /* [chunk, hidden]: the residual stream */
+    float *wide;             /* [chunk, rows of qkv], [chunk, 2 ffn] */
+    void *act;               /* [chunk, act_ld]: what goes into a product */
     size_t act_ld;
     float *branch;                           /* [chunk, hidden]: what is normed before it is added to x */
     struct {                                 /* MLA */
@@ -40,12 +41,10 @@ struct forward {
     float *logits, *all_logits; /* [max_rows, logits_ld], [max_step_tokens, logits_ld] */
     u32 logits_ld;              /* the vocabulary, or this engine's part of it */
     /* the chunk in work */
-    i32 *ids; /* rows of the embedding */
-    u32 *positions;
-    struct place *places;
-    struct attn_span *spans;
-    u32 *wanted; /* rows that get logits */
+    struct token_lists lists, seen; /* on the host; where the operations look */
     u32 rows, n_spans, n_wanted;
+    u32 n_single, longest; /* spans of one token: how many, and the most tokens that one of them sees */
+    struct mirror *mirror; /* NULL: no device */
     float *logits_out;
     _Atomic u32 *tickets; /* [layers, TICKETS] */
 };
@@ -62,6 +61,7 @@ static inline _Atomic u32 *forward_ticket(struct forward *f, u32 layer, int whic
 /* The format in which a weight takes its input. */
 static inline enum dtype forward_act(const struct forward *f, const struct packed *w)
 {
+    if (f->spec.device) return w->dtype;
     return f->spec.compute == COMPUTE_BF16 && w->dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
 }
 

@@ -23,7 +23,7 @@ static void run_heads(struct forward *f, const struct heads *h, struct share s)
                                                   .ld_x = h->ld_x,
                                                   .ld_y = h->ld_y,
                                                   .y = h->y + i * h->out},
-                            (struct share){0, 1});
+                            (struct share){0, 1, NULL});
     }
     forward_wait(f, s);
 }
@@ -68,7 +68,7 @@ int forward_latent(struct forward *f, u32 layer, const struct layer_weights *w, 
                                               .scale = c->score_scale,
                                               .interleaved = c->rope.interleaved,
                                               .kv = &f->kv,
-                                              .places = f->places,
+                                              .places = f->seen.places,
                                               .layer = here,
                                               .heads = heads,
                                               .rows = f->rows,
@@ -85,7 +85,7 @@ int forward_latent(struct forward *f, u32 layer, const struct layer_weights *w, 
                                           .out = f->mla.sums,
                                           .out_dtype = DTYPE_F32,
                                           .kv = &f->kv,
-                                          .spans = f->spans,
+                                          .spans = f->seen.spans,
                                           .n_spans = f->n_spans,
                                           .layer = here,
                                           .heads = heads,

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { IMAGE_ALIGN = 64 };
+enum { IMAGE_ALIGN = 64, DEVICE_ALIGN = 256 };
 
 /* ---- tensors */
 static void shape_text(const struct tensor *t, char *out, size_t size)
@@ -55,10 +55,11 @@ struct packed slot_packed(const struct slot *s)
         .dtype = s->dtype, .n_out = s->n_out, .n_in = s->n_in, .group = s->group, .lead = s->lead};
 }
 
-static size_t slot_bytes(const struct slot *s)
+static size_t slot_bytes(const struct builder *b, const struct slot *s)
 {
     const struct packed w = slot_packed(s);
-    return s->kind == SLOT_PANELS ? packed_size(&w) : (size_t)s->n_out * s->n_in * dtype_bytes(s->dtype);
+    return s->kind == SLOT_PANELS && !b->place ? packed_size(&w)
+                                               : (size_t)s->n_out * s->n_in * dtype_bytes(s->dtype);
 }
 
 /* Codes stay codes where all parts have the same kind of them, and groups that fall together. */
@@ -82,8 +83,8 @@ static enum dtype plain_dtype(const struct slot *s)
 static void choose_dtype(const struct builder *b, struct slot *s)
 {
     enum { I8_GROUP = 128, I4_GROUP = 32 };
-    s->dtype = plain_dtype(s);
-    if (s->kind != SLOT_PANELS) return;
+    s->dtype = b->place && s->kind != SLOT_VECTOR ? b->place->dtype : plain_dtype(s);
+    if (s->kind != SLOT_PANELS || b->place) return;
     if (keeps_codes(s)) {
         s->dtype = stored_codes_dtype(s->part[0].form);
         s->group = s->part[0].block;
@@ -99,7 +100,8 @@ void layout_add(const struct builder *b, struct slot s)
     struct layout *l = b->l;
     choose_dtype(b, &s);
     s.offset = l->bytes;
-    l->bytes += (slot_bytes(&s) + IMAGE_ALIGN - 1) / IMAGE_ALIGN * IMAGE_ALIGN;
+    size_t align = b->place ? DEVICE_ALIGN : IMAGE_ALIGN;
+    l->bytes += (slot_bytes(b, &s) + align - 1) / align * align;
     if (l->n == l->cap) {
         l->cap = l->cap ? 2 * l->cap : 64;
         l->slots = mem_resize(l->slots, l->cap * sizeof *l->slots);
@@ -220,10 +222,10 @@ static int add_ends(const struct builder *b)
 }
 
 int layout_build(struct layout *l, const struct model_config *c, const struct shard *part,
-                 const struct model_files *f, struct error *err)
+                 const struct model_files *f, const struct weights_place *place, struct error *err)
 {
     struct error own; /* what is found wrong is asked for its code */
-    struct builder b = {l, c, part, f, err ? err : &own};
+    struct builder b = {l, c, part, f, place, err ? err : &own};
     memset(l, 0, sizeof *l);
     arena_init(&l->made, 0);
     int rc = add_ends(&b);

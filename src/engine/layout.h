@@ -14,7 +14,7 @@ enum { SLOT_PARTS = 3 };
 enum slot_kind {
     SLOT_VECTOR, /* f32 numbers: norms, biases */
     SLOT_ROWS,   /* row-major: the embedding */
-    SLOT_PANELS, /* a linear layer's weight */
+    SLOT_PANELS, /* a linear layer's weight; row-major on a device */
 };
 enum stored_form { /* see struct quant_config */
                    STORED_PLAIN,
@@ -60,7 +60,7 @@ struct layout {
 struct packed slot_packed(const struct slot *s);
 /* Checks that every tensor is there with the right shape and a dtype that is offered. */
 int layout_build(struct layout *l, const struct model_config *c, const struct shard *part,
-                 const struct model_files *f, struct error *err);
+                 const struct model_files *f, const struct weights_place *place, struct error *err);
 void layout_release(struct layout *l);
 /* Tensors of the files that no slot of a whole model's layout uses and that are not known to be idle; *first
  * is the name of one of them. */

@@ -11,6 +11,7 @@ struct builder {
     const struct model_config *c;
     const struct shard *shard;
     const struct model_files *f;
+    const struct weights_place *place;
     struct error *err; /* never NULL */
 };
 /* A tensor that should be there with this shape: [planes, rows, cols] as the file has it, leading ones left out (planes 0, cols 0). */

@@ -1,5 +1,7 @@
 #include "engine/load.h"
+#include "engine/execute.h"
 #include "engine/forward.h"
+#include "mpiserve/device.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -47,7 +49,7 @@ static int fill(struct loaded *l, u64 fingerprint, struct channel_head *head, st
     atomic_store(&h->ready, IMAGE_LOADING);
     h->bytes = bytes;
     h->fingerprint = fingerprint;
-    int rc = weights_fill(&l->config, &l->shard, l->files, (u8 *)l->image + WEIGHTS_IMAGE_OFFSET, bytes,
+    int rc = weights_fill(&l->config, &l->shard, l->files, NULL, (u8 *)l->image + WEIGHTS_IMAGE_OFFSET, bytes,
                           &head->loaded_bytes, err);
     if (rc < 0) return rc;
     atomic_store(&h->ready, IMAGE_READY);
@@ -78,7 +80,7 @@ static int load_weights(struct loaded *l, struct channel_head *head, int fd, str
 {
     const struct engine_boot *boot = &head->boot;
     size_t bytes;
-    int rc = weights_plan(&l->config, &l->shard, l->files, &bytes, err);
+    int rc = weights_plan(&l->config, &l->shard, l->files, NULL, &bytes, err);
     if (rc < 0) return rc;
     l->image_bytes = WEIGHTS_IMAGE_OFFSET + bytes;
     if (boot->weights_bytes != l->image_bytes)
@@ -90,7 +92,7 @@ static int load_weights(struct loaded *l, struct channel_head *head, int fd, str
         rc = boot->loader ? fill(l, fingerprint, head, err) : wait_for_loader(l, fingerprint, head, err);
     if (rc < 0) return rc;
     mprotect(l->image, l->image_bytes, PROT_READ); /* others use it too: no stray write may reach it */
-    return weights_bind(&l->config, &l->shard, l->files, (const u8 *)l->image + WEIGHTS_IMAGE_OFFSET,
+    return weights_bind(&l->config, &l->shard, l->files, NULL, (const u8 *)l->image + WEIGHTS_IMAGE_OFFSET,
                         &l->weights, err);
 }
 
@@ -135,6 +137,43 @@ struct model_files *load_files(const struct model_config *c, struct error *err)
     return c->load.dummy ? model_open_none() : model_open(c->dir, err);
 }
 
+/* ---- on a device: each engine's own, row-major in the type that it computes in */
+static int fill_device(struct loaded *l, struct channel_head *head, struct error *err)
+{
+    u64 start = clock_ns();
+    if (!(l->image = device_alloc(l->device, l->image_bytes, err))) return ERR_MEMORY;
+    if (!(l->kv = device_alloc(l->device, l->kv_bytes, err))) return ERR_MEMORY;
+    int rc = weights_fill(&l->config, &l->shard, l->files, &l->place, l->image, l->image_bytes,
+                          &head->loaded_bytes, err);
+    if (rc < 0) return rc;
+    log_info("weights of %s: %zu MiB on %s in %.2f s; %llu MiB for KV", l->config.dir, l->image_bytes >> 20,
+             device_info(l->device)->name, (double)(clock_ns() - start) / NS_PER_S,
+             (unsigned long long)(l->kv_bytes >> 20));
+    return weights_bind(&l->config, &l->shard, l->files, &l->place, l->image, &l->weights, err);
+}
+
+static int load_on_device(struct loaded *l, struct channel_head *head, struct error *err)
+{
+    const struct engine_boot *boot = &head->boot;
+    enum compute compute;
+    if (compute_parse(boot->compute, &compute) < 0)
+        return error_set(err, ERR_PEER, "compute", "\"%s\"", boot->compute);
+    if (!(l->device = device_open(boot->device, err))) return -1;
+    l->place = (struct weights_place){l->device, compute_dtype(compute)};
+    atomic_store(&head->heartbeat_ns, clock_ns());
+    int rc = weights_plan(&l->config, &l->shard, l->files, &l->place, &l->image_bytes, err);
+    if (rc < 0) return rc;
+    if (boot->weights_bytes != l->image_bytes)
+        return error_set(err, ERR_PEER, "weights", "planned %llu bytes, the model in %s needs %zu",
+                         (unsigned long long)boot->weights_bytes, l->config.dir, l->image_bytes);
+    return fill_device(l, head, err);
+}
+
+static bool on_device(const struct engine_boot *b)
+{
+    return strcmp(b->isa, "cuda") == 0;
+}
+
 int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int kv_fd, struct error *err)
 {
     memset(l, 0, sizeof(*l));
@@ -147,17 +186,25 @@ int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int 
                       b->pp_rank, err);
     if (rc == 0) {
         l->files = load_files(&l->config, err);
-        rc = l->files ? load_weights(l, head, weights_fd, err) : -1;
+        rc = !l->files      ? -1
+             : on_device(b) ? load_on_device(l, head, err)
+                            : load_weights(l, head, weights_fd, err);
     }
-    if (rc == 0) rc = map(kv_fd, "KV", l->kv_bytes, true, &l->kv, err);
+    if (rc == 0 && !on_device(b)) rc = map(kv_fd, "KV", l->kv_bytes, true, &l->kv, err);
     if (rc != 0) load_release(l);
     return rc;
 }
 
 void load_release(struct loaded *l)
 {
-    if (l->image) munmap(l->image, l->image_bytes);
-    if (l->kv) munmap(l->kv, l->kv_bytes);
+    if (l->device) {
+        device_free(l->device, l->image);
+        device_free(l->device, l->kv);
+        device_close(l->device);
+    } else {
+        if (l->image) munmap(l->image, l->image_bytes);
+        if (l->kv) munmap(l->kv, l->kv_bytes);
+    }
     if (l->files) model_close(l->files);
     memset(l, 0, sizeof(*l));
 }

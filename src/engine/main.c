@@ -74,7 +74,7 @@ static int check_boot(const struct engine *e, struct error *err)
         !memchr(b->quantization, 0, sizeof(b->quantization)) ||
         !memchr(b->load_format, 0, sizeof(b->load_format)) ||
         !memchr(b->kv_cache_dtype, 0, sizeof(b->kv_cache_dtype)) || !memchr(b->isa, 0, sizeof(b->isa)) ||
-        b->threads < 1 || b->threads > 4096 || b->n_blocks < 2)
+        !memchr(b->device, 0, sizeof(b->device)) || b->threads < 1 || b->threads > 4096 || b->n_blocks < 2)
         return error_set(err, ERR_PEER, "boot", "%u threads, %u blocks", b->threads, b->n_blocks);
     size_t most = channel_max_frame(e->channel), results = execute_results_max(b->max_rows, b->max_logprobs);
     if (e->group.sampler && results > most)
@@ -102,12 +102,14 @@ static int make_forward(struct engine *e, struct error *err)
                                 .all = e->group.all,
                                 .stage = e->group.stage,
                                 .weights = &e->model.weights,
-                                .ops = ops_cpu(b->isa),
+                                .ops = e->model.device ? ops_cuda() : ops_cpu(b->isa),
+                                .device = e->model.device,
                                 .kv = e->model.kv,
                                 .block_size = b->block_size,
                                 .n_blocks = b->n_blocks,
                                 .max_step_tokens = b->max_step_tokens,
-                                .max_rows = b->max_rows};
+                                .max_rows = b->max_rows,
+                                .max_seq_blocks = b->block_size ? b->max_model_len / b->block_size + 1 : 0};
     if (!spec.ops)
         return error_set(err, ERR_UNSUPPORTED, "isa", "this machine has no \"%s\" (its best: %s)", b->isa,
                          ops_cpu_best());
@@ -117,7 +119,7 @@ static int make_forward(struct engine *e, struct error *err)
         forward_kv_bytes(spec.config, &spec.shard, spec.compute, b->n_blocks, b->block_size) > b->kv_bytes)
         return error_set(err, ERR_PEER, "KV", "%u blocks of %u tokens do not fit into %llu bytes",
                          b->n_blocks, b->block_size, (unsigned long long)b->kv_bytes);
-    int rc = make_pool(e, b->threads, err);
+    int rc = make_pool(e, e->model.device ? 1 : b->threads, err);
     if (rc < 0) return rc;
     spec.pool = e->pool;
     e->forward = forward_new(&spec, err);
@@ -137,6 +139,7 @@ static int make_execute(struct engine *e, struct error *err)
                                 .forward = e->forward,
                                 .null_step_us = b->null_step_us,
                                 .pool = e->pool,
+                                .device = e->model.device,
                                 .gen = b->gen,
                                 .numerics = b->numerics,
                                 .fault = e->fault,

@@ -54,7 +54,7 @@ int parallel_receive(struct parallel *p, float *x, size_t n)
     struct error err;
     u32 from = coll_me(p->all) - p->shard.tp;
     int rc = coll_receive(p->all, from, x, n * sizeof *x, NULL, &err);
-    return conclude(p, rc, &err, (struct share){0, 1});
+    return conclude(p, rc, &err, (struct share){0, 1, NULL});
 }
 
 int parallel_send(struct parallel *p, const float *x, size_t n)
@@ -63,5 +63,5 @@ int parallel_send(struct parallel *p, const float *x, size_t n)
     struct error err;
     u32 to = coll_me(p->all) + p->shard.tp;
     int rc = coll_send(p->all, to, x, n * sizeof *x, NULL, &err);
-    return conclude(p, rc, &err, (struct share){0, 1});
+    return conclude(p, rc, &err, (struct share){0, 1, NULL});
 }

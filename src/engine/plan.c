@@ -1,4 +1,5 @@
 /* What an engine would need: asked by agents before there is one. */
+#include "engine/device_sampler.h"
 #include "engine/execute.h"
 #include "engine/forward.h"
 #include "engine/load.h"
@@ -11,20 +12,27 @@ static int resolve(const struct engine_ask *ask, struct engine_needs *out, enum 
                    struct error *err)
 {
     const char *isa = strcmp(ask->isa, "auto") == 0 ? ops_cpu_best() : ask->isa;
-    const struct ops *ops = ops_cpu(isa);
+    out->device = strcmp(isa, "cuda") == 0;
+    const struct ops *ops = out->device ? ops_cuda() : ops_cpu(isa);
+    if (!ops && out->device)
+        return error_set(err, ERR_UNSUPPORTED, "--engine cuda", "this build has no CUDA: make CUDA=1");
     if (!ops)
         return error_set(err, ERR_UNSUPPORTED, "cpu-isa",
                          "\"%s\" is not offered by this machine; its best is \"%s\"", isa, ops_cpu_best());
     const char *name = ask->compute;
     out->null = strcmp(name, "null") == 0;
     if (out->null) {
+        out->device = false;
         snprintf(out->isa, sizeof(out->isa), "%s", isa);
         snprintf(out->compute, sizeof(out->compute), "%s", name);
         return 0;
     }
     if (strcmp(name, "auto") == 0) name = ops->native_bf16 ? "bf16" : "f32";
     if (compute_parse(name, compute) < 0)
-        return error_set(err, ERR_INPUT, "compute", "\"%s\" is none of auto, f32, bf16", name);
+        return error_set(err, ERR_INPUT, "compute", "\"%s\" is none of auto, f32, bf16, f16", name);
+    if (*compute == COMPUTE_F16 && !out->device)
+        return error_set(err, ERR_UNSUPPORTED, "--compute",
+                         "f16 is for --engine cuda: CPUs compute in f32 or bf16 here");
     snprintf(out->isa, sizeof(out->isa), "%s", isa);
     snprintf(out->compute, sizeof(out->compute), "%s", name);
     return 0;
@@ -47,6 +55,8 @@ int compute_parse(const char *name, enum compute *out)
         *out = COMPUTE_F32;
     else if (strcmp(name, "bf16") == 0)
         *out = COMPUTE_BF16;
+    else if (strcmp(name, "f16") == 0)
+        *out = COMPUTE_F16;
     else
         return ERR_INPUT;
     return 0;
@@ -63,6 +73,20 @@ static u64 work_bytes(const struct model_config *c, const struct shard *part, co
     u64 samplers = forward_has_logits(&spec) ? ask->threads * (u64)sampler_bytes(c->vocab) : 0;
     u64 maths = null ? 0 : forward_work_bytes(&spec) + samplers;
     return maths + execute_results_max(ask->max_rows, ask->max_logprobs) + ask->max_rows * row;
+}
+
+static u64 device_work_bytes(const struct model_config *c, const struct shard *part,
+                             const struct engine_ask *ask)
+{
+    u32 len = ask->max_model_len ? ask->max_model_len : c->max_position;
+    struct forward_spec spec = {.config = c,
+                                .shard = *part,
+                                .on_device = true,
+                                .max_step_tokens = ask->max_step_tokens,
+                                .max_rows = ask->max_rows,
+                                .max_seq_blocks = (len + ask->block_size - 1) / ask->block_size};
+    return device_own_bytes() + forward_work_bytes(&spec) +
+           device_sampler_bytes(ask->max_rows, c->vocab, ask->max_logprobs);
 }
 
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err)
@@ -85,14 +109,19 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     struct shard part;
     rc = shard_of(&part, &config, MAX_OF(ask->tp, 1u), MAX_OF(ask->pp, 1u), ask->tp_rank, ask->pp_rank, err);
     if (rc < 0) return rc;
+    const struct forward_spec spec = {.config = &config, .shard = part, .compute = compute};
+    if (out->device && forward_check_device(&spec, err)) return ERR_UNSUPPORTED;
     struct model_files *files = load_files(&config, err);
     if (!files) return err ? err->code : ERR_INPUT;
-    rc = weights_plan(&config, &part, files, &bytes, err);
+    const struct weights_place place = {.dtype = compute_dtype(compute)};
+    rc = weights_plan(&config, &part, files, out->device ? &place : NULL, &bytes, err);
     if (rc == 0) {
-        out->weights_bytes = WEIGHTS_IMAGE_OFFSET + (out->null ? 0 : bytes);
+        out->weights_bytes = out->device ? bytes : WEIGHTS_IMAGE_OFFSET + (out->null ? 0 : bytes);
         out->kv_bytes_per_block =
             out->null ? 1 : forward_kv_bytes(&config, &part, compute, 1, ask->block_size);
-        if (ask->max_rows) out->work_bytes = work_bytes(&config, &part, ask, out->null);
+        if (ask->max_rows)
+            out->work_bytes = out->device ? device_work_bytes(&config, &part, ask)
+                                          : work_bytes(&config, &part, ask, out->null);
         out->fingerprint = model_fingerprint(&config, files);
         out->numerics = numerics_class(out, &config.load, &part, ask->block_size);
         out->vocab = config.vocab;
@@ -100,6 +129,19 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     }
     model_close(files);
     return rc;
+}
+
+int engine_device_room(const struct engine_needs *needs, u64 total, u64 free, double share, u64 *out,
+                       struct error *err)
+{
+    u64 may = MIN_OF((u64)((double)total * share), free), taken = needs->weights_bytes + needs->work_bytes;
+    *out = may > taken ? may - taken : 0;
+    if (*out) return 0;
+    return error_set(err, ERR_MEMORY, "--gpu-memory-utilization",
+                     "%.2f of the GPU's %llu bytes, of which %llu are free, is %llu: weights (%llu) and work "
+                     "(%llu) do not fit",
+                     share, (unsigned long long)total, (unsigned long long)free, (unsigned long long)may,
+                     (unsigned long long)needs->weights_bytes, (unsigned long long)needs->work_bytes);
 }
 
 u64 engine_kv_share(u64 memory, u32 ranks)

@@ -59,14 +59,14 @@ void sampler_free(struct sampler *s)
 }
 
 /* ---- changes to the logits, in the API's order ---------------------------------------------------------------*/
-static bool ends_masked(const struct sampler_row *r, u32 n)
+bool sampler_ends_masked(const struct sampler_row *r, u32 n)
 {
     return r->n_ends && n - r->prompt_len < r->sampling.min_tokens;
 }
 
-static bool changes(const struct sampler_row *r, u32 n)
+bool sampler_changes(const struct sampler_row *r, u32 n)
 {
-    return r->n_bias || r->n_allowed || r->n_bad_words || r->n_counts || ends_masked(r, n);
+    return r->n_bias || r->n_allowed || r->n_bad_words || r->n_counts || sampler_ends_masked(r, n);
 }
 
 static void apply_penalties(const struct sampler_row *r, float *x)
@@ -83,15 +83,29 @@ static void apply_penalties(const struct sampler_row *r, float *x)
 }
 
 /* The last token of a word is forbidden when the output ends with the others. */
+static bool completes(const struct sampler_row *r, const i32 *history, u32 n, const i32 *word, u32 len)
+{
+    return len - 1 <= n - r->prompt_len && !memcmp(history + n - (len - 1), word, (len - 1) * sizeof *word);
+}
+
 static void apply_bad_words(const struct sampler_row *r, const i32 *history, u32 n, float *x)
 {
-    for (u32 at = 0; at < r->n_bad_words;) {
-        u32 len = (u32)r->bad_words[at++], before = len - 1;
-        const i32 *word = r->bad_words + at;
-        if (before <= n - r->prompt_len && !memcmp(history + n - before, word, before * sizeof *word))
-            x[word[before]] = -INFINITY;
-        at += len;
+    for (u32 at = 0; at < r->n_bad_words; at += 1 + (u32)r->bad_words[at]) {
+        u32 len = (u32)r->bad_words[at];
+        const i32 *word = r->bad_words + at + 1;
+        if (completes(r, history, n, word, len)) x[word[len - 1]] = -INFINITY;
     }
+}
+
+u32 sampler_forbidden(const struct sampler_row *r, const i32 *history, u32 n, i32 *out)
+{
+    u32 found = 0;
+    for (u32 at = 0; at < r->n_bad_words; at += 1 + (u32)r->bad_words[at]) {
+        u32 len = (u32)r->bad_words[at];
+        const i32 *word = r->bad_words + at + 1;
+        if (completes(r, history, n, word, len)) out[found++] = word[len - 1];
+    }
+    return found;
 }
 
 static void apply_changes(const struct sampler_row *r, const i32 *history, u32 n, const float *from, float *x,
@@ -104,7 +118,7 @@ static void apply_changes(const struct sampler_row *r, const i32 *history, u32 n
         memcpy(x, from, vocab * sizeof *x);
     }
     for (u32 i = 0; i < r->n_bias; i++) x[r->bias[i].id] += r->bias[i].bias;
-    if (ends_masked(r, n))
+    if (sampler_ends_masked(r, n))
         for (u32 i = 0; i < r->n_ends; i++) x[r->ends[i]] = -INFINITY;
     apply_penalties(r, x);
     apply_bad_words(r, history, n, x);
@@ -117,7 +131,7 @@ static void apply_grammar(const float *from, const u32 *grammar, float *x, u32 v
 
 /* ---- draws ---------------------------------------------------------------------------------------------------*/
 /* Uniform in (0, 1), keyed by (seed, position): the seed is the sample's own. */
-static double uniform(const struct sampler_row *r, u32 position)
+double sampler_uniform(const struct sampler_row *r, u32 position)
 {
     u32 bits[4];
     rng_block(r->sampling.seed, position, 0, bits);
@@ -125,10 +139,15 @@ static double uniform(const struct sampler_row *r, u32 position)
     return ((double)(wide >> 12) + 0.5) * 0x1p-52;
 }
 
-/* Mass that top_p drops from the smallest up, out of total. */
-static double dropped_mass(const struct sampling *p, double total)
+/* top_p drops from the smallest up. */
+double sampler_drop(const struct sampling *p)
 {
-    return p->top_p < 1 ? (1.0 - (double)p->top_p) * total : 0;
+    return p->top_p < 1 ? 1.0 - (double)p->top_p : 0;
+}
+
+float sampler_scale(const struct sampling *p)
+{
+    return p->temperature < TEMPERATURE_ZERO ? 0 : 1 / fmaxf(p->temperature, TEMPERATURE_LEAST);
 }
 
 /* Few tokens left by top_k: they lie sorted in keys, the best first. */
@@ -143,7 +162,7 @@ static i32 draw_best(struct sampler *s, const struct sampler_row *r, const struc
         if (kept && (e == 0 || e < p->min_p)) break;
         total += (double)(s->e[kept] = e);
     }
-    double limit = dropped_mass(p, total);
+    double limit = sampler_drop(p) * total;
     while (kept > 1 && below + (double)s->e[kept - 1] <= limit) below += (double)s->e[--kept];
     for (u32 i = 0; i < kept; i++) {
         sum += (double)s->e[i];
@@ -194,7 +213,7 @@ static i32 draw_all(struct sampler *s, const struct sampler_row *r, const struct
 {
     const struct sampling *p = &r->sampling;
     double total = logits_exp(v->x, s->vocab, v->max, scale, p->min_p, s->e, s->block_sum), sum = 0;
-    if (p->top_p < 1) total = cut_top_p(s, v, dropped_mass(p, total));
+    if (p->top_p < 1) total = cut_top_p(s, v, sampler_drop(p) * total);
     u32 last = 0,
         blocks = logit_blocks(s->vocab); /* last: the last block with anything in it, against rounding */
     for (u32 b = 0; b < blocks; b++) {
@@ -216,9 +235,9 @@ static i32 draw_all(struct sampler *s, const struct sampler_row *r, const struct
 static i32 draw(struct sampler *s, const struct sampler_row *r, const struct view *v, u32 n)
 {
     const struct sampling *p = &r->sampling;
-    if (p->temperature < TEMPERATURE_ZERO) return (i32)logits_first(v->x, s->vocab, v->block_max, v->max);
-    float scale = 1 / fmaxf(p->temperature, TEMPERATURE_LEAST);
-    double u = uniform(r, n);
+    float scale = sampler_scale(p);
+    if (scale == 0) return (i32)logits_first(v->x, s->vocab, v->block_max, v->max);
+    double u = sampler_uniform(r, n);
     return p->top_k && p->top_k < s->vocab ? draw_best(s, r, v, scale, u) : draw_all(s, r, v, scale, u);
 }
 
@@ -251,7 +270,7 @@ struct choice sampler_choose(struct sampler *s, const struct sampler_row *r, con
             return (struct choice){SAMPLER_NOTHING, -1, 0};
     }
     now = raw;
-    if (changes(r, n)) {
+    if (sampler_changes(r, n)) {
         apply_changes(r, history, n, raw.x, s->changed, s->vocab);
         now = (struct view){s->changed, s->changed_max, 0};
         if (!logits_scan(now.x, s->vocab, now.block_max, &now.max))

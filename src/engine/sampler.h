@@ -57,6 +57,15 @@ struct choice {
     i32 token;      /* -1 unless OK */
     u32 n_logprobs; /* entries written: the chosen token, then the best */
 };
+/* What a draw depends on, for samplers that work elsewhere (device_sampler.h). position: of the token chosen, as n below. */
+double sampler_uniform(const struct sampler_row *r, u32 position); /* in (0, 1) */
+float sampler_scale(const struct sampling *p); /* 1 / temperature; 0: the best token, no draw */
+double sampler_drop(const struct sampling *p); /* the share of the mass that top_p drops; 0: none */
+bool sampler_ends_masked(const struct sampler_row *r, u32 n);
+bool sampler_changes(const struct sampler_row *r, u32 n); /* anything but the draw: bias, penalties, masks */
+/* Tokens that would complete a bad word; returns how many, at most n_bad_words / 2. */
+u32 sampler_forbidden(const struct sampler_row *r, const i32 *history, u32 n, i32 *out);
+
 /* logits: [vocab], read only. history: [n]; the token chosen is the one at position n. grammar: a bit a token, those
  * that are 0 are forbidden; NULL: all allowed. logprobs: room for 1 + sampling.n_logprobs entries (n_logprobs more than the
  * vocabulary: 1 + vocab), or NULL if n_logprobs is -1; natural, of the distribution after the grammar and before all else; best

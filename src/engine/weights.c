@@ -1,5 +1,6 @@
 #include "engine/weights.h"
 #include "engine/stored.h"
+#include "mpiserve/device.h"
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -8,10 +9,10 @@
 enum { MAX_THREADS = 8 };
 
 int weights_plan(const struct model_config *c, const struct shard *part, const struct model_files *f,
-                 size_t *bytes, struct error *err)
+                 const struct weights_place *place, size_t *bytes, struct error *err)
 {
     struct layout l;
-    int rc = layout_build(&l, c, part, f, err);
+    int rc = layout_build(&l, c, part, f, place, err);
     if (rc) return rc;
     *bytes = l.bytes;
     layout_release(&l);
@@ -28,12 +29,14 @@ struct range {
 };
 struct reader { /* a thread's own */
     struct stored_room room;
+    struct device_lane *lane; /* NULL: the image is the host's */
     struct error err;
     int rc;
 };
 struct filler {
     const struct model_files *files;
     const struct layout *layout;
+    const struct weights_place *place;
     u8 *image;
     _Atomic u64 *progress;
     struct range *ranges;
@@ -63,6 +66,32 @@ static void store(u8 *image, const struct slot *s, u32 row, u32 n, const void *n
     else
         for (size_t i = 0; i < count; i++) wide[first + i] = widened(numbers, from, i);
     for (size_t i = 0; i < count && s->plus_one; i++) wide[first + i] += 1;
+}
+
+static void convert(void *to, enum dtype type, const void *numbers, enum dtype from, size_t count)
+{
+    if (type == from) {
+        memcpy(to, numbers, count * dtype_bytes(from));
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        float v = widened(numbers, from, i);
+        if (type == DTYPE_F32)
+            ((float *)to)[i] = v;
+        else
+            ((u16 *)to)[i] = type == DTYPE_BF16 ? bf16_from_f32(v) : f16_from_f32(v);
+    }
+}
+
+/* The same to a device: while this travels, the next rows are read. */
+static void send(struct device_lane *lane, u8 *image, const struct slot *s, u32 row, u32 n,
+                 const void *numbers, enum dtype from)
+{
+    size_t element = dtype_bytes(s->dtype), first = (size_t)row * s->n_in, count = (size_t)n * s->n_in;
+    void *to = device_lane_buffer(lane);
+    convert(to, s->dtype, numbers, from, count);
+    for (size_t i = 0; i < count && s->plus_one; i++) ((float *)to)[i] += 1;
+    device_lane_send(lane, image + s->offset + first * element, count * element);
 }
 
 static void list_part(struct filler *x, struct range r)
@@ -97,8 +126,12 @@ static int fill_numbers(struct filler *x, struct reader *own, const struct range
     const void *numbers;
     enum dtype dtype;
     int rc = stored_read(x->files, &s->part[r->part], r->row, r->n, &own->room, &numbers, &dtype, &own->err);
-    if (!rc) store(x->image, s, r->row0 + r->row, r->n, numbers, dtype);
-    return rc;
+    if (rc) return rc;
+    if (own->lane)
+        send(own->lane, x->image, s, r->row0 + r->row, r->n, numbers, dtype);
+    else
+        store(x->image, s, r->row0 + r->row, r->n, numbers, dtype);
+    return 0;
 }
 
 /* Codes as they are stored, or made of numbers now. */
@@ -134,8 +167,12 @@ static void fill_thread(void *arg, int thread, int threads)
     struct filler *x = arg;
     struct reader *own = &x->readers[thread];
     own->rc = stored_room_init(&own->room, &own->err);
+    if (!own->rc && x->place && !(own->lane = device_lane_new(x->place->device, 2 * STORED_BYTES, &own->err)))
+        own->rc = own->err.code; /* twice, since 16 bits may become 32 */
     for (u32 i; !own->rc && !atomic_load(&x->failed) && (i = atomic_fetch_add(&x->next, 1)) < x->n;)
         own->rc = fill_range(x, own, &x->ranges[i]);
+    int rc = device_lane_free(own->lane, own->rc ? NULL : &own->err);
+    if (!own->rc) own->rc = rc;
     if (own->rc) atomic_store(&x->failed, true);
     stored_room_release(&own->room);
 }
@@ -168,7 +205,7 @@ static void report_unused(const struct model_config *c, const struct shard *part
     const struct shard all = shard_whole(c);
     const char *first = NULL;
     struct layout l;
-    if (part->tp_rank || part->pp_rank || layout_build(&l, c, &all, f, NULL)) return;
+    if (part->tp_rank || part->pp_rank || layout_build(&l, c, &all, f, NULL, NULL)) return;
     u32 n = layout_unused(&l, c, f, &first);
     layout_release(&l);
     if (n)
@@ -177,17 +214,18 @@ static void report_unused(const struct model_config *c, const struct shard *part
 }
 
 int weights_fill(const struct model_config *c, const struct shard *part, const struct model_files *f,
-                 void *image, size_t bytes, _Atomic u64 *progress, struct error *err)
+                 const struct weights_place *place, void *image, size_t bytes, _Atomic u64 *progress,
+                 struct error *err)
 {
     struct layout l;
-    int rc = layout_build(&l, c, part, f, err);
+    int rc = layout_build(&l, c, part, f, place, err);
     if (rc) return rc;
     if (bytes < l.bytes) {
         rc = error_set(err, ERR_INPUT, c->dir,
                        "the weights need %zu bytes, %zu are set aside: the files have changed", l.bytes,
                        bytes);
     } else {
-        struct filler x = {.files = f, .layout = &l, .image = image, .progress = progress};
+        struct filler x = {.files = f, .layout = &l, .place = place, .image = image, .progress = progress};
         report_unused(c, part, f);
         rc = fill_all(&x, err);
     }
@@ -198,10 +236,10 @@ int weights_fill(const struct model_config *c, const struct shard *part, const s
 /* ---- binding
  * -------------------------------------------------------------------------------------------------*/
 int weights_bind(const struct model_config *c, const struct shard *part, const struct model_files *f,
-                 const void *image, struct weights *out, struct error *err)
+                 const struct weights_place *place, const void *image, struct weights *out, struct error *err)
 {
     struct layout l;
-    int rc = layout_build(&l, c, part, f, err);
+    int rc = layout_build(&l, c, part, f, place, err);
     if (rc) return rc;
     memset(out, 0, sizeof *out);
     for (u32 i = 0; i < l.n; i++) {

@@ -51,15 +51,23 @@ struct weights {
     struct layer_weights
         layer[MODEL_MAX_LAYERS]; /* by number in the model; those of the stage are filled in */
 };
+/* Where an image is and how it lies there: on the host in panels; or on a device, row-major, all of one type but for norms and biases
+ * (f32): what is stored as codes becomes numbers. NULL stands for the host. */
+struct weights_place {
+    struct device *device; /* not looked at by weights_plan */
+    enum dtype dtype;
+};
 /* Bytes of the image; checks that all tensors are there with the right shapes and dtypes (f32, bf16; f16 becomes f32),
  * and names what is missing or of another shape. */
 int weights_plan(const struct model_config *c, const struct shard *part, const struct model_files *f,
-                 size_t *bytes, struct error *err);
+                 const struct weights_place *place, size_t *bytes, struct error *err);
 /* Fills the image; of the files it reads what the shard has. progress (may be NULL) is told the bytes read so far. */
 int weights_fill(const struct model_config *c, const struct shard *part, const struct model_files *f,
-                 void *image, size_t bytes, _Atomic u64 *progress, struct error *err);
+                 const struct weights_place *place, void *image, size_t bytes, _Atomic u64 *progress,
+                 struct error *err);
 /* Pointers into an image that is filled, or will be. */
 int weights_bind(const struct model_config *c, const struct shard *part, const struct model_files *f,
-                 const void *image, struct weights *out, struct error *err);
+                 const struct weights_place *place, const void *image, struct weights *out,
+                 struct error *err);
 
 #endif

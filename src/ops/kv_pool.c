@@ -31,8 +31,9 @@ void kv_pool_init_as(struct kv_pool *kv, enum dtype dtype, u32 layers, u32 kv_he
 void kv_pool_init(struct kv_pool *kv, enum compute compute, u32 layers, u32 kv_heads, u32 head_dim,
                   u32 block_size)
 {
-    kv_pool_init_as(kv, compute == COMPUTE_BF16 ? DTYPE_BF16 : DTYPE_F32, layers, kv_heads, head_dim,
-                    block_size);
+    static const enum dtype types[] = {
+        [COMPUTE_F32] = DTYPE_F32, [COMPUTE_BF16] = DTYPE_BF16, [COMPUTE_F16] = DTYPE_F16};
+    kv_pool_init_as(kv, types[compute], layers, kv_heads, head_dim, block_size);
 }
 
 void kv_pool_init_latent(struct kv_pool *kv, enum dtype dtype, u32 layers, u32 rank, u32 rope, u32 block_size)

@@ -46,7 +46,7 @@ static double linear_seconds(const struct ops *ops, const struct linear_args *a,
     u64 begin = cpu_ns();
     for (int round = 0; round < ROUNDS && (round < 2 || cpu_ns() - begin < BUDGET_NS); round++) {
         u64 start = cpu_ns();
-        for (u32 i = 0; i < repeat; i++) ops->linear(a, (struct share){0, 1});
+        for (u32 i = 0; i < repeat; i++) ops->linear(a, (struct share){0, 1, NULL});
         best = MIN_OF(best, (double)(cpu_ns() - start) / 1e9 / repeat);
     }
     return best;

@@ -51,7 +51,7 @@ static float *run(const char *dir, const struct variant *v, const i32 *ids, u32 
     struct error err;
     size_t image;
     runner_load_as(&r, dir, &v->load);
-    runner_need(!weights_plan(&r.config, &r.shard, r.files, &image, &err), &err);
+    runner_need(!weights_plan(&r.config, &r.shard, r.files, NULL, &image, &err), &err);
     *bytes = image;
     runner_start(&r, ops_cpu_best(), v->compute, 2, PIECE);
     u32 vocab = r.config.vocab;

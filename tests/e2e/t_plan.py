@@ -51,7 +51,7 @@ def a_picture_sizes_and_the_lines_to_start_it():
                  "a replica: 65536 tokens in its KV cache (4096 blocks of 16); 64 sequences of 1024 tokens",
                  "the job:   2097152 tokens; 2048 sequences of 1024 tokens",
                  "an engine: 8 cores, 8 threads",
-                 "note: this build has no GPU engine: engines take cores."):
+                 "note: engines of --engine cpu take cores. What is shown"):
         check(line in out, f"no `{line}` in:\n{out}")
     check(re.search(r"an engine: KV cache +\d+\.\d MiB\n", out) and re.search(r"and has +256.0 GiB\n", out), out)
     lines = [shlex.split(line) for line in out.splitlines() if line.startswith(("  mpirun ", "  sbatch "))]

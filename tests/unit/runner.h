@@ -39,6 +39,13 @@ static inline void runner_need(bool fine, const struct error *err)
     abort();
 }
 
+static inline void runner_blocks(struct runner *r)
+{
+    for (u32 s = 0; s < RUNNER_SEQS; s++)
+        for (u32 b = 0; b < RUNNER_BLOCKS; b++)
+            r->blocks[s][b] = (s * RUNNER_BLOCKS + b) * 37 % (RUNNER_SEQS * RUNNER_BLOCKS);
+}
+
 static inline void runner_read(struct runner *r, const char *dir, const struct model_load *load)
 {
     struct error err = {0};
@@ -55,13 +62,11 @@ static inline void runner_fill(struct runner *r, u32 tp, u32 pp, u32 tp_rank, u3
     runner_need((r->files = r->config.load.dummy ? model_open_none() : model_open(r->config.dir, &err)) !=
                     NULL,
                 &err);
-    runner_need(!weights_plan(&r->config, &r->shard, r->files, &bytes, &err), &err);
+    runner_need(!weights_plan(&r->config, &r->shard, r->files, NULL, &bytes, &err), &err);
     r->image = aligned_alloc(CACHE_LINE, (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
-    runner_need(!weights_fill(&r->config, &r->shard, r->files, r->image, bytes, NULL, &err), &err);
-    runner_need(!weights_bind(&r->config, &r->shard, r->files, r->image, &r->weights, &err), &err);
-    for (u32 s = 0; s < RUNNER_SEQS; s++)
-        for (u32 b = 0; b < RUNNER_BLOCKS; b++)
-            r->blocks[s][b] = (s * RUNNER_BLOCKS + b) * 37 % (RUNNER_SEQS * RUNNER_BLOCKS);
+    runner_need(!weights_fill(&r->config, &r->shard, r->files, NULL, r->image, bytes, NULL, &err), &err);
+    runner_need(!weights_bind(&r->config, &r->shard, r->files, NULL, r->image, &r->weights, &err), &err);
+    runner_blocks(r);
 }
 
 /* One engine's part of the model. */

@@ -311,7 +311,7 @@ static const struct bad bad_files[] = {
     {"host: \"a\\u0001\"\n", "1:7: host: has a control character at byte 1", 0},
     {"host: \"a\\0b\"\n", "1:7: a NUL character in a value", 0},
     {"block_size: 24\n", "1:13: block_size: `24` is not in the range 16..256, powers of two", 0},
-    {"compute: fp8\n", "1:10: compute: `fp8` is not in the range auto|f32|bf16", 0},
+    {"compute: fp8\n", "1:10: compute: `fp8` is not in the range auto|f32|bf16|f16", 0},
     {"seed: -1\n", "1:7: seed: `-1` is not in the range random or 0..2^63-1", 0},
     {"served_model_name: []\n", "1:20: served_model_name: is an empty list", 0},
     {"served_model_name: [a, a]\n", "1:24: served_model_name: `a` is named twice", 0},

@@ -140,7 +140,7 @@ static void product_run(const struct ops *ops, const struct product *p, u32 r0, 
                             .ld_y = p->n_out,
                             .y = y,
                             .add = add};
-    for (u32 i = 0; i < n; i++) ops->linear(&a, (struct share){i, n});
+    for (u32 i = 0; i < n; i++) ops->linear(&a, (struct share){i, n, NULL});
 }
 
 static void check_product(const struct product *p, const float *y, bool bias, bool add)
@@ -248,7 +248,7 @@ static void run_norm(const struct ops *ops, const float *x, u32 n, enum dtype ou
                           .n = n,
                           .ld_x = 2 * n,
                           .ld_y = WIDEST};
-    for (u32 i = 0; i < 2; i++) ops->norm(&a, (struct share){i, 2});
+    for (u32 i = 0; i < 2; i++) ops->norm(&a, (struct share){i, 2, NULL});
 }
 static void check_norm(const float *x, u32 n, enum dtype out, const void *y)
 {
@@ -279,7 +279,7 @@ static void run_norm_add(const struct ops *ops, const float *x, u32 n, enum dtyp
                           .ld_x = 2 * n,
                           .ld_y = WIDEST,
                           .add = true};
-    for (u32 i = 0; i < 2; i++) ops->norm(&a, (struct share){i, 2});
+    for (u32 i = 0; i < 2; i++) ops->norm(&a, (struct share){i, 2, NULL});
     for (u32 r = 0; r < 3 && n % 2; r++) to[r * WIDEST + n] = 0; /* is not written */
 }
 static void check_norm_add(const float *x, u32 n, enum dtype out, const void *y)
@@ -309,7 +309,7 @@ static void run_glu(const struct ops *ops, const float *x, u32 n, enum dtype out
                          .act = glu_act,
                          .limit = (float)glu_limit,
                          .alpha = (float)glu_alpha};
-    for (u32 i = 0; i < 2; i++) ops->glu(&a, (struct share){i, 2});
+    for (u32 i = 0; i < 2; i++) ops->glu(&a, (struct share){i, 2, NULL});
 }
 static double glu_of(double g, double u)
 {
@@ -338,7 +338,7 @@ static void run_cap(const struct ops *ops, const float *x, u32 n, enum dtype out
     memset(y, 0, 3 * WIDEST * 4);
     for (u32 r = 0; r < 3; r++) memcpy(to + r * WIDEST, x + r * 2 * n, n * 4);
     struct cap_args a = {.x = to, .cap = 4, .rows = 3, .n = n, .ld = WIDEST};
-    for (u32 i = 0; i < 2; i++) ops->cap(&a, (struct share){i, 2});
+    for (u32 i = 0; i < 2; i++) ops->cap(&a, (struct share){i, 2, NULL});
 }
 static void check_cap(const float *x, u32 n, enum dtype out, const void *y)
 {
@@ -418,7 +418,7 @@ static void test_embed(void **state)
                                    .ld_y = N,
                                    .scale = scale};
             memset(y, 0xff, sizeof y);
-            for (u32 t = 0; t < 3; t++) ops_cpu(levels[i / 4])->embed(&a, (struct share){t, 3});
+            for (u32 t = 0; t < 3; t++) ops_cpu(levels[i / 4])->embed(&a, (struct share){t, 3, NULL});
             for (u32 r = 0; r < ROWS; r++)
                 for (u32 k = 0; k < N; k++) {
                     float stored = ids[r] < 0 ? 0 : number(rows, dtype, (size_t)ids[r] * N + k);
@@ -441,7 +441,7 @@ static void test_angles(void **state)
     float first[N * 2 * HALF], table[N * 2 * HALF];
     for (int i = 0; i < n; i++) {
         struct angles_args a = {.inv = inv, .positions = positions, .table = table, .rows = N, .half = HALF};
-        ops_cpu(levels[i])->angles(&a, (struct share){0, 1});
+        ops_cpu(levels[i])->angles(&a, (struct share){0, 1, NULL});
         for (u32 r = 0; r < N; r++)
             for (u32 m = 0; m < HALF; m++) {
                 double angle = (float)positions[r] * inv[m];
@@ -470,7 +470,7 @@ static void test_angles_of_rows(void **state)
                                 .half = 2,
                                 .ld_inv = 3,
                                 .scale = 1.25f};
-        for (u32 t = 0; t < 2; t++) ops_cpu(levels[i])->angles(&a, (struct share){t, 2});
+        for (u32 t = 0; t < 2; t++) ops_cpu(levels[i])->angles(&a, (struct share){t, 2, NULL});
         for (u32 r = 0; r < 2; r++)
             for (u32 m = 0; m < 2; m++) {
                 double angle = (float)positions[r] * inv[r * 3 + m];

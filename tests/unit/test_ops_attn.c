@@ -112,7 +112,7 @@ static void store_tokens(struct scene *x, const struct ops *ops, enum dtype dtyp
                           .heads = x->heads,
                           .rows = s->length,
                           .ld = x->ld};
-    for (u32 i = 0; i < threads; i++) ops->rope(&a, (struct share){i, threads});
+    for (u32 i = 0; i < threads; i++) ops->rope(&a, (struct share){i, threads, NULL});
 }
 
 /* Attention of all tokens in units of `most` (0: as many as fit). */
@@ -137,7 +137,7 @@ static void attend(struct scene *x, const struct ops *ops, enum dtype out, u32 m
                           .soft_cap = x->s.cap,
                           .sinks = x->s.sinks ? x->sinks : NULL,
                           .ticket = &ticket};
-    ops->attn(&a, (struct share){0, 1});
+    ops->attn(&a, (struct share){0, 1, NULL});
     free(spans);
 }
 

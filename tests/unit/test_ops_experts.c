@@ -98,7 +98,7 @@ static void check_routing(const struct moe_config *m)
                                .weights = w,
                                .rows = ROWS,
                                .ld = ld};
-        for (u32 t = 0; t < 3; t++) ops_cpu(levels[i])->route(&a, (struct share){t, 3});
+        for (u32 t = 0; t < 3; t++) ops_cpu(levels[i])->route(&a, (struct share){t, 3, NULL});
         for (u32 r = 0; r < ROWS; r++) {
             u32 want[MAX_K];
             double weights[MAX_K];
@@ -135,7 +135,7 @@ static void test_routing_edges(void **state)
         u32 ids[6];
         for (u32 e = 0; e < 8; e++) z[1][e] = NAN;
         struct route_args a = {.moe = &m, .logits = z[0], .ids = ids, .weights = w, .rows = 2, .ld = 8};
-        ops_cpu(levels[i])->route(&a, (struct share){0, 1});
+        ops_cpu(levels[i])->route(&a, (struct share){0, 1, NULL});
         assert_true(ids[0] == 1 && ids[1] == 2 && ids[2] == 0);
         assert_true(ids[3] < 8 && ids[4] < 8 && ids[5] < 8 && isnan(w[3]));
     }
@@ -242,10 +242,10 @@ static void layer_run(const struct ops *ops, const struct layer *l, u32 r0, u32 
                              .ld_shared = l->n_out,
                              .ld_y = l->n_out,
                              .add = add};
-    for (u32 i = 0; i < threads; i++) ops->group(&g, (struct share){i, threads});
-    for (u32 i = 0; i < threads; i++) ops->gather(&t, (struct share){i, threads});
-    for (u32 i = 0; i < threads; i++) ops->experts(&e, (struct share){i, threads});
-    for (u32 i = 0; i < threads; i++) ops->combine(&c, (struct share){i, threads});
+    for (u32 i = 0; i < threads; i++) ops->group(&g, (struct share){i, threads, NULL});
+    for (u32 i = 0; i < threads; i++) ops->gather(&t, (struct share){i, threads, NULL});
+    for (u32 i = 0; i < threads; i++) ops->experts(&e, (struct share){i, threads, NULL});
+    for (u32 i = 0; i < threads; i++) ops->combine(&c, (struct share){i, threads, NULL});
     free(order);
     free(place);
     free(sorted);

@@ -110,7 +110,7 @@ static void store_tokens(struct scene *x, const struct ops *ops, enum dtype dtyp
                             .ld_q = s->heads * (s->nope + s->rope),
                             .ld_absorbed = s->heads * x->d,
                             .ld_latent = x->d};
-    for (u32 i = 0; i < threads; i++) ops->latent(&a, (struct share){i, threads});
+    for (u32 i = 0; i < threads; i++) ops->latent(&a, (struct share){i, threads, NULL});
 }
 
 static void rotate(const struct scene *x, u32 t, const float *from, double scale, double *to)
@@ -184,7 +184,7 @@ static void attend(struct scene *x, const struct ops *ops, u32 most)
                           .ld_q = x->s.heads * x->d,
                           .ld_out = x->s.heads * x->s.rank,
                           .ticket = &ticket};
-    ops->attn(&a, (struct share){0, 1});
+    ops->attn(&a, (struct share){0, 1, NULL});
     free(spans);
 }
 

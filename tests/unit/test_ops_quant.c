@@ -121,7 +121,7 @@ static void product_run(const struct ops *ops, const struct product *p, u32 r0, 
                             .ld_y = p->w.n_out,
                             .y = y,
                             .add = true};
-    for (u32 i = 0; i < n; i++) ops->linear(&a, (struct share){i, n});
+    for (u32 i = 0; i < n; i++) ops->linear(&a, (struct share){i, n, NULL});
 }
 
 static void check_product(const struct product *p, const float *y)

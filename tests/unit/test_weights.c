@@ -21,12 +21,12 @@ static void load_part(const char *dir, struct loaded *x, u32 tp, u32 pp, u32 tp_
     if (shard_of(&x->shard, &x->config, tp, pp, tp_rank, pp_rank, &e)) fail_msg("%s", e.message);
     x->files = model_open(dir, &e);
     if (!x->files) fail_msg("%s: %s", e.where, e.message);
-    if (weights_plan(&x->config, &x->shard, x->files, &x->bytes, &e)) fail_msg("%s", e.message);
+    if (weights_plan(&x->config, &x->shard, x->files, NULL, &x->bytes, &e)) fail_msg("%s", e.message);
     x->image = aligned_alloc(64, x->bytes);
     memset(x->image, 0xaa, x->bytes);
-    if (weights_fill(&x->config, &x->shard, x->files, x->image, x->bytes, &read, &e))
+    if (weights_fill(&x->config, &x->shard, x->files, NULL, x->image, x->bytes, &read, &e))
         fail_msg("%s", e.message);
-    if (weights_bind(&x->config, &x->shard, x->files, x->image, &x->weights, &e)) fail_msg("%s", e.message);
+    if (weights_bind(&x->config, &x->shard, x->files, NULL, x->image, &x->weights, &e)) fail_msg("%s", e.message);
     for (size_t i = 0; i < model_tensor_count(x->files); i++) stored += model_tensor_at(x->files, i)->bytes;
     /* of a model with many parts little is read: what nobody divides is small */
     assert_true(read <= stored && read > stored / 2 / (tp * pp) && read < stored / (tp * pp) * 2 + 20000);
@@ -394,8 +394,8 @@ static int plan(struct error *e)
     struct model_files *f = model_open(folder, e);
     if (!f) fail_msg("%s", e->message);
     const struct shard all = shard_whole(&c);
-    int rc = weights_plan(&c, &all, f, &bytes, e);
-    assert_int_equal(weights_plan(&c, &all, f, &bytes, NULL) < 0, rc < 0);
+    int rc = weights_plan(&c, &all, f, NULL, &bytes, e);
+    assert_int_equal(weights_plan(&c, &all, f, NULL, &bytes, NULL) < 0, rc < 0);
     model_close(f);
     return rc;
 }
@@ -455,7 +455,7 @@ static void test_unused(void **state)
         struct model_files *f = model_open(folder, &e);
         assert_non_null(f);
         const struct shard all = shard_whole(&c);
-        assert_int_equal(layout_build(&l, &c, &all, f, &e), 0);
+        assert_int_equal(layout_build(&l, &c, &all, f, NULL, &e), 0);
         assert_int_equal(layout_unused(&l, &c, f, &first), 2);
         assert_string_equal(first, "model.layers.1.mlp.up_proj.weight");
         layout_release(&l);
@@ -476,13 +476,13 @@ static void test_fill_fails(void **state)
     assert_int_equal(model_read_config(folder, &c, &e), 0);
     struct model_files *f = model_open(folder, &e);
     const struct shard all = shard_whole(&c);
-    assert_int_equal(weights_plan(&c, &all, f, &bytes, &e), 0);
+    assert_int_equal(weights_plan(&c, &all, f, NULL, &bytes, &e), 0);
     void *image = aligned_alloc(64, bytes);
-    assert_int_equal(weights_fill(&c, &all, f, image, bytes - 64, NULL, &e), ERR_INPUT);
+    assert_int_equal(weights_fill(&c, &all, f, NULL, image, bytes - 64, NULL, &e), ERR_INPUT);
     expect_error(&e, "are set aside");
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     assert_int_equal(truncate(path, 2200), 0);
-    assert_int_equal(weights_fill(&c, &all, f, image, bytes, NULL, &e), ERR_IO);
+    assert_int_equal(weights_fill(&c, &all, f, NULL, image, bytes, NULL, &e), ERR_IO);
     expect_error(&e, "model.safetensors");
     free(image);
     model_close(f);

@@ -79,7 +79,7 @@ ALWAYS_INLINE float norm_scale(const float *x, u32 n, float eps)
 static void norm(const struct norm_args *a, struct share s)
 {
     for (u32 r = s.i; r < a->rows; r += s.n) {
-        const float *x = a->x + r * a->ld_x;
+        const float *x = a->x + (a->list ? a->list[r] : r) * a->ld_x;
         void *y = act_row(a->y, a->y_dtype, r, a->ld_y);
         vf scale = vf_set(norm_scale(x, a->n, a->eps));
         for (u32 i = 0; i < a->n; i += 16) {

@@ -1,0 +1,67 @@
+/* The tensor cores' product and the loads that go with it: mma.m16n8k16 and ldmatrix of PTX (sm_80 and later). Inside ops/cuda. */
+#ifndef MPISERVE_OPS_CUDA_MMA_CUH
+#define MPISERVE_OPS_CUDA_MMA_CUH
+
+#include "kernel.cuh"
+
+#ifdef __CUDACC__
+__device__ inline void mma(float d[4], const unsigned a[4], const unsigned b[2], bf16)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ inline void mma(float d[4], const unsigned a[4], const unsigned b[2], f16)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* Four matrices [8, 8]; lanes 8 i .. 8 i + 7 give the addresses of matrix i's rows, in shared memory. */
+__device__ inline void load_matrices(unsigned to[4], const void *row)
+{
+    unsigned at = (unsigned)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(at)
+                 : "memory");
+}
+__device__ inline void load_matrices_transposed(unsigned to[4], const void *row)
+{
+    unsigned at = (unsigned)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(at)
+                 : "memory");
+}
+#else
+#include <cudasim_mma.h>
+inline void mma(float d[4], const unsigned a[4], const unsigned b[2], bf16)
+{
+    cudasim::mma_16x8x16<bf16>(d, a, b, to_f32);
+}
+inline void mma(float d[4], const unsigned a[4], const unsigned b[2], f16)
+{
+    cudasim::mma_16x8x16<f16>(d, a, b, to_f32);
+}
+inline void load_matrices(unsigned to[4], const void *row)
+{
+    cudasim::ldmatrix(to, 4, row, false);
+}
+inline void load_matrices_transposed(unsigned to[4], const void *row)
+{
+    cudasim::ldmatrix(to, 4, row, true);
+}
+#endif
+
+template <class T> __device__ inline unsigned pair_of(float low, float high)
+{
+    T two[2] = {from_f32<T>(low), from_f32<T>(high)};
+    unsigned bits;
+    memcpy(&bits, two, sizeof bits);
+    return bits;
+}
+
+#endif

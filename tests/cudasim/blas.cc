@@ -1,0 +1,203 @@
+/* Products as cublasLt does them, naively; and conversions of half precision. */
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+float __half2float(__half h)
+{
+    unsigned sign = (unsigned)(h.bits & 0x8000) << 16, exponent = h.bits >> 10 & 31,
+             mantissa = h.bits & 0x3ff;
+    if (exponent == 31) return __uint_as_float(sign | 0x7f800000 | mantissa << 13);
+    if (exponent) return __uint_as_float(sign | (exponent + 112) << 23 | mantissa << 13);
+    float tiny = (float)mantissa * 0x1p-24f;
+    return sign ? -tiny : tiny;
+}
+
+__half __float2half_rn(float f)
+{
+    unsigned u = __float_as_uint(f), sign = u >> 16 & 0x8000;
+    float a = fabsf(f);
+    if (a != a) return {(uint16_t)(sign | 0x7fff)};
+    if (a >= 65520) return {(uint16_t)(sign | 0x7c00)};
+    if (a < 0x1p-14f) return {(uint16_t)(sign | (unsigned)nearbyintf(a * 0x1p24f))};
+    u = (u & 0x7fffffff) - (112u << 23);
+    return {(uint16_t)(sign | (u + 0xfff + (u >> 13 & 1)) >> 13)};
+}
+
+struct cublasLtContext {
+    int unused;
+};
+struct cublasLtDesc {
+    int32_t transa, transb;
+};
+struct cublasLtLayout {
+    cudaDataType_t type;
+    uint64_t rows, cols;
+    int64_t ld;
+};
+struct cublasLtPreference {
+    size_t workspace;
+    uint32_t align[4]; /* of a, b, c, d: kernels are chosen that count on it */
+};
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
+{
+    *handle = new cublasLtContext();
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
+{
+    delete handle;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t, cudaDataType_t scale)
+{
+    if (scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+    *desc = new cublasLtDesc();
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc)
+{
+    delete desc;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t which,
+                                              const void *value, size_t bytes)
+{
+    if (bytes != sizeof(int32_t)) return CUBLAS_STATUS_INVALID_VALUE;
+    memcpy(which == CUBLASLT_MATMUL_DESC_TRANSA ? &desc->transa : &desc->transb, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type, uint64_t rows,
+                                          uint64_t cols, int64_t ld)
+{
+    if (ld < (int64_t)rows) return CUBLAS_STATUS_INVALID_VALUE;
+    *layout = new cublasLtLayout{type, rows, cols, ld};
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
+{
+    delete layout;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference)
+{
+    *preference = new cublasLtPreference{0, {256, 256, 256, 256}};
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference)
+{
+    delete preference;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t which,
+                                                    const void *value, size_t bytes)
+{
+    bool space = which == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+    if (bytes != (space ? sizeof preference->workspace : sizeof *preference->align))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    if (space)
+        memcpy(&preference->workspace, value, bytes);
+    else
+        memcpy(&preference->align[which - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* What it counts on is all that there is to a choice. */
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatmulPreference_t preference,
+                                              int wanted, cublasLtMatmulHeuristicResult_t *results,
+                                              int *found)
+{
+    if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
+    results[0] = cublasLtMatmulHeuristicResult_t();
+    for (int i = 0; i < 4; i++) results[0].algo.data[i] = preference->align[i];
+    *found = 1;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static float element(const void *from, cudaDataType_t type, size_t at)
+{
+    if (type == CUDA_R_32F) return ((const float *)from)[at];
+    if (type == CUDA_R_16BF) return __bfloat162float(((const __nv_bfloat16 *)from)[at]);
+    return __half2float(((const __half *)from)[at]);
+}
+
+/* All matrices are column-major: element (i, j) lies at i + j ld. */
+static void multiply(cublasLtDesc desc, float alpha, const void *a, cublasLtLayout la, const void *b,
+                     cublasLtLayout lb, float beta, const float *c, cublasLtLayout lc, float *d,
+                     cublasLtLayout ld)
+{
+    uint64_t inner = desc.transa ? la.rows : la.cols;
+    for (uint64_t j = 0; j < ld.cols; j++)
+        for (uint64_t i = 0; i < ld.rows; i++) {
+            float sum = 0;
+            for (uint64_t k = 0; k < inner; k++)
+                sum += element(a, la.type, desc.transa ? k + i * (size_t)la.ld : i + k * (size_t)la.ld) *
+                       element(b, lb.type, desc.transb ? j + k * (size_t)lb.ld : k + j * (size_t)lb.ld);
+            float before = beta == 0 ? 0 : beta * c[i + j * (size_t)lc.ld];
+            d[i + j * (size_t)ld.ld] = alpha * sum + before;
+        }
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
+                              cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb,
+                              const void *beta, const void *c, cublasLtMatrixLayout_t lc, void *d,
+                              cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t *algo, void *, size_t,
+                              cudaStream_t stream)
+{
+    uint64_t m = desc->transa ? la->cols : la->rows, ka = desc->transa ? la->rows : la->cols;
+    uint64_t n = desc->transb ? lb->rows : lb->cols, kb = desc->transb ? lb->cols : lb->rows;
+    if (m != ld->rows || n != ld->cols || ka != kb || la->type != lb->type || ld->type != CUDA_R_32F ||
+        lc->type != ld->type)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    const void *const operands[] = {a, b, c, d};
+    for (int k = 0; k < 4; k++)
+        if ((uintptr_t)operands[k] % algo->data[k]) return CUBLAS_STATUS_INVALID_VALUE;
+    float one = *(const float *)alpha, keep = *(const float *)beta;
+    cublasLtDesc copy = *desc;
+    cublasLtLayout xa = *la, xb = *lb, xc = *lc, xd = *ld;
+    cudaError_t rc = cudasim::later(
+        stream, [=] { multiply(copy, one, a, xa, b, xb, keep, (const float *)c, xc, (float *)d, xd); });
+    return rc ? CUBLAS_STATUS_INVALID_VALUE : CUBLAS_STATUS_SUCCESS;
+}
+
+/* ops/cuda asks for its libraries' functions by name. */
+extern "C" void *library_symbol(const char *, const char *name)
+{
+    static const struct {
+        const char *name;
+        void *function;
+    } all[] = {
+#define FUNCTION(f) {#f, (void *)f}
+        FUNCTION(cublasLtCreate),
+        FUNCTION(cublasLtDestroy),
+        FUNCTION(cublasLtMatmulDescCreate),
+        FUNCTION(cublasLtMatmulDescDestroy),
+        FUNCTION(cublasLtMatmulDescSetAttribute),
+        FUNCTION(cublasLtMatrixLayoutCreate),
+        FUNCTION(cublasLtMatrixLayoutDestroy),
+        FUNCTION(cublasLtMatmulPreferenceCreate),
+        FUNCTION(cublasLtMatmulPreferenceDestroy),
+        FUNCTION(cublasLtMatmulPreferenceSetAttribute),
+        FUNCTION(cublasLtMatmulAlgoGetHeuristic),
+        FUNCTION(cublasLtMatmul),
+    };
+    for (const auto &f : all)
+        if (!strcmp(f.name, name)) return f.function;
+    return nullptr;
+}

@@ -1,0 +1,293 @@
+/* The runtime: memory, streams, events. What is asked of a stream waits in its queue until somebody waits for the stream: a
+ * buffer that is used again too early, or read too soon, shows. */
+#include "cudasim.h"
+#include "fibers.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <mutex>
+#include <unistd.h>
+#include <unordered_map>
+
+struct cudasim_event {
+    cudaStream_t stream;
+    uint64_t wanted, done; /* the record to wait for, the last one reached */
+};
+struct cudasim_stream {
+    std::deque<std::function<void()>> work;
+};
+
+namespace
+{
+/* Threads may ask for memory and copies; kernels are one thread's. */
+std::recursive_mutex mutex;
+#define ONE_AT_A_TIME std::lock_guard<std::recursive_mutex> guard(mutex)
+
+struct machine {
+    std::unordered_map<void *, size_t> memory;
+    size_t bytes;
+    uint64_t fail_in;
+    cudaError_t fail_with, last;
+    std::unordered_map<const void *, int> shared_limit;
+} m;
+const size_t total_memory = (size_t)4 << 30, shared_static = 48 << 10, shared_most = 99 << 10;
+
+/* A process that is driven from outside fails when the file that CUDASIM_FAIL names is there; it takes it away, so that one does. */
+void asked_to_fail()
+{
+    static const char *const file = getenv("CUDASIM_FAIL");
+    if (!file || m.fail_in || unlink(file)) return;
+    m.fail_in = 1;
+    m.fail_with = cudaErrorIllegalAddress;
+}
+
+/* Counts a call; not cudaSuccess: it fails, as all behind it do. */
+cudaError_t called()
+{
+    ONE_AT_A_TIME;
+    asked_to_fail();
+    if (m.fail_in && m.fail_in > 1)
+        m.fail_in--;
+    else if (m.fail_in)
+        m.last = m.fail_with;
+    return m.fail_in == 1 ? m.fail_with : cudaSuccess;
+}
+
+cudaError_t allocate(void **at, size_t bytes)
+{
+    ONE_AT_A_TIME;
+    if (cudaError_t e = called()) return e;
+    if (m.bytes + bytes > total_memory) return m.last = cudaErrorMemoryAllocation;
+    *at = aligned_alloc(256, (bytes + 255) / 256 * 256);
+#if defined(__SANITIZE_ADDRESS__)
+    free(*at); /* of the exact size, so that the byte behind it is out of bounds */
+    if (posix_memalign(at, 256, bytes ? bytes : 1)) return m.last = cudaErrorMemoryAllocation;
+#endif
+    memset(*at, 0xff, bytes);
+    m.memory[*at] = bytes;
+    m.bytes += bytes;
+    return cudaSuccess;
+}
+
+cudaError_t release(void *at)
+{
+    ONE_AT_A_TIME;
+    if (!at) return cudaSuccess;
+    auto found = m.memory.find(at);
+    if (found == m.memory.end()) return m.last = cudaErrorInvalidValue;
+    m.bytes -= found->second;
+    m.memory.erase(found);
+    free(at);
+    return cudaSuccess;
+}
+
+void run(cudaStream_t s)
+{
+    ONE_AT_A_TIME;
+    while (!s->work.empty()) {
+        std::function<void()> next = std::move(s->work.front());
+        s->work.pop_front();
+        next();
+    }
+}
+
+void reach(cudaEvent_t e, uint64_t record)
+{
+    ONE_AT_A_TIME;
+    while (e->done < record && e->stream && !e->stream->work.empty()) {
+        std::function<void()> next = std::move(e->stream->work.front());
+        e->stream->work.pop_front();
+        next();
+    }
+}
+
+cudaError_t queue(cudaStream_t s, std::function<void()> work)
+{
+    ONE_AT_A_TIME;
+    if (cudaError_t e = called()) return e;
+    s->work.push_back(std::move(work));
+    return cudaSuccess;
+}
+} // namespace
+
+cudaError_t cudasim::later(cudaStream_t stream, std::function<void()> work)
+{
+    return queue(stream, std::move(work));
+}
+
+void cudasim_fail(uint64_t n, int error)
+{
+    m.fail_in = n;
+    m.fail_with = (cudaError_t)error;
+    m.last = cudaSuccess;
+}
+
+size_t cudasim_allocated(void)
+{
+    return m.bytes;
+}
+
+/* As many as CUDASIM_DEVICES says, or one. */
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    const char *said = getenv("CUDASIM_DEVICES");
+    *count = said ? atoi(said) : 1;
+    return *count ? called() : cudaErrorNoDevice;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
+{
+    if (cudaError_t e = called()) return e;
+    memset((void *)prop, 0, sizeof *prop);
+    snprintf(prop->name, sizeof prop->name, "cudasim");
+    memcpy(prop->uuid.bytes, "cudasim-device-0", 16);
+    prop->uuid.bytes[15] = (char)(prop->uuid.bytes[15] + device);
+    prop->pciBusID = device;
+    prop->totalGlobalMem = total_memory;
+    prop->major = 8;
+    prop->multiProcessorCount = 4;
+    prop->sharedMemPerBlockOptin = shared_most;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int)
+{
+    return called();
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
+{
+    *free_bytes = total_memory - m.bytes;
+    *total = total_memory;
+    return called();
+}
+
+cudaError_t cudaMalloc(void **at, size_t bytes)
+{
+    return allocate(at, bytes);
+}
+cudaError_t cudaMallocHost(void **at, size_t bytes)
+{
+    return allocate(at, bytes);
+}
+cudaError_t cudaFree(void *at)
+{
+    return release(at);
+}
+cudaError_t cudaFreeHost(void *at)
+{
+    return release(at);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream)
+{
+    return queue(stream, [=] { memcpy(to, from, bytes); });
+}
+
+cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stream)
+{
+    return queue(stream, [=] { memset(at, value, bytes); });
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
+{
+    if (cudaError_t e = called()) return e;
+    *stream = new cudasim_stream();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    if (cudaError_t e = called()) return e;
+    run(stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
+{
+    uint64_t record = event->wanted;
+    return queue(stream, [=] { reach(event, record); });
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+    if (cudaError_t e = called()) return e;
+    *event = new cudasim_event();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    uint64_t record = ++event->wanted;
+    event->stream = stream;
+    return queue(stream, [=] { event->done = record; });
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    if (cudaError_t e = called()) return e;
+    reach(event, event->wanted);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError()
+{
+    cudaError_t e = m.last;
+    m.last = m.fail_in == 1 ? m.fail_with : cudaSuccess;
+    return e;
+}
+
+const char *cudaGetErrorName(cudaError_t error)
+{
+    switch (error) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice: return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
+    case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
+    case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+    }
+    return "unrecognized error code";
+}
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    return error ? "emulated failure" : "no error";
+}
+
+cudaError_t cudasim::allow_shared(const void *kernel, int bytes)
+{
+    if (bytes > (int)shared_most) return m.last = cudaErrorInvalidValue;
+    m.shared_limit[kernel] = bytes;
+    return called();
+}
+
+cudaError_t cudasim::launch(const cudaLaunchConfig_t *c, const void *kernel, std::function<void()> thread)
+{
+    size_t limit = shared_static;
+    auto found = m.shared_limit.find(kernel);
+    if (found != m.shared_limit.end() && (size_t)found->second > limit) limit = (size_t)found->second;
+    unsigned threads = c->blockDim.x * c->blockDim.y * c->blockDim.z;
+    bool empty = !c->gridDim.x || !c->gridDim.y || !c->gridDim.z || !threads;
+    if (empty || threads > 1024 || c->gridDim.y > 65535 || c->gridDim.z > 65535 ||
+        c->dynamicSmemBytes > limit)
+        return m.last = cudaErrorInvalidValue;
+    dim3 grid = c->gridDim, block = c->blockDim;
+    size_t bytes = c->dynamicSmemBytes;
+    return queue(c->stream, [=] { run_grid(grid, block, bytes, thread); });
+}

@@ -1,0 +1,63 @@
+/* A model folder on a device (emulated), loaded and ready to run. */
+#ifndef MPISERVE_TESTS_CUDA_RUNNER_H
+#define MPISERVE_TESTS_CUDA_RUNNER_H
+
+#include "cuda_world.h"
+#include "runner.h"
+
+enum { CUDA_BLOCKS = RUNNER_SEQS * RUNNER_BLOCKS };
+
+struct cuda_runner {
+    struct device *device;
+    struct runner r; /* image and kv are the device's */
+    struct weights_place place;
+};
+
+static inline void cuda_runner_start(struct cuda_runner *c, const char *dir, enum compute compute,
+                                     u32 max_tokens)
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    struct error err = {0};
+    struct runner *r = &c->r;
+    size_t bytes;
+    memset(c, 0, sizeof *c);
+    c->device = cuda_open();
+    c->place = (struct weights_place){c->device, types[compute]};
+    runner_need(!model_read_config(dir, &r->config, &err), &err);
+    r->shard = shard_whole(&r->config);
+    runner_need((r->files = model_open(dir, &err)) != NULL, &err);
+    runner_need(!weights_plan(&r->config, &r->shard, r->files, &c->place, &bytes, &err), &err);
+    r->image = cuda_memory(c->device, NULL, bytes);
+    runner_need(!weights_fill(&r->config, &r->shard, r->files, &c->place, r->image, bytes, NULL, &err), &err);
+    runner_need(!weights_bind(&r->config, &r->shard, r->files, &c->place, r->image, &r->weights, &err), &err);
+    r->kv = cuda_memory(c->device, NULL,
+                        forward_kv_bytes(&r->config, &r->shard, compute, CUDA_BLOCKS, RUNNER_BLOCK));
+    runner_blocks(r);
+    struct forward_spec spec = {.config = &r->config,
+                                .shard = r->shard,
+                                .weights = &r->weights,
+                                .ops = ops_cuda(),
+                                .compute = compute,
+                                .device = c->device,
+                                .on_device = true,
+                                .kv = r->kv,
+                                .block_size = RUNNER_BLOCK,
+                                .n_blocks = CUDA_BLOCKS,
+                                .max_step_tokens = max_tokens,
+                                .max_rows = RUNNER_SEQS,
+                                .max_seq_blocks = RUNNER_BLOCKS};
+    size_t before = cudasim_allocated();
+    runner_need((r->forward = forward_new(&spec, &err)) != NULL, &err);
+    if (cudasim_allocated() - before != forward_work_bytes(&spec)) BUG("another size than was planned");
+}
+
+static inline void cuda_runner_stop(struct cuda_runner *c)
+{
+    forward_free(c->r.forward);
+    device_free(c->device, c->r.image);
+    device_free(c->device, c->r.kv);
+    device_close(c->device);
+    model_close(c->r.files);
+}
+
+#endif
