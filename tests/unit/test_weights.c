@@ -26,7 +26,8 @@ static void load_part(const char *dir, struct loaded *x, u32 tp, u32 pp, u32 tp_
     memset(x->image, 0xaa, x->bytes);
     if (weights_fill(&x->config, &x->shard, x->files, NULL, x->image, x->bytes, &read, &e))
         fail_msg("%s", e.message);
-    if (weights_bind(&x->config, &x->shard, x->files, NULL, x->image, &x->weights, &e)) fail_msg("%s", e.message);
+    if (weights_bind(&x->config, &x->shard, x->files, NULL, x->image, &x->weights, &e))
+        fail_msg("%s", e.message);
     for (size_t i = 0; i < model_tensor_count(x->files); i++) stored += model_tensor_at(x->files, i)->bytes;
     /* of a model with many parts little is read: what nobody divides is small */
     assert_true(read <= stored && read > stored / 2 / (tp * pp) && read < stored / (tp * pp) * 2 + 20000);
