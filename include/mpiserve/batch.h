@@ -23,6 +23,9 @@
  * step that goes on with it carries the token (SRC_RING). What decodes is dealt over the steps in flight, so that each stage has
  * one to work on; chunks of a prompt follow each other without waiting.
  *
+ * Requests with pooling: the prompt is computed and nothing is sampled; the one result is a vector, then the sequence ends
+ * (FINISH_STOP). One that needs all positions, or the first, finds nothing in the prefix cache, but fills it.
+ *
  * A request that was in the steps when the engine died `max_kills` times (2) fails alone: crash blame goes to
  * the requests of the steps in flight at each death. */
 #ifndef MPISERVE_BATCH_H
@@ -40,6 +43,7 @@ struct batch_spec {
     bool staged;              /* several pipeline stages: see above */
     u32 max_kills;
     u32 numerics;
+    u32 hidden;       /* numbers of a vector (requests with pooling); 0: the model makes none */
     size_t max_frame; /* largest step frame the channel takes */
     bool prefix_cache;
     /* Sequences share cached blocks only where this is equal of their prompts' lengths; a pure function. NULL: always. */

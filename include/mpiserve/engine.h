@@ -59,6 +59,7 @@ struct engine_needs {          /* of this one engine */
     u64 fingerprint; /* of the model's folder: equal on all ranks, or the ranks are refused */
     u32 numerics; /* class of bit-identical results: build, instruction set, compute, quantization, KV format, block size, tp, pp */
     u32 vocab, max_model_len; /* as asked, or the model's */
+    u32 hidden;               /* numbers of a vector; 0: the model generates */
 };
 /* ERR_UNSUPPORTED, with both numbers, where tp does not divide the attention heads, ffn or vocabulary, where
  * neither of tp and KV heads divides the other, and where there are fewer layers than stages. Parts of a
@@ -80,7 +81,7 @@ int engine_blocks(const struct engine_needs *needs, const struct engine_limits *
 u64 engine_kv_share(u64 memory, u32 ranks);
 /* Ring size of a channel for these limits: two results frames fit at once, wherever they come to lie, and two steps of all rows with a
  * new sequence of max_model_len tokens and 1 MiB of lists. A frame may be a quarter of it. */
-size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs,
+size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs, u32 hidden,
                         u32 block_size);
 
 #endif

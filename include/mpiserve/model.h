@@ -8,6 +8,7 @@
 #define MPISERVE_MODEL_H
 
 #include "mpiserve/base.h"
+#include "mpiserve/request.h" /* enum pooling */
 
 /* Of a stored tensor, or of weights in memory: the last three before OTHER are only there. */
 enum dtype {
@@ -138,6 +139,15 @@ struct model_load {
     enum dtype kv;      /* F32, BF16, F16, I8 */
 };
 
+/* What modules.json, 1_Pooling/config.json and config_sentence_transformers.json say (sentence-transformers). */
+struct pooling_config {
+    enum pooling
+        kind; /* POOLING_NONE: the model generates; else it makes vectors of `hidden` numbers, and no tokens */
+    bool normalize;    /* vectors are divided by their length */
+    char prompt[1024]; /* in front of every text ("default_prompt_name"); "": none */
+    u32 width;         /* "word_embedding_dimension"; 0: absent */
+};
+
 struct model_config {
     const struct arch *arch;
     char dir[PATH_LEN];
@@ -158,6 +168,7 @@ struct model_config {
     struct moe_config moe;
     struct mla_config mla;
     struct quant_config quant;
+    struct pooling_config pooling;
     struct model_load load;
     /* generation_config.json over config.json; has_*: the model suggests it as a request default */
     i32 eos[MODEL_MAX_EOS];
@@ -167,7 +178,7 @@ struct model_config {
     float temperature, top_p, repetition_penalty;
     i32 top_k;
 };
-/* Reads config.json and generation_config.json of a folder. ERR_UNSUPPORTED for architectures and fields not offered. */
+/* Reads config.json, generation_config.json and the files of sentence-transformers of a folder. ERR_UNSUPPORTED for architectures and fields not offered. */
 int model_read_config(const char *dir, struct model_config *out, struct error *err);
 
 static const u32 MODEL_NO_FILE = UINT32_MAX;

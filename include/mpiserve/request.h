@@ -38,6 +38,14 @@ const char *sampling_fault(const struct sampling *s);
 /* words: lengths and ids as in struct request; every length inside, every id in [0, vocab). */
 bool bad_words_ok(const i32 *words, u32 len, u32 vocab);
 
+/* What is asked for instead of new tokens: one vector, made of the final norm's outputs at the prompt's positions. */
+enum pooling {
+    POOLING_NONE, /* tokens */
+    POOLING_LAST, /* of the last position */
+    POOLING_MEAN, /* the mean of all positions */
+    POOLING_CLS,  /* of the first position */
+};
+
 enum { REQUEST_MAGIC = 0x5152504d, CHUNK_MAGIC = 0x4b48434d, REQUEST_MAX_SAMPLES = 128 };
 struct request {
     u32 magic, bytes; /* of the whole block */
@@ -47,6 +55,8 @@ struct request {
     u32 n_samples;    /* sequences to make, >= 1; sample s draws with seed + s */
     u32 has_session;  /* 0, 1 */
     u64 session;      /* for routing: hash of what the client calls its session; any value */
+    u32 pooling;      /* enum pooling; else than NONE: n_samples 1, sampling plays no part */
+    u32 pad;
     struct sampling sampling;
     struct span prompt;    /* i32 token ids, len >= 1 */
     struct span bias;      /* struct token_bias, ids distinct */
@@ -64,7 +74,7 @@ struct request_parts {
 };
 struct request *request_build(const struct request *head, const struct request_parts *parts);
 /* Every span inside the block and aligned, ids within [0, vocab), bad_words well formed,
- * n_samples 1..REQUEST_MAX_SAMPLES, sampling values in range. ERR_PEER: not a block; ERR_INPUT: a value,
+ * n_samples 1..REQUEST_MAX_SAMPLES (1 for a vector), sampling values in range. ERR_PEER: not a block; ERR_INPUT: a value,
  * where = the API's name of the field. block: 8-byte aligned. */
 int request_check(const void *block, size_t len, u32 vocab, struct error *err);
 static inline const void *request_at(const struct request *r, struct span s)
@@ -72,7 +82,7 @@ static inline const void *request_at(const struct request *r, struct span s)
     return (const u8 *)r + s.off;
 }
 
-/* ---- chunks: new tokens of one sample, or its end ------------------------------------------------------------*/
+/* ---- chunks: new tokens of one sample, or a vector, or an end ------------------------------------------------------------*/
 enum finish {
     FINISH_NONE,   /* more will come */
     FINISH_STOP,   /* EOS, or stop_id >= 0 */
@@ -102,11 +112,14 @@ struct chunk {
     u8 last;      /* no more chunks for the whole request: its slot is free */
     u16 error_len;
     struct span tokens, logprobs, error;
+    struct span vector; /* f32; of a request with pooling, once: with FINISH_STOP and without tokens */
 };
 /* Appends one chunk block, 8-byte aligned, to a buf (a CHUNK message is a row of such blocks). Spans are set
  * here; an error text (NULL: none) is cut at CHUNK_MAX_ERROR bytes and has no NUL in the block. */
 void chunk_add(struct buf *to, const struct chunk *head, const i32 *tokens,
                const struct token_logprob *logprobs, const char *error);
+/* The same of a chunk whose only content is a vector of n numbers. */
+void chunk_add_vector(struct buf *to, const struct chunk *head, const float *vector, u32 n);
 /* The chunk at *pos of a message, advancing *pos; NULL at the end (err->code = 0) or on a malformed block
  * (err->code < 0). msg: 8-byte aligned. */
 const struct chunk *chunk_next(const void *msg, size_t len, size_t *pos, struct error *err);

@@ -45,7 +45,7 @@ enum {
     STEP_IN_FLIGHT = 2,
     STEP_IN_FLIGHT_MOST = 8
 }; /* one engine or stage; several stages */
-enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 2 };
+enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 3 };
 
 /* Steps that may be unanswered with so many stages. */
 static inline u32 step_in_flight(u32 stages)
@@ -77,7 +77,11 @@ enum step_kind {
 }; /* DUMMY: answered without work (gang padding). CANARY: one
 token on the scratch block, proves progress. Both carry nothing (all n_* and data_len 0) */
 enum row_src { SRC_HISTORY, SRC_RING };
-enum row_want { WANT_NOTHING, WANT_SAMPLE }; /* NOTHING: a prompt chunk that is not the last */
+enum row_want {
+    WANT_NOTHING, /* a prompt chunk that is not the last */
+    WANT_SAMPLE,
+    WANT_HIDDEN /* the vector of a sequence with pooling: with the prompt's last token */
+};
 
 struct step {
     u32 magic, bytes;  /* of the frame */
@@ -100,9 +104,11 @@ struct seq_free {
 struct seq_new {
     u32 row, row_gen; /* row < channel max_rows */
     u64 request;
-    u32 prompt_len;           /* of the n_tok tokens, those of the prompt (the rest was emitted before) */
-    u32 n_tok;                /* history now: prompt + emitted */
-    u32 max_len, pad;         /* history never grows beyond this */
+    u32 prompt_len; /* of the n_tok tokens, those of the prompt (the rest was emitted before) */
+    u32 n_tok;      /* history now: prompt + emitted */
+    u32 max_len;    /* history never grows beyond this */
+    u32 pooling;    /* enum pooling: only where the model's files say the same. Else than NONE: no tokens are
+                                 sampled; MEAN and CLS: the first row begins at position 0 */
     struct sampling sampling; /* seed is the sample's own */
     struct span tokens;       /* i32[n_tok], in the data area */
     struct span bias, allowed, bad_words, eos_ids,
@@ -129,14 +135,14 @@ struct results {
     u32 gen, crc;
     u8 kind, failed,
         pad[2]; /* failed: the engine refuses the step (stale generation, malformed): nothing was done */
-    u32 n;      /* rows with want = SAMPLE, in the step's order */
+    u32 n;      /* rows with want = SAMPLE or HIDDEN, in the step's order */
     u32 usec;   /* time of the forward pass */
     u32 data_len;
     u64 commit;
     /* then: result[n], data */
 };
 enum result_flags {
-    RESULT_NONFINITE = 1, /* logits that are not finite */
+    RESULT_NONFINITE = 1, /* logits, or numbers of a vector, that are not finite */
     RESULT_NOTHING = 2,   /* bias, allowed, min_tokens and bad words leave no token */
 };
 struct result {
@@ -145,7 +151,8 @@ struct result {
     u8 n_out, n_accepted, flags, pad;
     struct span tokens;   /* i32[n_out] */
     struct span logprobs; /* struct token_logprob[n_out][1 + n_logprobs]; len counts entries; 0: none */
-    /* any flag: n_out = 0; the row is dead until seq_free, its later rows are answered the same way */
+    struct span hidden;   /* f32[hidden_size], want = HIDDEN (n_out = 0); len 0: none */
+    /* any flag: n_out = 0, hidden.len = 0; the row is dead until seq_free, its later rows are answered the same way */
 };
 
 /* ---- frames: building and reading -------------------------------------------------------------------------------*/

@@ -320,7 +320,7 @@ static void take_chunk(struct head *h, u32 from, const struct chunk *c, u64 now)
     if (!f || f->selection.state != SELECTION_DISPATCHED || f->selection.leader != from ||
         c->sample >= f->request->n_samples)
         return;
-    if (c->n_tokens > 0) latency_answered(h, f, now);
+    if (c->n_tokens > 0 || c->vector.len > 0) latency_answered(h, f, now);
     bool was_open = f->n_open > 0;
     if (c->finish != FINISH_RETRY) deliver(h, f, c);
     if (!c->last) {

@@ -146,6 +146,11 @@ void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len)
         agent_die(l->agent, "message DISPATCH", &err);
     }
     const struct request *r = (const struct request *)(m + 1);
+    if (r->pooling != l->agent->model.pooling.kind) {
+        error_set(&err, ERR_PEER, "", "asks for pooling %u, and the model has %d", r->pooling,
+                  (int)l->agent->model.pooling.kind);
+        agent_die(l->agent, "message DISPATCH", &err);
+    }
     if (m->origin >= l->agent->n_ingresses) {
         error_set(&err, ERR_PEER, "", "of ingress %u, there are %u", m->origin, l->agent->n_ingresses);
         agent_die(l->agent, "message DISPATCH", &err);

@@ -136,8 +136,9 @@ static int make_proc(struct seat *s, struct error *err)
     struct agent *a = s->agent;
     const struct engine_boot *b = &s->boot;
     u64 step_ns = (u64)(a->config.step_timeout_s * (double)NS_PER_S);
-    size_t ring = 2 * engine_ring_size(b->max_rows, b->max_step_tokens, b->max_model_len, b->max_logprobs,
-                                       b->block_size); /* a step takes at most a quarter of it */
+    size_t ring =
+        2 * engine_ring_size(b->max_rows, b->max_step_tokens, b->max_model_len, b->max_logprobs,
+                             a->needs.hidden, b->block_size); /* a step takes at most a quarter of it */
     ring = step_ring_bytes(ring, seat_in_flight(s));
     struct proc_spec spec = {.fault = getenv("MPISERVE_FAULT"),
                              .boot = *b,

@@ -32,6 +32,7 @@ int supervise_init(struct leader *l, struct error *err)
                            .staged = l->seat->shape.pp > 1,
                            .max_kills = 2,
                            .numerics = a->numerics,
+                           .hidden = a->needs.hidden,
                            .prefix_cache = a->config.enable_prefix_caching,
                            .prefix_kind = prefix_kind,
                            .prefix_arg = &a->model.rope,

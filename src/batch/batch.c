@@ -70,7 +70,9 @@ static void job_link(struct batch *b, struct job *j)
 int batch_add(struct batch *b, const struct request *r, u32 origin, u64 now_ns, struct error *err)
 {
     (void)now_ns;
-    if (r->prompt.len >= b->spec.max_model_len)
+    if (r->pooling && !b->spec.hidden)
+        return error_set(err, ERR_INPUT, "pooling", "the model makes no vectors");
+    if (r->pooling ? r->prompt.len > b->spec.max_model_len : r->prompt.len >= b->spec.max_model_len)
         return error_set(err, ERR_INPUT, "prompt", "%u tokens do not fit a context of %u with an answer",
                          r->prompt.len, b->spec.max_model_len);
     size_t frame = sizeof(struct step) + sizeof(struct seq_new) + sizeof(struct row) + r->bytes + 4096 +
@@ -148,6 +150,7 @@ void job_drop(struct batch *b, struct job *j)
         free(j->seqs[i].tokens);
         free(j->seqs[i].blocks);
         buf_release(&j->seqs[i].logprobs);
+        buf_release(&j->seqs[i].vector);
     }
     free(j->seqs);
     free(j->request);

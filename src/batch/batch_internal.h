@@ -32,6 +32,7 @@ struct seq {
     bool was_looked_up;  /* in any residence */
     u32 n_cached;        /* tokens found then */
     struct buf logprobs; /* struct token_logprob[] of tokens not flushed */
+    struct buf vector;   /* float[], pooled */
 };
 struct job {
     struct job *next, *prev; /* all jobs, in scheduling order: priority, then arrival */
@@ -89,9 +90,13 @@ static inline u32 seq_n_out(const struct seq *s)
 {
     return s->n_tokens - s->job->request->prompt.len;
 }
+static inline bool seq_pooled(const struct seq *s)
+{
+    return s->job->request->pooling != POOLING_NONE;
+}
 static inline u32 seq_limit(const struct batch *b, const struct seq *s) /* history never grows beyond */
 {
-    u64 n = (u64)s->job->request->prompt.len + s->job->request->sampling.max_tokens;
+    u64 n = (u64)s->job->request->prompt.len + (seq_pooled(s) ? 0 : s->job->request->sampling.max_tokens);
     return n < b->spec.max_model_len ? (u32)n : b->spec.max_model_len;
 }
 /* Positions [0, upto) are computed: full blocks of them can be cached. */

@@ -49,6 +49,19 @@ static void commit_token(struct batch *b, struct seq *s, i32 id)
     check_end(b, s, id);
 }
 
+static int commit_vector(struct batch *b, struct seq *s, const struct results_view *v, const struct result *r,
+                         struct error *err)
+{
+    if (r->n_out || r->hidden.len != b->spec.hidden || r->pos0 != s->n_tokens || s->pending == 0)
+        return error_set(err, ERR_PEER, "",
+                         "result of row %u: a vector of %u at position %u, expected %u at %u", r->row,
+                         r->hidden.len, r->pos0, b->spec.hidden, s->n_tokens);
+    buf_add(&s->vector, results_at(v, r->hidden), r->hidden.len * sizeof(float));
+    seq_committed(b, s, s->n_tokens);
+    seq_end(b, s, FINISH_STOP, -1);
+    return 0;
+}
+
 static int commit_row(struct batch *b, const struct results_view *v, const struct result *r,
                       struct error *err)
 {
@@ -64,6 +77,7 @@ static int commit_row(struct batch *b, const struct results_view *v, const struc
                                              : "the request's constraints leave no token to choose");
         return 0;
     }
+    if (seq_pooled(s)) return commit_vector(b, s, v, r, err);
     i32 wanted = s->job->request->sampling.n_logprobs;
     u32 entries = wanted < 0 ? 0 : 1 + (u32)wanted;
     if (r->n_out != 1 || r->tokens.len != 1 || r->pos0 != s->n_tokens || s->pending == 0 ||
@@ -138,10 +152,14 @@ static void flush_seq(struct batch *b, struct seq *s)
                          .stop_id = s->stop_id,
                          .finish = s->ended ? s->finish : FINISH_NONE,
                          .last = j->n_live == 0 && n_dirty_live == 1};
-    chunk_add(out_of(b, j->origin), &head, s->tokens + j->request->prompt.len + s->flushed,
-              (const struct token_logprob *)s->logprobs.data, j->error[0] ? j->error : NULL);
+    if (s->vector.len)
+        chunk_add_vector(out_of(b, j->origin), &head, (const float *)s->vector.data, b->spec.hidden);
+    else
+        chunk_add(out_of(b, j->origin), &head, s->tokens + j->request->prompt.len + s->flushed,
+                  (const struct token_logprob *)s->logprobs.data, j->error[0] ? j->error : NULL);
     s->flushed = seq_n_out(s);
     buf_clear(&s->logprobs);
+    buf_clear(&s->vector);
     s->dirty = false;
     b->n_dirty--;
     j->last_set = head.last;

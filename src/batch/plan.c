@@ -12,7 +12,7 @@ bool batch_wants_step(const struct batch *b)
 /* Tokens of the row's history once all planned steps are done. */
 static u32 history_after(const struct seq *s)
 {
-    return s->n_tokens + s->pending;
+    return s->n_tokens + (seq_pooled(s) ? 0 : s->pending);
 }
 
 /* Does the sequence need more computation, as far as is known now? */
@@ -20,7 +20,7 @@ static bool seq_has_work(const struct batch *b, const struct seq *s)
 {
     u32 history = history_after(s);
     if (b->spec.staged && s->pending) return false;
-    return s->planned < history && history < seq_limit(b, s);
+    return s->planned < history && (seq_pooled(s) || history < seq_limit(b, s));
 }
 
 static bool take_row(struct batch *b, struct seq *s)
@@ -127,6 +127,8 @@ static bool waits_for_sibling(const struct batch *b, const struct seq *s)
 static void use_prefix(struct batch *b, struct seq *s)
 {
     u32 block, size = b->spec.block_size, most = (s->n_tokens - 1) / size;
+    enum pooling pooling = (enum pooling)s->job->request->pooling;
+    if (pooling == POOLING_MEAN || pooling == POOLING_CLS) most = 0;
     if (b->spec.prefix_kind)
         s->link.serial = b->spec.prefix_kind(b->spec.prefix_arg, s->job->request->prompt.len);
     while (s->n_blocks < most && kv_find(b->kv, &s->link, s->tokens + (size_t)s->n_blocks * size, &block)) {
@@ -273,6 +275,7 @@ static void fill_new(const struct batch *b, const struct seq *s, struct seq_new 
                           .prompt_len = r->prompt.len,
                           .n_tok = s->n_tokens,
                           .max_len = seq_limit(b, s),
+                          .pooling = r->pooling,
                           .sampling = r->sampling};
     n->sampling.seed += s->sample;
     n->tokens = fill(d, s->tokens, s->n_tokens, 4);
@@ -298,7 +301,9 @@ static void fill_row(const struct batch *b, const struct planned_row *p, struct 
                         .pos = s->planned,
                         .n_tok = (u16)p->n_tok,
                         .src = carries ? SRC_RING : SRC_HISTORY,
-                        .want = p->want ? WANT_SAMPLE : WANT_NOTHING,
+                        .want = !p->want        ? WANT_NOTHING
+                                : seq_pooled(s) ? WANT_HIDDEN
+                                                : WANT_SAMPLE,
                         .mask_slot = -1};
     if (carries) row->tok_off = fill(d, s->tokens + s->planned, 1, 4).off;
     row->block_delta[0] = fill(d, s->blocks + s->n_blocks_sent, s->n_blocks - s->n_blocks_sent, 4);

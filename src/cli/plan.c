@@ -175,8 +175,9 @@ static int size_engine(struct plan *p, struct error *err)
     }
     u64 per_seq = (limits.max_model_len + (u64)limits.block_size - 1) / limits.block_size;
     p->kv = p->needs.kv_bytes_per_block * p->n_blocks;
-    u64 ring = 2 * (u64)engine_ring_size(limits.max_rows, (u32)c->max_num_batched_tokens,
-                                         limits.max_model_len, (u32)c->max_logprobs, limits.block_size);
+    u64 ring =
+        2 * (u64)engine_ring_size(limits.max_rows, (u32)c->max_num_batched_tokens, limits.max_model_len,
+                                  (u32)c->max_logprobs, p->needs.hidden, limits.block_size);
     p->rings = 2 * step_ring_bytes(ring, step_in_flight((u32)c->pipeline_parallel_size));
     p->agent = agent_bytes;
     p->tokens = (p->n_blocks - 1) * (u64)c->block_size;

@@ -43,23 +43,32 @@ static u32 logprobs_bytes(u32 n_logprobs)
     return ((1 + n_logprobs) * (u32)sizeof(struct token_logprob) + 7) & ~7u;
 }
 
-/* Data of a result: its token in 8 bytes, then its log-probabilities. */
-static u32 result_bytes(const struct sampling *s)
+static u32 vector_bytes(u32 hidden)
 {
-    return 8 + (s->n_logprobs < 0 ? 0 : logprobs_bytes((u32)s->n_logprobs));
+    return (hidden * (u32)sizeof(float) + 7) & ~7u;
 }
 
-size_t execute_results_max(u32 max_rows, u32 max_logprobs)
+/* Data of a result: its token in 8 bytes, then its log-probabilities; or its vector. */
+static u32 result_bytes(const struct execute *x, const struct seq_row *r)
 {
-    struct results h = {.n = max_rows, .data_len = max_rows * (8 + logprobs_bytes(max_logprobs))};
+    i32 n_logprobs = r->sampler.sampling.n_logprobs;
+    if (r->pooled) return vector_bytes(x->spec.limits.hidden);
+    return 8 + (n_logprobs < 0 ? 0 : logprobs_bytes((u32)n_logprobs));
+}
+
+size_t execute_results_max(u32 max_rows, u32 max_logprobs, u32 hidden)
+{
+    struct results h = {
+        .n = max_rows, .data_len = max_rows * MAX_OF(8 + logprobs_bytes(max_logprobs), vector_bytes(hidden))};
     return results_frame_bytes(&h);
 }
 
 struct execute *execute_new(const struct execute_spec *spec, struct error *err)
 {
     const struct rows_limits *l = &spec->limits;
-    if ((u64)l->max_rows * (8 + 12 * (1 + (u64)l->max_logprobs)) > 1u << 30) {
-        error_set(err, ERR_INPUT, "max_logprobs", "%u for %u rows is too much", l->max_logprobs, l->max_rows);
+    if ((u64)l->max_rows * (8 + 12 * (1 + (u64)l->max_logprobs) + 4 * (u64)l->hidden) > 1u << 30) {
+        error_set(err, ERR_INPUT, "max_logprobs", "%u, and vectors of %u, for %u rows are too much",
+                  l->max_logprobs, l->hidden, l->max_rows);
         return NULL;
     }
     struct execute *x = mem_zero(1, sizeof(*x));
@@ -71,10 +80,10 @@ struct execute *execute_new(const struct execute_spec *spec, struct error *err)
     x->seqs = mem_zero(l->max_rows, sizeof(*x->seqs));
     x->jobs = mem_zero(l->max_rows, sizeof(*x->jobs));
     x->outcomes = mem_zero(l->max_rows, sizeof(*x->outcomes));
-    x->n_samplers = spec->follows || spec->device ? 0 : pool_threads(spec->pool);
+    x->n_samplers = spec->follows || spec->device || l->pooling ? 0 : pool_threads(spec->pool);
     x->samplers = mem_zero((size_t)x->n_samplers, sizeof(*x->samplers));
     for (int i = 0; i < x->n_samplers; i++) x->samplers[i] = sampler_new(l->vocab);
-    x->out = mem_alloc(execute_results_max(l->max_rows, l->max_logprobs));
+    x->out = mem_alloc(execute_results_max(l->max_rows, l->max_logprobs, l->hidden));
     if (!spec->device) return x;
     x->device_sampler = device_sampler_new(spec->device, l->max_rows, l->vocab, l->max_logprobs, err);
     if (x->device_sampler) return x;
@@ -110,6 +119,19 @@ static void run_block_ops(struct execute *x, const struct step_view *v)
     }
 }
 
+/* Which of the tokens the vector is made of. */
+static void gather_hidden(const struct execute *x, const struct row *plan, const struct seq_row *r, bool nan,
+                          struct fwd_seq *seq)
+{
+    enum pooling pooling = x->spec.limits.pooling;
+    bool last = plan->want == WANT_HIDDEN, all = pooling == POOLING_MEAN;
+    if (!r->pooled) return;
+    if (nan) r->vector[0] = NAN; /* stays so, whatever is added */
+    seq->hidden.sum = r->vector;
+    seq->hidden.first = pooling == POOLING_LAST ? plan->n_tok - 1u : 0;
+    if (all || (pooling == POOLING_LAST ? last : plan->pos == 0)) seq->hidden.n = all ? plan->n_tok : 1;
+}
+
 /* Rows to sequences of the forward pass; dead rows take no part, but get their results. */
 static void gather(struct execute *x, const struct step_view *v)
 {
@@ -120,18 +142,21 @@ static void gather(struct execute *x, const struct step_view *v)
         struct seq_row *r = &x->rows.row[plan->row];
         struct job *job = &x->jobs[x->n_jobs++];
         bool sample = plan->want == WANT_SAMPLE;
+        struct fwd_seq *seq = &x->seqs[x->n_seqs];
         *job = (struct job){.row = r, .plan = plan, .logits = none, .result = none};
-        if (sample) job->result = n_results++;
+        if (plan->want != WANT_NOTHING) job->result = n_results++;
         if (r->dead) continue;
         const i32 *tokens = r->history + plan->pos;
         if (sample) job->logits = n_logits++;
         job->nan = fault_tokens(&x->spec.fault, tokens, plan->n_tok);
-        x->seqs[x->n_seqs++] = (struct fwd_seq){.tokens = tokens,
-                                                .pos = plan->pos,
-                                                .n_tok = plan->n_tok,
-                                                .blocks = r->blocks,
-                                                .want_logits = sample,
-                                                .prompt = r->sampler.prompt_len};
+        *seq = (struct fwd_seq){.tokens = tokens,
+                                .pos = plan->pos,
+                                .n_tok = plan->n_tok,
+                                .blocks = r->blocks,
+                                .want_logits = sample,
+                                .prompt = r->sampler.prompt_len};
+        gather_hidden(x, plan, r, job->nan, seq);
+        x->n_seqs++;
     }
 }
 
@@ -142,7 +167,7 @@ static void layout_results(struct execute *x, const struct step *step)
     for (u32 i = 0; i < x->n_jobs; i++) {
         if (x->jobs[i].result == none) continue;
         h.n++;
-        h.data_len += result_bytes(&x->jobs[i].row->sampler.sampling);
+        h.data_len += result_bytes(x, x->jobs[i].row);
     }
     results_frame_layout(x->out, &h, &x->results);
     struct result *r = (struct result *)x->results.rows;
@@ -150,12 +175,14 @@ static void layout_results(struct execute *x, const struct step *step)
     for (u32 i = 0; i < x->n_jobs; i++) {
         const struct job *job = &x->jobs[i];
         if (job->result == none) continue;
-        *r++ = (struct result){.row = job->plan->row,
-                               .row_gen = job->plan->row_gen,
-                               .pos0 = job->plan->pos + job->plan->n_tok,
-                               .tokens = {at, 0},
-                               .logprobs = {at + 8, 0}};
-        at += result_bytes(&job->row->sampler.sampling);
+        *r = (struct result){
+            .row = job->plan->row, .row_gen = job->plan->row_gen, .pos0 = job->plan->pos + job->plan->n_tok};
+        if (job->row->pooled)
+            r->hidden.off = at;
+        else
+            r->tokens.off = at, r->logprobs.off = at + 8;
+        at += result_bytes(x, job->row);
+        r++;
     }
     memset((u8 *)x->results.data, 0, h.data_len);
 }
@@ -241,6 +268,23 @@ static u8 flags_of(enum sampler_state state)
     return state == SAMPLER_OK ? 0 : state == SAMPLER_NONFINITE ? RESULT_NONFINITE : RESULT_NOTHING;
 }
 
+/* The sum of the rows becomes the vector. */
+static void conclude_vector(struct execute *x, const struct job *job, struct result *r)
+{
+    u32 n = x->spec.limits.hidden;
+    float *to = (float *)(x->results.data + r->hidden.off), *sum = job->row->vector;
+    float rows = x->spec.limits.pooling == POOLING_MEAN ? (float)job->row->n_tok : 1;
+    bool finite = true;
+    if (!x->spec.forward) null_vector(job->row->n_tok, sum, n), rows = 1;
+    for (u32 i = 0; i < n; i++) {
+        to[i] = sum[i] / rows;
+        finite &= isfinite(to[i]) != 0;
+    }
+    if (!finite) job->row->dead = RESULT_NONFINITE;
+    r->flags = job->row->dead;
+    if (!r->flags) r->hidden.len = n;
+}
+
 /* In the step's order: choices into histories, results and outcomes. */
 static void conclude(struct execute *x)
 {
@@ -248,6 +292,10 @@ static void conclude(struct execute *x)
         struct job *job = &x->jobs[i];
         if (job->result == none) continue;
         struct result *r = (struct result *)&x->results.rows[job->result];
+        if (job->row->pooled) {
+            conclude_vector(x, job, r);
+            continue;
+        }
         if (job->logits != none) job->row->dead = flags_of(job->choice.state);
         r->flags = job->row->dead;
         x->outcomes[x->n_outcomes++] = (struct outcome){

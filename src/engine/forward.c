@@ -139,6 +139,7 @@ static size_t rooms_of(struct forward *f, struct room *list)
                                           part->heads.n * c->head_dim, c->mla.q_rank},
                          5);
     bool behind = c->arch->norms != NORMS_PRE, last = shard_last(part);
+    u32 vectors = c->pooling.kind && forward_has_logits(s) ? n : 0;
     f->logits_ld = forward_has_logits(s) ? part->vocab.of : part->vocab.n;
     f->act_ld = padded(act);
     const struct room all[] = {
@@ -151,12 +152,19 @@ static size_t rooms_of(struct forward *f, struct room *list)
         ROOM(act, n, f->act_ld * sizeof(float)),
         ROOM(branch, behind ? n : 0, c->hidden * sizeof(float)),
         ROOM(partial, part->tp > 1 ? n : 0, c->hidden * sizeof(float)),
-        ROOM(logits, last ? s->max_rows : 0, f->logits_ld * sizeof(float)),
+        ROOM(logits,
+             !last             ? 0
+             : c->pooling.kind ? 1
+                               : s->max_rows,
+             f->logits_ld * sizeof(float)),
         ROOM_ON_HOST(lists.ids, n, sizeof *f->lists.ids),
         ROOM_ON_HOST(lists.positions, n, sizeof *f->lists.positions),
         ROOM_ON_HOST(lists.places, n, sizeof *f->lists.places),
         ROOM_ON_HOST(lists.spans, n, sizeof *f->lists.spans),
         ROOM_ON_HOST(lists.wanted, n, sizeof *f->lists.wanted),
+        ROOM_ON_HOST(hidden.rows, vectors, sizeof *f->hidden.rows),
+        ROOM_ON_HOST(hidden.to, vectors, sizeof *f->hidden.to),
+        ROOM_ON_HOST(hidden.norm, vectors, c->hidden * sizeof(float)),
         ROOM_ON_HOST(tickets, part->layers.n, TICKETS * sizeof *f->tickets),
     };
     return expert_rooms(f, list, latent_rooms(f, list, add_rooms(list, 0, all, COUNT_OF(all))));
@@ -195,6 +203,7 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
                  {"latent attention", c->arch->mla},
                  {"experts", c->moe.experts != 0},
                  {"norms behind the layers only", c->arch->norms == NORMS_POST},
+                 {"vectors of an embedding model", c->pooling.kind != POOLING_NONE},
                  {"a KV cache of another format than --compute",
                   c->load.kv_set && c->load.kv != compute_dtype(s->compute)}};
     const u32 sizes[] = {c->hidden, c->ffn, c->head_dim};
@@ -418,6 +427,29 @@ static int run_head(struct forward *f, struct share s)
     return parallel_logits(&f->parallel, f->logits_out, f->n_wanted, s);
 }
 
+/* Rows of the final norm to the sums that they join. Threads share the rows, then the columns: a sum's order is that of its rows. */
+static void run_hidden(struct forward *f, struct share s)
+{
+    const struct model_config *c = f->spec.config;
+    for (u32 i = s.i; i < f->hidden.n; i += s.n)
+        f->spec.ops->norm(&(struct norm_args){.x = f->x + (size_t)f->hidden.rows[i] * c->hidden,
+                                              .w = f->spec.weights->norm,
+                                              .eps = c->eps,
+                                              .y = f->hidden.norm + (size_t)i * c->hidden,
+                                              .y_dtype = DTYPE_F32,
+                                              .rows = 1,
+                                              .n = c->hidden},
+                          (struct share){0, 1, NULL});
+    forward_wait(f, s);
+    u32 from = c->hidden * s.i / s.n, to = c->hidden * (s.i + 1) / s.n;
+    for (u32 i = 0; i < f->hidden.n; i++) {
+        const float *row = f->hidden.norm + (size_t)i * c->hidden;
+        float *sum = f->hidden.to[i];
+        for (u32 k = from; k < to; k++) sum[k] += row[k];
+    }
+    forward_wait(f, s);
+}
+
 static int run_layer(struct forward *f, u32 layer, struct share s)
 {
     const struct model_config *c = f->spec.config;
@@ -437,6 +469,7 @@ static void chunk_thread(void *arg, int thread, int threads)
     forward_wait(f, s);
     for (u32 layer = first; layer < end && !rc; layer++) rc = run_layer(f, layer, s);
     if (!rc && f->n_wanted) run_head(f, s);
+    if (!rc && f->hidden.n) run_hidden(f, s);
 }
 
 /* ---- a step, cut into chunks */
@@ -471,6 +504,10 @@ static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32
         f->lists.places[row] = (struct place){q->blocks[pos / f->spec.block_size], pos % f->spec.block_size};
         BUG_ON(f->lists.places[row].block >= f->spec.n_blocks);
         if (i % most == 0) add_span(f, (struct attn_span){blocks, row, pos, MIN_OF(most, n - i)});
+        if (forward_has_logits(&f->spec) && done + i - q->hidden.first < q->hidden.n) {
+            f->hidden.rows[f->hidden.n] = row;
+            f->hidden.to[f->hidden.n++] = q->hidden.sum;
+        }
         if (!shard_last(&f->part)) continue;
         if (all || (q->want_logits && done + i == q->n_tok - 1)) f->lists.wanted[f->n_wanted++] = row;
     }
@@ -503,7 +540,7 @@ static int run_chunk(struct forward *f, float *logits, u32 *written)
         chunk_thread(f, 0, 1);
     else
         pool_run(f->spec.pool, chunk_thread, f);
-    f->rows = f->n_spans = f->n_wanted = f->n_single = f->longest = 0;
+    f->rows = f->n_spans = f->n_wanted = f->n_single = f->longest = f->hidden.n = 0;
     if (f->parallel.broken) return f->parallel.err.code;
     return parallel_send(&f->parallel, f->x, stream);
 }

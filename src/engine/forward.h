@@ -19,6 +19,10 @@ struct fwd_seq {       /* the part of one sequence that a step computes */
     u32 pos, n_tok;    /* absolute position of tokens[0] */
     const u32 *blocks; /* block table: position p is in blocks[p / block_size]; covers pos + n_tok - 1 */
     bool want_logits;  /* of the last token */
+    struct {
+        u32 first, n; /* among these tokens */
+        float *sum;   /* [hidden]: the final norm's rows of theirs are added to it, in order */
+    } hidden;         /* n 0: not wanted. As batch invariant as logits; only where forward_has_logits */
     u32 prompt; /* tokens of its prompt: see rope_frequencies; where a length does not matter, anything */
 };
 struct forward;
@@ -51,7 +55,7 @@ static inline enum dtype compute_dtype(enum compute c)
 /* Copies *spec; what it points to must outlive the forward. Allocates all working memory. */
 struct forward *forward_new(const struct forward_spec *spec, struct error *err);
 void forward_free(struct forward *f);
-/* Computes n sequences (n_tok >= 1, sum <= max_step_tokens, at most max_rows want logits; token ids < vocab); rows of logits for those that want them, in order, valid until the
+/* Computes n sequences (n_tok >= 1, sum <= max_step_tokens, at most max_rows want logits (of a model that makes vectors: one); token ids < vocab); rows of logits for those that want them, in order, valid until the
  * next call: [n_wanted, vocab] f32. Of several engines only forward_has_logits gets them; elsewhere what is
  * returned is only not NULL.
  * NULL: the group is broken (forward_error), and the forward of no further use. With a device the logits are

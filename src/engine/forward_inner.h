@@ -42,6 +42,12 @@ struct forward {
     u32 logits_ld;              /* the vocabulary, or this engine's part of it */
     /* the chunk in work */
     struct token_lists lists, seen; /* on the host; where the operations look */
+    struct {
+        u32 *rows;   /* [chunk]: those of the stream that are wanted */
+        float **to;  /* [chunk]: the sum that each joins */
+        float *norm; /* [chunk, hidden] */
+        u32 n;
+    } hidden;
     u32 rows, n_spans, n_wanted;
     u32 n_single, longest; /* spans of one token: how many, and the most tokens that one of them sees */
     struct mirror *mirror; /* NULL: no device */

@@ -26,6 +26,14 @@ static const struct tensor *make(const struct builder *b, const struct tensor *w
     return t;
 }
 
+const struct tensor *layout_tensor(const struct builder *b, const char *name)
+{
+    static const char outer[] = "model.";
+    const struct tensor *t = model_tensor(b->f, name);
+    if (t || !b->c->pooling.kind || strncmp(name, outer, sizeof outer - 1)) return t;
+    return model_tensor(b->f, name + sizeof outer - 1);
+}
+
 const struct tensor *layout_find(const struct builder *b, const char *name, struct shape shape)
 {
     char found[128], text[64];
@@ -34,7 +42,7 @@ const struct tensor *layout_find(const struct builder *b, const char *name, stru
     for (size_t i = 0; i < COUNT_OF(wanted); i++)
         if (wanted[i]) want.dims[want.n_dims++] = wanted[i];
     if (b->c->load.dummy) return make(b, &want);
-    const struct tensor *t = model_tensor(b->f, name);
+    const struct tensor *t = layout_tensor(b, name);
     if (!t) {
         error_set(b->err, ERR_INPUT, b->c->dir, "tensor %s is missing", name);
         return NULL;

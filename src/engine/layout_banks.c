@@ -121,7 +121,7 @@ static int add_fused(const struct builder *b, u32 layer, const struct fused *x)
                           p.across ? p.rows.of : p.cols.of};
     if (x->kind == SLOT_VECTOR) shape = (struct shape){0, b->c->moe.experts, p.rows.of};
     snprintf(name, sizeof name, "model.layers.%u.%s", layer, x->name);
-    if (x->kind == SLOT_PANELS && b->c->quant.method == QUANT_MXFP4 && !model_tensor(b->f, name) &&
+    if (x->kind == SLOT_PANELS && b->c->quant.method == QUANT_MXFP4 && !layout_tensor(b, name) &&
         !b->c->load.dummy)
         return add_codes(b, layer, x, name);
     const struct tensor *t = layout_find(b, name, shape);
@@ -150,7 +150,7 @@ int layout_experts(const struct builder *b, u32 layer)
     char name[LAYOUT_NAME];
     int rc = 0;
     snprintf(name, sizeof name, "model.layers.%u.%s", layer, FUSED[0].name);
-    if (!b->c->moe.bias && !model_tensor(b->f, name)) return add_separate(b, layer);
+    if (!b->c->moe.bias && !layout_tensor(b, name)) return add_separate(b, layer);
     for (size_t i = 0; i < COUNT_OF(FUSED) && !rc; i++)
         if (FUSED[i].kind == SLOT_PANELS || b->c->moe.bias) rc = add_fused(b, layer, &FUSED[i]);
     return rc;

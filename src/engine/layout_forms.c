@@ -82,7 +82,7 @@ static bool has(const struct builder *b, const char *name, const char *suffix)
 {
     char full[LAYOUT_NAME + 32];
     snprintf(full, sizeof full, "%s%s", name, suffix);
-    return model_tensor(b->f, full) != NULL;
+    return layout_tensor(b, full) != NULL;
 }
 
 static bool in_words(const struct builder *b, const char *name)
@@ -117,7 +117,7 @@ int layout_mxfp4(const struct builder *b, struct slot *s, const char *name, u32 
     p.scale = beside(b, name, "_scales", (struct shape){experts, p.rows.of, p.cols.of / BLOCK}, "U8");
     if (!p.scale) return b->err->code;
     snprintf(full, sizeof full, "%s_blocks", name);
-    p.tensor = model_tensor(b->f, full);
+    p.tensor = layout_tensor(b, full);
     const u64 want[] = {experts, p.rows.of, p.cols.of / BLOCK, BLOCK / 2};
     if (!p.tensor || p.tensor->n_dims != 4 || memcmp(p.tensor->dims, want, sizeof want) ||
         strcmp(p.tensor->stored, "U8"))

@@ -18,6 +18,8 @@ struct builder {
 struct shape {
     u32 planes, rows, cols;
 };
+/* NULL: absent. Files of embedding models may name tensors without what is around them elsewhere ("model."). */
+const struct tensor *layout_tensor(const struct builder *b, const char *name);
 /* The tensor, checked; NULL and an error. */
 const struct tensor *layout_find(const struct builder *b, const char *name, struct shape shape);
 /* Adds a part to the slot; p says which part of the tensor NAME it is. For fp8, finds its scales too. */

@@ -76,11 +76,18 @@ static int check_boot(const struct engine *e, struct error *err)
         !memchr(b->kv_cache_dtype, 0, sizeof(b->kv_cache_dtype)) || !memchr(b->isa, 0, sizeof(b->isa)) ||
         !memchr(b->device, 0, sizeof(b->device)) || b->threads < 1 || b->threads > 4096 || b->n_blocks < 2)
         return error_set(err, ERR_PEER, "boot", "%u threads, %u blocks", b->threads, b->n_blocks);
-    size_t most = channel_max_frame(e->channel), results = execute_results_max(b->max_rows, b->max_logprobs);
-    if (e->group.sampler && results > most)
-        return error_set(err, ERR_PEER, "boot", "results of %zu bytes do not fit into frames of %zu", results,
-                         most);
     return 0;
+}
+
+/* Before it has done anything: every results frame must find room. */
+static int check_frames(const struct engine *e, struct error *err)
+{
+    const struct engine_boot *b = e->boot;
+    size_t most = channel_max_frame(e->channel),
+           results = execute_results_max(b->max_rows, b->max_logprobs, engine_vector(&e->model.config));
+    if (!e->group.sampler || results <= most) return 0;
+    return error_set(err, ERR_PEER, "boot", "results of %zu bytes do not fit into frames of %zu", results,
+                     most);
 }
 
 static bool without_maths(const struct engine_boot *b)
@@ -135,7 +142,9 @@ static int make_execute(struct engine *e, struct error *err)
                                            .max_logprobs = b->max_logprobs,
                                            .block_size = b->block_size,
                                            .n_blocks = b->n_blocks,
-                                           .vocab = e->model.config.vocab},
+                                           .vocab = e->model.config.vocab,
+                                           .hidden = engine_vector(&e->model.config),
+                                           .pooling = e->model.config.pooling.kind},
                                 .forward = e->forward,
                                 .null_step_us = b->null_step_us,
                                 .pool = e->pool,
@@ -167,6 +176,7 @@ static int prepare(struct engine *e, struct error *err)
         rc = load_model(&e->model, e->head, FD_WEIGHTS, FD_KV, err);
         if (rc == 0) rc = make_forward(e, err);
     }
+    if (rc == 0) rc = check_frames(e, err);
     return rc == 0 ? make_execute(e, err) : rc;
 }
 

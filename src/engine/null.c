@@ -17,6 +17,11 @@ struct choice null_choose(u32 position, u32 vocab, const struct sampling *s, str
     return c;
 }
 
+void null_vector(u32 n_tok, float *vector, u32 n)
+{
+    for (u32 i = 0; i < n; i++) vector[i] = i == n_tok % n ? 1 : 0;
+}
+
 void null_wait(u32 us)
 {
     if (us) nanosleep(&(struct timespec){us / 1000000, us % 1000000 * 1000l}, NULL);

@@ -62,6 +62,11 @@ int compute_parse(const char *name, enum compute *out)
     return 0;
 }
 
+u32 engine_vector(const struct model_config *c)
+{
+    return c->pooling.kind ? c->hidden : 0;
+}
+
 /* What an engine allocates for its work. */
 static u64 work_bytes(const struct model_config *c, const struct shard *part, const struct engine_ask *ask,
                       bool null)
@@ -70,9 +75,12 @@ static u64 work_bytes(const struct model_config *c, const struct shard *part, co
     struct forward_spec spec = {
         .config = c, .shard = *part, .max_step_tokens = ask->max_step_tokens, .max_rows = ask->max_rows};
     u64 row = (len + ask->block_size - 1) / ask->block_size * sizeof(u32) + len * (u64)sizeof(i32);
-    u64 samplers = forward_has_logits(&spec) ? ask->threads * (u64)sampler_bytes(c->vocab) : 0;
+    u64 samplers =
+        forward_has_logits(&spec) && !c->pooling.kind ? ask->threads * (u64)sampler_bytes(c->vocab) : 0;
     u64 maths = null ? 0 : forward_work_bytes(&spec) + samplers;
-    return maths + execute_results_max(ask->max_rows, ask->max_logprobs) + ask->max_rows * row;
+    u32 vector = engine_vector(c);
+    return maths + execute_results_max(ask->max_rows, ask->max_logprobs, vector) +
+           ask->max_rows * (row + vector * sizeof(float));
 }
 
 static u64 device_work_bytes(const struct model_config *c, const struct shard *part,
@@ -125,6 +133,7 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
         out->fingerprint = model_fingerprint(&config, files);
         out->numerics = numerics_class(out, &config.load, &part, ask->block_size);
         out->vocab = config.vocab;
+        out->hidden = engine_vector(&config);
         out->max_model_len = ask->max_model_len ? ask->max_model_len : config.max_position;
     }
     model_close(files);
@@ -163,14 +172,15 @@ int engine_blocks(const struct engine_needs *needs, const struct engine_limits *
                      (unsigned long long)kv_bytes);
 }
 
-size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs,
+size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs, u32 hidden,
                         u32 block_size)
 {
     const u64 lists = 1 << 20, margin = 4096;
     u64 step = lists + margin + max_model_len * (u64)sizeof(i32) +
                max_rows * (u64)(sizeof(struct seq_free) + sizeof(struct seq_new) + sizeof(struct row) + 16) +
                (max_step_tokens / block_size + (u64)max_rows) * 2 * (sizeof(u32) + sizeof(struct block_op));
-    u64 need = STEP_IN_FLIGHT * 2 * MAX_OF(step, execute_results_max(max_rows, max_logprobs) + margin),
+    u64 need =
+            STEP_IN_FLIGHT * 2 * MAX_OF(step, execute_results_max(max_rows, max_logprobs, hidden) + margin),
         size = 1 << 21;
     while (size < need) size *= 2;
     return size;

@@ -7,6 +7,7 @@
 struct row_shadow {
     u64 stamp;
     bool used, dead, named, fresh; /* named: a row of this step; fresh: it began with this step */
+    bool pooled;
     u32 gen, n_tok, max_len, n_blocks, next_pos;
 };
 
@@ -20,12 +21,16 @@ int rows_init(struct rows *t, const struct rows_limits *limits, struct error *er
     t->row = calloc(limits->max_rows, sizeof(*t->row));
     t->shadow = calloc(limits->max_rows, sizeof(*t->shadow));
     t->tables = calloc((size_t)limits->max_rows * t->max_blocks, sizeof(*t->tables));
-    if (!t->row || !t->shadow || !t->tables) {
+    t->vectors = calloc((size_t)limits->max_rows * MAX_OF(limits->hidden, 1u), sizeof(*t->vectors));
+    if (!t->row || !t->shadow || !t->tables || !t->vectors) {
         rows_release(t);
         return error_set(err, ERR_MEMORY, "rows", "no memory for %u rows of %u blocks", limits->max_rows,
                          t->max_blocks);
     }
-    for (u32 i = 0; i < limits->max_rows; i++) t->row[i].blocks = t->tables + (size_t)i * t->max_blocks;
+    for (u32 i = 0; i < limits->max_rows; i++) {
+        t->row[i].blocks = t->tables + (size_t)i * t->max_blocks;
+        t->row[i].vector = t->vectors + (size_t)i * limits->hidden;
+    }
     return 0;
 }
 
@@ -38,6 +43,7 @@ void rows_release(struct rows *t)
     free(t->row);
     free(t->shadow);
     free(t->tables);
+    free(t->vectors);
     *t = (struct rows){0};
 }
 
@@ -56,6 +62,7 @@ static struct row_shadow *shadow_of(struct rows *t, u32 row)
         *s = (struct row_shadow){.stamp = t->stamp,
                                  .used = r->used,
                                  .dead = r->dead,
+                                 .pooled = r->pooled,
                                  .gen = r->gen,
                                  .n_tok = r->n_tok,
                                  .max_len = r->max_len,
@@ -97,6 +104,8 @@ static int check_new(struct rows *t, const struct step_view *v, const struct seq
     struct row_shadow *s = shadow_of(t, n->row);
     if (s->used) return refuse(err, n->row, "seq_new: the row is in use, row_gen", s->gen);
     if (n->max_len > l->max_model_len) return refuse(err, n->row, "seq_new: max_len", n->max_len);
+    if (n->pooling != l->pooling)
+        return refuse(err, n->row, "seq_new: pooling that is not the model's", n->pooling);
     if (n->sampling.n_logprobs > (i32)l->max_logprobs)
         return refuse(err, n->row, "seq_new: n_logprobs", (u32)n->sampling.n_logprobs);
     if (!ids_ok(v, n->tokens, l->vocab) || !ids_ok(v, n->allowed, l->vocab) ||
@@ -106,6 +115,7 @@ static int check_new(struct rows *t, const struct step_view *v, const struct seq
     *s = (struct row_shadow){.stamp = t->stamp,
                              .used = true,
                              .fresh = true,
+                             .pooled = n->pooling != POOLING_NONE,
                              .gen = n->row_gen,
                              .n_tok = n->n_tok,
                              .max_len = n->max_len};
@@ -163,8 +173,12 @@ static int check_row(struct rows *t, const struct step_view *v, const struct row
     int rc = check_tokens(t, v, r, s, err);
     if (rc < 0) return rc;
     if (!s->dead && end > s->n_tok) return refuse(err, r->row, "positions beyond the history", end);
-    if (!s->dead && r->want == WANT_SAMPLE && end != s->n_tok)
-        return refuse(err, r->row, "a token is wanted in the middle of the history", end);
+    if (!s->dead && r->want != WANT_NOTHING && end != s->n_tok)
+        return refuse(err, r->row, "a token or vector is wanted in the middle of the history", end);
+    if (r->want == (s->pooled ? WANT_SAMPLE : WANT_HIDDEN))
+        return refuse(err, r->row, "such a result is not offered of this sequence, want", r->want);
+    if (s->pooled && t->limits.pooling != POOLING_LAST && !s->next_pos && r->pos)
+        return refuse(err, r->row, "the vector needs the first position, too; begins at", r->pos);
     /* what lies before may be shared: nobody writes there */
     if (s->next_pos ? r->pos != s->next_pos : r->pos % t->limits.block_size)
         return refuse(err, r->row, s->next_pos ? "does not follow its last row" : "begins inside a block",
@@ -217,6 +231,8 @@ static int start_row(struct rows *t, const struct step_view *v, const struct seq
     r->max_len = n->max_len;
     r->n_tok = n->n_tok;
     r->n_blocks = r->next_pos = 0;
+    r->pooled = n->pooling != POOLING_NONE;
+    memset(r->vector, 0, t->limits.hidden * sizeof(*r->vector));
     const struct sampler_spec spec = {.sampling = &n->sampling,
                                       .history = r->history,
                                       .prompt_len = n->prompt_len,

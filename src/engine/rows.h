@@ -9,6 +9,8 @@
 struct rows_limits {
     u32 max_rows, max_step_tokens, max_model_len, max_logprobs;
     u32 block_size, n_blocks, vocab;
+    u32 hidden;           /* numbers of a vector; 0: the model generates, and makes none */
+    enum pooling pooling; /* how it makes them */
 };
 struct seq_row {
     bool used;
@@ -18,7 +20,9 @@ struct seq_row {
     u32 n_tok, room;
     u32 *blocks; /* [n_blocks], part of the table's one allocation */
     u32 n_blocks;
-    u32 next_pos; /* where its next row begins; 0: it had none */
+    u32 next_pos;  /* where its next row begins; 0: it had none */
+    bool pooled;   /* a vector is wanted, no tokens */
+    float *vector; /* [hidden], part of the table's one allocation: the sum of the rows so far */
     struct sampler_row sampler;
 };
 struct rows {
@@ -26,6 +30,7 @@ struct rows {
     u32 max_blocks; /* of one row */
     struct seq_row *row;
     u32 *tables;               /* [max_rows, max_blocks] */
+    float *vectors;            /* [max_rows, hidden] */
     struct row_shadow *shadow; /* [max_rows]: the table as it would be, while a step is checked */
     u64 stamp;
 };

@@ -1,11 +1,28 @@
 /* The JSON of answers, and the pieces that whole answers and streams share. */
 #include "ingress/call.h"
 
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 void answer_text(struct buf *to, const char *s, size_t len)
 {
     struct json_out o;
     json_out_init(&o, to);
     json_out_text(&o, s ? s : "", len);
+}
+
+void answer_float(struct buf *to, float v)
+{
+    char text[32];
+    if (!isfinite(v)) v = -9999.0f;
+    for (int digits = 5; digits <= 9; digits++) {
+        snprintf(text, sizeof(text), "%.*g", digits, (double)v);
+        if (strtof(text, NULL) == v) break;
+    }
+    buf_text(to, text);
+    if (!strpbrk(text, ".e")) buf_text(to, ".0");
 }
 
 void answer_id_list(const i32 *ids, u32 n, struct buf *to)

@@ -38,6 +38,7 @@ struct choice {
     struct buf text;          /* unary: all of it; stream: what was not sent yet */
     struct buf lp[LP_LISTS];  /* JSON items, the same way */
     struct buf ids;           /* the same, when asked for */
+    struct buf vector;        /* float[]: of embeddings, when it has ended */
     u32 n_received, n_tokens; /* tokens that came; tokens that count */
     u32 n_unsent;             /* tokens since the last event */
     u64 chars;                /* characters decoded so far */
@@ -214,6 +215,10 @@ void answer_usage(const struct call *c, struct buf *to,
                   bool whole); /* {"prompt_tokens":...}; whole: with details */
 void answer_logprobs(const struct call *c, const struct choice *ch, struct buf *to);
 void answer_stop_reason(const struct call *c, const struct choice *ch, struct buf *to);
+void answer_vectors(struct call *c, struct buf *to); /* embeddings.c: the same of /v1/embeddings */
+void answer_base64(const void *from, size_t len, struct buf *to);
+void answer_float(struct buf *to,
+                  float v); /* the shortest decimal that reads back as v; what is not finite: -9999 */
 void answer_text(struct buf *to, const char *s, size_t len); /* a JSON string; s NULL: empty */
 void answer_id_list(const i32 *ids, u32 n, struct buf *to);  /* [1,2] */
 void stream_begin(struct call *c);

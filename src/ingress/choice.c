@@ -32,6 +32,7 @@ void choice_release(struct choice *ch)
     stop_scan_release(&ch->stops);
     buf_release(&ch->text);
     buf_release(&ch->ids);
+    buf_release(&ch->vector);
     for (int i = 0; i < LP_LISTS; i++) buf_release(&ch->lp[i]);
 }
 
@@ -40,19 +41,6 @@ static struct buf *next_item(struct buf *list)
 {
     if (list->len) buf_char(list, ',');
     return list;
-}
-
-/* The shortest decimal that reads back as this float. */
-static void add_float(struct buf *to, float v)
-{
-    char text[32];
-    if (!isfinite(v)) v = -9999.0f;
-    for (int digits = 5; digits <= 9; digits++) {
-        snprintf(text, sizeof(text), "%.*g", digits, (double)v);
-        if (strtof(text, NULL) == v) break;
-    }
-    buf_text(to, text);
-    if (!strpbrk(text, ".e")) buf_text(to, ".0");
 }
 
 static void add_token_text(const struct call *c, i32 id, struct buf *to)
@@ -75,7 +63,7 @@ static void add_chat_token(const struct call *c, const struct token_logprob *lp,
     buf_text(to, "{\"token\":");
     add_token_text(c, lp->id, to);
     buf_text(to, ",\"logprob\":");
-    add_float(to, lp->logprob);
+    answer_float(to, lp->logprob);
     buf_text(to, ",\"bytes\":[");
     for (size_t i = 0; i < len; i++) buf_printf(to, i ? ",%u" : "%u", (u8)bytes[i]);
     buf_char(to, ']');
@@ -124,7 +112,7 @@ static void add_top_map(struct call *c, const struct token_logprob *lp, u32 n_to
         if (i) buf_char(to, ',');
         buf_add(to, keys->data + from[i], from[i + 1] - from[i]);
         buf_char(to, ':');
-        add_float(to, value[i]);
+        answer_float(to, value[i]);
     }
     buf_char(to, '}');
 }
@@ -137,7 +125,7 @@ static void add_logprobs(struct call *c, struct choice *ch, const struct token_l
         return;
     }
     add_token_text(c, lp->id, next_item(&ch->lp[LP_TOKENS]));
-    add_float(next_item(&ch->lp[LP_VALUES]), lp->logprob);
+    answer_float(next_item(&ch->lp[LP_VALUES]), lp->logprob);
     add_top_map(c, lp, n_top, next_item(&ch->lp[LP_TOP]));
     buf_printf(next_item(&ch->lp[LP_OFFSETS]), "%llu", (unsigned long long)ch->chars);
 }
@@ -170,6 +158,8 @@ int choice_feed(struct call *c, struct choice *ch, const struct chunk *chunk, u6
         bool is_stop = chunk->finish == FINISH_STOP && i + 1 == chunk->n_tokens;
         take_token(c, ch, tokens[i], lp ? &lp[(size_t)i * (1 + n_top)] : NULL, n_top, is_stop);
     }
+    if (chunk->vector.len)
+        buf_add(&ch->vector, chunk_at(chunk, chunk->vector), chunk->vector.len * sizeof(float));
     ch->n_received = MAX_OF(ch->n_received, chunk->first + chunk->n_tokens);
     if (ch->finish == FINISH_NONE && chunk->finish != FINISH_NONE) {
         stop_scan_flush(&ch->stops, &ch->text);

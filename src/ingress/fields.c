@@ -1,4 +1,4 @@
-/* The fields of /v1/completions and /v1/chat/completions: one table, one row a field. Unknown fields are ignored, null is absent;
+/* The fields of /v1/completions, /v1/chat/completions and /v1/embeddings: one table, one row a field. Unknown fields are ignored, null is absent;
  * what would change the answer and is not offered is refused by name. */
 #include "ingress/api.h"
 
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BOTH = API_COMPLETIONS | API_CHAT, PATH_SIZE = 160 };
+enum { BOTH = API_COMPLETIONS | API_CHAT, ALL = BOTH | API_EMBEDDINGS, PATH_SIZE = 160 };
 
 struct reader {
     struct params *p;
@@ -256,6 +256,22 @@ static int read_thinking_budget(struct reader *r, const struct field *f, const s
     return json_int(v, 0) == -1 ? 0 : refuse(r, f, v);
 }
 
+static int read_encoding_format(struct reader *r, const struct field *f, const struct json *v)
+{
+    const char *format = json_text(v);
+    if (!format || (strcmp(format, "float") != 0 && strcmp(format, "base64") != 0))
+        return api_fail(r->e, API_BAD_VALUE, f->name, "`encoding_format` must be \"float\" or \"base64\".");
+    r->p->base64 = format[0] == 'b';
+    return 0;
+}
+
+static int read_dimensions(struct reader *r, const struct field *f, const struct json *v)
+{
+    struct field within = *f;
+    within.high = r->limits->hidden;
+    return read_int(r, &within, v);
+}
+
 static int read_cache_salt(struct reader *r, const struct field *f, const struct json *v)
 {
     const char *salt = json_text(v);
@@ -338,7 +354,7 @@ static const double ANY = 1e19; /* above every i64 */
 
 /* clang-format off */
 static const struct field FIELDS[] = {
-    {"model",                         BOTH, read_text, 0, 0, AT(model), 0},
+    {"model",                          ALL, read_text, 0, 0, AT(model), 0},
     {"temperature",                   BOTH, read_real, 0, 2, AT(temperature), 0},
     {"top_p",                         BOTH, read_real, 0, 1, AT(top_p), 0},
     {"top_k",                         BOTH, read_int, -1, INT_LIMIT, AT(top_k), 0},
@@ -358,19 +374,19 @@ static const struct field FIELDS[] = {
     {"allowed_token_ids",             BOTH, read_ids, 1, 0, AT(allowed), 0},
     {"bad_words",                     BOTH, read_bad_words, 0, 0, AT(bad_words), 0},
     {"skip_special_tokens",           BOTH, read_bool, 0, 0, AT(skip_special), 0},
-    {"truncate_prompt_tokens",        BOTH, read_int, -1, INT_LIMIT, AT(truncate_prompt_tokens), 0},
-    {"truncation_side",               BOTH, read_truncation_side, 0, 0, 0, 0},
+    {"truncate_prompt_tokens",         ALL, read_int, -1, INT_LIMIT, AT(truncate_prompt_tokens), 0},
+    {"truncation_side",                ALL, read_truncation_side, 0, 0, 0, 0},
     {"return_tokens_as_token_ids",    BOTH, read_bool, 0, 0, AT(token_ids_as_text), 0},
     {"return_token_ids",              BOTH, read_bool, 0, 0, AT(return_token_ids), 0},
-    {"request_id",                    BOTH, read_text, 0, 0, AT(request_id), 0},
-    {"priority",                      BOTH, read_int, -ANY, ANY, AT(priority), 0},
-    {"session_id",                    BOTH, read_text, 0, 0, AT(session_id), 0},
-    {"user",                          BOTH, read_text, 0, 0, AT(user), 0},
-    {"cache_salt",                    BOTH, read_cache_salt, 0, 0, 0, 0},
+    {"request_id",                     ALL, read_text, 0, 0, AT(request_id), 0},
+    {"priority",                       ALL, read_int, -ANY, ANY, AT(priority), 0},
+    {"session_id",                     ALL, read_text, 0, 0, AT(session_id), 0},
+    {"user",                           ALL, read_text, 0, 0, AT(user), 0},
+    {"cache_salt",                     ALL, read_cache_salt, 0, 0, 0, 0},
     {"stream",                        BOTH, read_bool, 0, 0, AT(stream), 0},
     {"stream_options",                BOTH, read_stream_options, 0, 0, AT(stream_options), 0},
     {"stream_interval",               BOTH, read_int, 1, INT_LIMIT, AT(stream_interval), 0},
-    {"add_special_tokens",            BOTH, read_bool, 0, 0, AT(add_special), 0},
+    {"add_special_tokens",             ALL, read_bool, 0, 0, AT(add_special), 0},
     {"response_format",               BOTH, read_response_format, 0, 0, 0, NO_GRAMMAR},
     {"structured_outputs",            BOTH, refuse, 0, 0, 0, NO_GRAMMAR},
     {"guided_json",                   BOTH, refuse, 0, 0, 0, NO_GRAMMAR},
@@ -391,6 +407,11 @@ static const struct field FIELDS[] = {
     {"logprobs",           API_COMPLETIONS, read_logprobs, 0, 0, AT(logprobs), 0},
     {"echo",               API_COMPLETIONS, read_bool, 0, 0, AT(echo), 0},
     {"suffix",             API_COMPLETIONS, refuse, 0, 0, 0, "text cannot be filled in before a suffix"},
+
+    {"input",               API_EMBEDDINGS, read_value, 0, 0, AT(prompt), 0},
+    {"encoding_format",     API_EMBEDDINGS, read_encoding_format, 0, 0, 0, 0},
+    {"dimensions",          API_EMBEDDINGS, read_dimensions, 1, 0, AT(dimensions), 0},
+    {"messages",            API_EMBEDDINGS, refuse, 0, 0, 0, "send the text as `input`"},
 
     {"messages",                  API_CHAT, read_array, 0, 0, AT(messages), 0},
     {"max_completion_tokens",     API_CHAT, read_int, 1, INT_LIMIT, AT(max_completion_tokens), 0},
@@ -428,6 +449,11 @@ i64 params_max_tokens(const struct params *p)
     if (p->api == API_CHAT && p->max_completion_tokens != PARAM_NONE) return p->max_completion_tokens;
     if (p->max_tokens != PARAM_NONE) return p->max_tokens;
     return p->api == API_COMPLETIONS ? 16 : PARAM_NONE;
+}
+
+const char *api_prompt_name(enum api api)
+{
+    return api == API_EMBEDDINGS ? "input" : "prompt";
 }
 
 static const char *max_tokens_name(const struct params *p)
@@ -488,7 +514,8 @@ static int check_together(const struct params *p, const struct json *body, const
                         "`stop_token_ids` has %u ids; at most 128 with `min_tokens`.", p->n_stop_ids);
     if (check_lengths(p, limits, e) < 0) return -1;
     if (p->api == API_CHAT) return check_chat(p, e, json_kind(json_get(body, "tool_choice")) > JK_NULL);
-    if (!p->prompt) return api_fail(e, API_BAD_VALUE, "prompt", "`prompt` is required.");
+    const char *name = api_prompt_name(p->api);
+    if (!p->prompt) return api_fail(e, API_BAD_VALUE, name, "`%s` is required.", name);
     if (p->echo && p->logprobs != PARAM_NONE)
         return api_fail(
             e, API_UNSUPPORTED, "echo",
@@ -519,7 +546,8 @@ static int read_params(struct params *p, const struct json *body, enum api api, 
                          .truncate_prompt_tokens = PARAM_NONE,
                          .stream_interval = 1,
                          .skip_special = true,
-                         .add_special = api == API_COMPLETIONS,
+                         .dimensions = PARAM_NONE,
+                         .add_special = api != API_CHAT,
                          .add_generation_prompt = true};
     if (json_kind(body) != JK_OBJECT)
         return api_fail(e, API_BAD_VALUE, NULL, "The body must be a JSON object, but is %s.",

@@ -1,4 +1,4 @@
-/* /v1/completions and /v1/chat/completions: from the body to a running call, and from the call to an answer. */
+/* /v1/completions, /v1/chat/completions and /v1/embeddings: from the body to a running call, and from the call to an answer. */
 #include "ingress/http.h"
 #include "ingress/prompts.h"
 
@@ -96,7 +96,7 @@ static int set_prompts(struct call *c, struct api_error *e)
     } else if (prompts_read(in, &c->p, &c->mem, &c->prompts, &c->n_prompts, e) < 0) {
         return -1;
     }
-    bool generating = params_max_tokens(&c->p) != 0;
+    bool generating = params_max_tokens(&c->p) != 0 && c->p.api != API_EMBEDDINGS;
     for (u32 i = 0; i < c->n_prompts; i++)
         if (prompts_fit(in, &c->p, &c->prompts[i], generating, e) < 0) return -1;
     return prompts_bad_words(in, &c->p, &c->mem, &c->bad_words, &c->n_bad_words, e);
@@ -107,7 +107,8 @@ static void set_id(struct call *c, const struct exchange *x)
 {
     bool by_body = !x->named && request_id_ok(c->p.request_id);
     const char *name = by_body ? c->p.request_id : x->request_id;
-    snprintf(c->id, sizeof(c->id), "%s-%.128s", c->p.api == API_CHAT ? "chatcmpl" : "cmpl", name);
+    const char *kind = c->p.api == API_CHAT ? "chatcmpl" : c->p.api == API_EMBEDDINGS ? "embd" : "cmpl";
+    snprintf(c->id, sizeof(c->id), "%s-%.128s", kind, name);
 }
 
 /* The whole text is a number that fits. */
@@ -134,11 +135,27 @@ static void set_session(struct call *c, const struct exchange *x)
     call_set_session(c, names, COUNT_OF(names));
 }
 
+/* The files of the model's folder say which of both it can do. */
+static int check_kind(const struct ingress *in, enum api api, struct api_error *e)
+{
+    bool vectors = in->limits.hidden > 0;
+    if (vectors == (api == API_EMBEDDINGS)) return 0;
+    if (vectors)
+        return api_fail(e, API_UNSUPPORTED, "model",
+                        "The model `%s` makes embeddings and generates no text: use /v1/embeddings.",
+                        in->model_name);
+    return api_fail(e, API_UNSUPPORTED, "model",
+                    "The model `%s` generates text and makes no embeddings: its folder has no modules.json "
+                    "that says how vectors are made.",
+                    in->model_name);
+}
+
 static int prepare(struct call *c, struct exchange *x, enum api api, struct api_error *e)
 {
     struct json *body = body_read(x, e);
     if (!body) return -1;
-    int rc = params_read(&c->p, body, api, &c->in->limits, &c->mem, e);
+    int rc = check_kind(c->in, api, e);
+    if (rc == 0) rc = params_read(&c->p, body, api, &c->in->limits, &c->mem, e);
     if (rc == 0) rc = model_check(c->in, c->p.model, e);
     if (rc == 0) rc = set_prompts(c, e);
     if (rc == 0) {
@@ -191,6 +208,11 @@ int answer_chat(struct exchange *x)
     return generate(x, API_CHAT);
 }
 
+int answer_embeddings(struct exchange *x)
+{
+    return generate(x, API_EMBEDDINGS);
+}
+
 int generate_go_on(struct exchange *x)
 {
     struct call *c = x->call;
@@ -200,7 +222,10 @@ int generate_go_on(struct exchange *x)
         if (c->p.stream && c->out.len) return reply_stream(x);
         if (c->over) {
             struct buf body = {0};
-            answer_json(c, &body);
+            if (c->p.api == API_EMBEDDINGS)
+                answer_vectors(c, &body);
+            else
+                answer_json(c, &body);
             return reply_json(x, 200, &body);
         }
     } while (!call_sleep(c, exchange_suspend));

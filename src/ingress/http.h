@@ -76,6 +76,7 @@ bool auth_ok(const char *key, const char *authorization, const char *x_api_key);
 int answer_drain(struct exchange *x);
 int answer_completions(struct exchange *x);
 int answer_chat(struct exchange *x);
+int answer_embeddings(struct exchange *x);
 int generate_go_on(struct exchange *x); /* the connection was resumed */
 /* reservations.c */
 int answer_reserve(struct exchange *x);

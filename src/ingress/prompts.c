@@ -34,13 +34,27 @@ static int check_size(const struct ingress *in, const struct params *p, size_t l
     return api_context_overflow(e, (u32)least, in->limits.max_len);
 }
 
+/* The text as it is to be tokenized: an embedding model may want a prompt in front of it. */
+static int encode_text(const struct ingress *in, const struct params *p, const struct json *v,
+                       const char *path, struct ids *ids, struct api_error *e)
+{
+    const char *before = p->api == API_EMBEDDINGS ? in->spec.model->pooling.prompt : "";
+    if (!before[0]) return encode(in, path, json_text(v), json_len(v), p->add_special, ids, e);
+    struct buf text = {0};
+    buf_text(&text, before);
+    buf_add(&text, json_text(v), json_len(v));
+    int rc = encode(in, path, text.data, text.len, p->add_special, ids, e);
+    buf_release(&text);
+    return rc;
+}
+
 static int text_prompt(const struct ingress *in, const struct params *p, const struct json *v,
                        const char *path, struct arena *mem, struct prompt *out, struct api_error *e)
 {
     struct ids ids = {0};
     if (!json_len(v)) return api_fail(e, API_BAD_VALUE, path, "`%s` is empty.", path);
     if (check_size(in, p, json_len(v), e) < 0) return -1;
-    if (encode(in, path, json_text(v), json_len(v), p->add_special, &ids, e) < 0) {
+    if (encode_text(in, p, v, path, &ids, e) < 0) {
         ids_release(&ids);
         return -1;
     }
@@ -61,16 +75,17 @@ static int prompt_list(const struct ingress *in, const struct params *p, struct 
                        struct prompt *out, struct api_error *e)
 {
     enum json_kind kind = json_kind(json_item(p->prompt, 0));
+    const char *name = api_prompt_name(p->api);
     for (size_t i = 0; i < json_len(p->prompt); i++) {
         const struct json *v = json_item(p->prompt, i);
         char path[40];
-        snprintf(path, sizeof(path), "prompt[%zu]", i);
+        snprintf(path, sizeof(path), "%s[%zu]", name, i);
         if (json_kind(v) != kind || (kind != JK_TEXT && kind != JK_ARRAY))
             return api_fail(
                 e, API_BAD_VALUE, path,
-                "`prompt` must be a string, an array of strings, an array of token ids, or an array of "
+                "`%s` must be a string, an array of strings, an array of token ids, or an array of "
                 "arrays of token ids; `%s` is %s.",
-                path, json_kind_name(json_kind(v)));
+                name, path, json_kind_name(json_kind(v)));
         int rc = kind == JK_TEXT ? text_prompt(in, p, v, path, mem, &out[i], e)
                                  : id_prompt(in, v, path, mem, &out[i], e);
         if (rc < 0) return -1;
@@ -83,21 +98,23 @@ int prompts_read(const struct ingress *in, const struct params *p, struct arena 
 {
     enum json_kind kind = json_kind(p->prompt);
     size_t count = kind == JK_ARRAY && json_kind(json_item(p->prompt, 0)) != JK_INT ? json_len(p->prompt) : 1;
+    const char *name = api_prompt_name(p->api);
+    u32 most = p->api == API_EMBEDDINGS ? MAX_INPUTS : MAX_PROMPTS;
     if (kind != JK_TEXT && kind != JK_ARRAY)
-        return api_fail(e, API_BAD_VALUE, "prompt", "`prompt` must be a string or an array, but is %s.",
+        return api_fail(e, API_BAD_VALUE, name, "`%s` must be a string or an array, but is %s.", name,
                         json_kind_name(kind));
-    if (count < 1) return api_fail(e, API_BAD_VALUE, "prompt", "`prompt` is empty.");
-    if (count > MAX_PROMPTS || count * (u64)p->n > MAX_CHOICES)
+    if (count < 1) return api_fail(e, API_BAD_VALUE, name, "`%s` is empty.", name);
+    if (count > most || count * (u64)p->n > MAX_CHOICES)
         return api_fail(
-            e, API_BAD_VALUE, "prompt",
-            "`prompt` has %zu prompts with %lld choices each; at most %d prompts and %d choices are allowed.",
-            count, (long long)p->n, MAX_PROMPTS, MAX_CHOICES);
+            e, API_BAD_VALUE, name,
+            "`%s` has %zu prompts with %lld choices each; at most %u prompts and %d choices are allowed.",
+            name, count, (long long)p->n, most, MAX_CHOICES);
     struct prompt *out = arena_alloc(mem, count * sizeof(*out));
     memset(out, 0, count * sizeof(*out));
     *prompts = out;
     *n = (u32)count;
-    if (kind == JK_TEXT) return text_prompt(in, p, p->prompt, "prompt", mem, out, e);
-    if (json_kind(json_item(p->prompt, 0)) == JK_INT) return id_prompt(in, p->prompt, "prompt", mem, out, e);
+    if (kind == JK_TEXT) return text_prompt(in, p, p->prompt, name, mem, out, e);
+    if (json_kind(json_item(p->prompt, 0)) == JK_INT) return id_prompt(in, p->prompt, name, mem, out, e);
     return prompt_list(in, p, mem, out, e);
 }
 

@@ -4,7 +4,7 @@
 
 #include "ingress/call.h"
 
-/* The four forms of `prompt`: a text, texts, ids, lists of ids. Ids and texts lie in mem. */
+/* The four forms of `prompt` and `input`: a text, texts, ids, lists of ids. Ids and texts lie in mem. */
 int prompts_read(const struct ingress *in, const struct params *p, struct arena *mem, struct prompt **prompts,
                  u32 *n, struct api_error *e);
 /* The messages through the chat template; prompt->text is what the template gave. */

@@ -8,6 +8,7 @@ enum { PROBE = ROUTE_OPEN | ROUTE_UNCOUNTED };
 static const struct route ROUTES[] = {
     {"/v1/chat/completions", METHOD_POST, ROUTE_WORK | ROUTE_RESERVED, answer_chat},
     {"/v1/completions", METHOD_POST, ROUTE_WORK | ROUTE_RESERVED, answer_completions},
+    {"/v1/embeddings", METHOD_POST, ROUTE_WORK | ROUTE_RESERVED, answer_embeddings},
     {"/v1/models", METHOD_GET, 0, answer_models},
     {"/v1/models/", METHOD_GET, ROUTE_TAIL, answer_model},
     {"/v1/reservations", METHOD_POST, 0, answer_reserve},

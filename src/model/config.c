@@ -26,6 +26,15 @@ static const struct size_field {
     {"max_position_embeddings", offsetof(struct model_config, max_position), MAX_POSITION},
 };
 
+/* XModel beside XForCausalLM: how embedding models are saved. */
+static bool is_headless(const char *class, const struct arch *arch)
+{
+    static const char with_head[] = "ForCausalLM";
+    const char *end = strstr(arch->class_name, with_head);
+    size_t n = end ? (size_t)(end - arch->class_name) : 0;
+    return n && !strncmp(class, arch->class_name, n) && !strcmp(class + n, "Model");
+}
+
 static int read_arch(struct fields *f, struct model_config *out)
 {
     char name[SHOWN_LEN];
@@ -44,7 +53,7 @@ static int read_arch(struct fields *f, struct model_config *out)
     if (!fields_has(f, "architectures")) return 0;
     const char *class = json_text(json_item(json_get(f->object, "architectures"), 0));
     if (!class) return fields_fail(f, ERR_INPUT, "\"architectures\" must be a list of class names");
-    if (strcmp(class, out->arch->class_name))
+    if (strcmp(class, out->arch->class_name) && !(out->pooling.kind && is_headless(class, out->arch)))
         return fields_fail(f, ERR_UNSUPPORTED, "\"architectures\" names %s; a %s model is offered as %s only",
                            shown(class, name), out->arch->model_type, out->arch->class_name);
     return 0;
@@ -183,10 +192,13 @@ int model_read_config(const char *dir, struct model_config *out, struct error *e
     if (access(dir, F_OK) < 0) return error_errno(err, dir, "cannot find the model's folder");
     if (!file_exists(path))
         return error_set(err, ERR_NOT_FOUND, dir, "no config.json: this is not a model's folder");
+    int rc = config_pooling(out, err);
+    if (rc) return rc;
     struct json *root = json_read_file(path, CONFIG_MAX_BYTES, err);
     if (!root) return ERR_INPUT;
     struct fields f = {.path = path, .object = root, .err = err};
-    int rc = read_all(&f, out);
+    rc = read_all(&f, out);
+    if (!rc) rc = config_pooled(out, err);
     if (!rc) rc = config_generation(root, out, err);
     json_drop(root);
     return rc;

@@ -21,6 +21,9 @@ int config_moe(struct fields *f, struct model_config *out);
 int config_quant(struct fields *f, struct model_config *out);
 /* rope_parameters, or rope_theta and rope_scaling. Comes last: needs the sizes, may change score_scale and max_position. */
 int config_rope(struct fields *f, struct model_config *out);
+/* The files of sentence-transformers in out->dir, before anything else is read; and what they change of what was read. */
+int config_pooling(struct model_config *out, struct error *err);
+int config_pooled(struct model_config *out, struct error *err);
 /* generation_config.json of out->dir over what config.json (root) says of end tokens. */
 int config_generation(const struct json *root, struct model_config *out, struct error *err);
 

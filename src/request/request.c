@@ -129,6 +129,8 @@ int request_check(const void *block, size_t len, u32 vocab, struct error *err)
                              spans[i].span.off, spans[i].span.len);
     if (r->n_samples < 1 || r->n_samples > REQUEST_MAX_SAMPLES)
         return error_set(err, ERR_INPUT, "n", "%u is not in 1..%u", r->n_samples, REQUEST_MAX_SAMPLES);
+    if (r->pooling > POOLING_CLS || (r->pooling && r->n_samples != 1))
+        return error_set(err, ERR_INPUT, "pooling", "%u, with %u samples", r->pooling, r->n_samples);
     if (r->has_session > 1)
         return error_set(err, ERR_INPUT, "session_id", "the mark of a session is %u", r->has_session);
     if (r->prompt.len < 1) return error_set(err, ERR_INPUT, "prompt", "has no tokens");

@@ -32,6 +32,8 @@ static int check_new(const struct step_view *v, const struct seq_new *n, struct 
     if (n->prompt_len < 1 || n->prompt_len > n->n_tok)
         return refuse(err, "seq_new: prompt_len", n->prompt_len);
     if (n->max_len < n->n_tok) return refuse(err, "seq_new: max_len", n->max_len);
+    if (n->pooling > POOLING_CLS || (n->pooling && n->prompt_len != n->n_tok))
+        return refuse(err, "seq_new: pooling", n->pooling);
     const char *fault = sampling_fault(&n->sampling);
     if (fault) return error_set(err, ERR_PEER, "frame", "seq_new: sampling.%s is out of range", fault);
     return 0;
@@ -40,7 +42,7 @@ static int check_new(const struct step_view *v, const struct seq_new *n, struct 
 static int check_row(const struct step_view *v, const struct row *r, struct error *err)
 {
     u64 area = v->head->data_len;
-    if (r->src > SRC_RING || r->want > WANT_SAMPLE) return refuse(err, "row: src or want", r->row);
+    if (r->src > SRC_RING || r->want > WANT_HIDDEN) return refuse(err, "row: src or want", r->row);
     if (r->n_tok < 1) return refuse(err, "row: n_tok", r->n_tok);
     if (r->n_draft >= r->n_tok) return refuse(err, "row: n_draft", r->n_draft);
     if (r->mask_slot < -1) return refuse(err, "row: mask_slot", (u32)r->mask_slot);
@@ -97,6 +99,8 @@ static int check_result(const struct results_view *v, const struct result *r, st
     if (!span_fits(r->tokens, area, sizeof(i32), 4) ||
         !span_fits(r->logprobs, area, sizeof(struct token_logprob), 4))
         return refuse(err, "result: a list leaves the data area, row", r->row);
+    if (!span_fits(r->hidden, area, sizeof(float), 4)) return refuse(err, "result: hidden, row", r->row);
+    if (r->hidden.len && (r->n_out || r->flags)) return refuse(err, "result: hidden.len", r->hidden.len);
     if (r->logprobs.len && (!r->n_out || r->logprobs.len % r->n_out != 0))
         return refuse(err, "result: logprobs.len", r->logprobs.len);
     return 0;

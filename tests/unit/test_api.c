@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
-enum { C = API_COMPLETIONS, X = API_CHAT, B = API_COMPLETIONS | API_CHAT };
-static const struct api_limits LIMITS = {.vocab = 1000, .max_len = 512, .max_logprobs = 20};
+enum { C = API_COMPLETIONS, X = API_CHAT, B = API_COMPLETIONS | API_CHAT, E = API_EMBEDDINGS };
+static const struct api_limits LIMITS = {.vocab = 1000, .max_len = 512, .max_logprobs = 20, .hidden = 64};
 
 struct parsed {
     struct params p;
@@ -25,9 +25,11 @@ static void parse(struct parsed *r, enum api api, const char *fields)
 {
     char text[70000];
     struct error err;
-    const char *needed =
-        api == API_CHAT ? "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]" : "\"prompt\":\"x\"";
-    bool has = strstr(fields, api == API_CHAT ? "\"messages\"" : "\"prompt\"") != NULL;
+    const char *needed = api == API_CHAT         ? "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
+                         : api == API_EMBEDDINGS ? "\"input\":\"x\""
+                                                 : "\"prompt\":\"x\"";
+    const char *name = api == API_CHAT ? "\"messages\"" : api == API_EMBEDDINGS ? "\"input\"" : "\"prompt\"";
+    bool has = strstr(fields, name) != NULL;
     snprintf(text, sizeof(text), "{%s%s%s}", has ? "" : needed, has || !fields[0] ? "" : ",", fields);
     arena_init(&r->mem, 0);
     r->body = json_read(text, strlen(text), &err);
@@ -199,6 +201,20 @@ static const struct {
     {C, "\"suffix\":\"a\"", "suffix"},
     {C, "\"suffix\":\"\"", NULL},
 
+    {E, "", NULL},
+    {E, "\"input\":null", "input"},
+    {E, "\"encoding_format\":\"float\",\"dimensions\":1", NULL},
+    {E, "\"encoding_format\":\"base64\",\"dimensions\":64", NULL},
+    {E, "\"encoding_format\":null,\"dimensions\":null,\"user\":\"u\"", NULL},
+    {E, "\"encoding_format\":\"ubinary\"", "encoding_format"},
+    {E, "\"encoding_format\":1", "encoding_format"},
+    {E, "\"dimensions\":0", "dimensions"},
+    {E, "\"dimensions\":65", "dimensions"},
+    {E, "\"dimensions\":\"3\"", "dimensions"},
+    {E, "\"truncate_prompt_tokens\":513", "truncate_prompt_tokens"},
+    {E, "\"truncate_prompt_tokens\":-1,\"truncation_side\":\"right\",\"priority\":1", NULL},
+    {E, "\"temperature\":9,\"prompt\":1,\"n\":0", NULL}, /* unknown here */
+    {B, "\"dimensions\":0,\"encoding_format\":7", NULL},
     {X, "\"messages\":null", "messages"},
     {X, "\"messages\":\"a\"", "messages"},
     {X, "\"max_completion_tokens\":512", NULL},
@@ -242,7 +258,7 @@ static void test_every_field(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(CASES); i++) {
-        for (int api = API_COMPLETIONS; api <= API_CHAT; api++) {
+        for (int api = API_COMPLETIONS; api <= API_EMBEDDINGS; api *= 2) {
             if (!(CASES[i].apis & api)) continue;
             struct parsed r;
             parse(&r, (enum api)api, CASES[i].fields);

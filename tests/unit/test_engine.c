@@ -655,7 +655,7 @@ static void planning(void **state)
     ask.block_size = 16;
     ask.model = "tests";
     assert_true(engine_plan(&ask, &needs, &err) < 0);
-    size_t ring = engine_ring_size(64, 512, 131072, 20, 16);
+    size_t ring = engine_ring_size(64, 512, 131072, 20, 0, 16);
     assert_true((ring & (ring - 1)) == 0 && ring >= 4 * 131072 * 4);
 }
 

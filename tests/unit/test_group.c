@@ -147,7 +147,7 @@ static void start_part(struct replica *r, u32 i, const char *compute, u32 wait_m
     memcpy(b.compute, needs.compute, sizeof b.compute);
     memcpy(b.isa, needs.isa, sizeof b.isa);
     /* only root and sampler have frames */
-    size_t ring = i == 0 || i == r->n - tp ? engine_ring_size(8, 256, ROW_BLOCKS * 16, 5, 16) : 4096;
+    size_t ring = i == 0 || i == r->n - tp ? engine_ring_size(8, 256, ROW_BLOCKS * 16, 5, 0, 16) : 4096;
     need((p->channel = channel_new(ring, &err)) != NULL, &err);
     channel_reset(p->channel, &b);
     p->weights = memory(b.weights_bytes);

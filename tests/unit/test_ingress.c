@@ -56,7 +56,7 @@ static void suspend(void *http)
 }
 
 /* A call for these members of a completion's body, started; token ids are those of the demo model. */
-static struct call *start(const char *fields, i32 n_logprobs)
+static struct call *start_as(enum api api, const char *fields, i32 n_logprobs)
 {
     char text[1000];
     struct api_error e;
@@ -70,7 +70,7 @@ static struct call *start(const char *fields, i32 n_logprobs)
     agent.n = agent.n_cancelled = 0;
     agent.room = 8;
     wakes = 0;
-    if (params_read(&c->p, body, API_COMPLETIONS, &in->limits, &c->mem, &e) < 0 ||
+    if (params_read(&c->p, body, api, &in->limits, &c->mem, &e) < 0 ||
         prompts_read(in, &c->p, &c->mem, &c->prompts, &c->n_prompts, &e) < 0)
         fail_msg("%s", e.message);
     c->sampling = (struct sampling){.top_p = 1, .repetition_penalty = 1, .n_logprobs = n_logprobs};
@@ -78,6 +78,11 @@ static struct call *start(const char *fields, i32 n_logprobs)
     json_drop(body);
     if (call_start(c, &e) < 0) fail_msg("%s", e.message);
     return c;
+}
+
+static struct call *start(const char *fields, i32 n_logprobs)
+{
+    return start_as(API_COMPLETIONS, fields, n_logprobs);
 }
 
 static void feed_with(u64 id, u32 sample, u32 first, const char *text, enum finish finish, bool last,
@@ -319,10 +324,79 @@ static int teardown(void **state)
     return 0;
 }
 
+/* ---- vectors ---------------------------------------------------------------------------------------------------*/
+static void feed_vector(u64 id, const float *vector, u32 n)
+{
+    struct buf message = {0};
+    size_t at = 0;
+    struct chunk head = {
+        .request = id, .stop_id = -1, .finish = FINISH_STOP, .last = 1, .n_top = CHUNK_NO_LOGPROBS};
+    chunk_add_vector(&message, &head, vector, n);
+    ingress_deliver(in, chunk_next(message.data, message.len, &at, NULL));
+    buf_release(&message);
+}
+
+static void embeddings(void **state)
+{
+    (void)state;
+    static const float first[] = {0.5f, -1, 0.1f}, second[] = {3, 0, 4};
+    struct buf json = {0};
+    in->limits.hidden = 3;
+    struct call *c = start_as(API_EMBEDDINGS, "\"input\":[[1,2],[3]]", -1);
+    u64 ids[] = {c->parts[0].id, c->parts[1].id};
+    feed_vector(ids[1], second, 3); /* in any order */
+    assert_false(call_advance(c));
+    assert_false(c->over);
+    feed_vector(ids[0], first, 3);
+    assert_false(call_advance(c));
+    assert_true(c->over && !c->failed);
+    answer_vectors(c, &json);
+    assert_non_null(strstr(json.data, "{\"object\":\"embedding\",\"index\":0,\"embedding\":[0.5,-1.0,0.1]},"
+                                      "{\"object\":\"embedding\",\"index\":1,\"embedding\":[3.0,0.0,4.0]}"));
+    assert_non_null(strstr(json.data, "\"usage\":{\"prompt_tokens\":3,\"total_tokens\":3}}"));
+    call_close(c);
+    c = start_as(API_EMBEDDINGS, "\"input\":[1],\"dimensions\":2,\"encoding_format\":\"base64\"", -1);
+    feed_vector(c->parts[0].id, second, 3);
+    call_advance(c);
+    buf_clear(&json);
+    answer_vectors(c, &json);
+    assert_non_null(strstr(json.data, "\"embedding\":\"AABAQAAAAAA=\"")); /* 3, 0 */
+    call_close(c);
+    c = start_as(API_EMBEDDINGS, "\"input\":[1]", -1);
+    feed_vector(c->parts[0].id, second, 2); /* not what the model has */
+    call_advance(c);
+    assert_true(c->failed && c->error.kind == API_INTERNAL);
+    call_close(c);
+    in->limits.hidden = 0;
+    buf_release(&json);
+}
+
+static void base64(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {{"", ""},
+                                           {"f", "Zg=="},
+                                           {"fo", "Zm8="},
+                                           {"foo", "Zm9v"},
+                                           {"foob", "Zm9vYg=="},
+                                           {"fooba", "Zm9vYmE="},
+                                           {"foobar", "Zm9vYmFy"},
+                                           {"\xff\xef\xbe", "/+++"}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) { /* RFC 4648, section 10, and the last digits */
+        struct buf out = {0};
+        buf_text(&out, ">");
+        answer_base64(cases[i][0], strlen(cases[i][0]), &out);
+        assert_string_equal(out.data + 1, cases[i][1]);
+        buf_release(&out);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_session),
+        cmocka_unit_test(embeddings),
+        cmocka_unit_test(base64),
         cmocka_unit_test(test_whole_answer),
         cmocka_unit_test(test_duplicates_and_gaps),
         cmocka_unit_test(test_stop_strings_cancel),

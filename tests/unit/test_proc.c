@@ -77,7 +77,7 @@ static void site_init(struct site *a, const char *fault)
     need(a->spec.weights_fd >= 0, &err);
     a->spec.kv_fd = memory_new("kv", b->kv_bytes, true, &err);
     need(a->spec.kv_fd >= 0, &err);
-    a->spec.ring_size = engine_ring_size(4, 64, ROW_BLOCKS * 16, 5, 16);
+    a->spec.ring_size = engine_ring_size(4, 64, ROW_BLOCKS * 16, 5, 0, 16);
     a->proc = proc_new(&a->spec, &err);
     need(a->proc != NULL, &err);
     a->s.numerics = a->needs.numerics;

@@ -84,6 +84,8 @@ static void values_out_of_range(void **state)
         {"min_tokens", offsetof(struct request, sampling.min_tokens), 17},
         {"n_logprobs", offsetof(struct request, sampling.n_logprobs), (u32)-2},
         {"session_id", offsetof(struct request, has_session), 2},
+        {"pooling", offsetof(struct request, pooling), POOLING_CLS + 1},
+        {"pooling", offsetof(struct request, pooling), POOLING_LAST}, /* two samples of it */
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct request *r = make();
@@ -154,10 +156,14 @@ static void chunks(void **state)
     const struct token_logprob lp[6] = {{4, -0.5f, 1}, {4, -0.5f, 1}, {5, -1, 2},
                                         {9, -0.1f, 1}, {6, -3, 3},    {1, -0.2f, 1}};
     struct chunk a = {.request = 1, .n_tokens = 3, .n_top = 1, .n_cached = 16, .stop_id = -1};
+    const float vector[] = {0.5f, -1, 2};
+    struct chunk v = {
+        .request = 3, .n_top = CHUNK_NO_LOGPROBS, .stop_id = -1, .finish = FINISH_STOP, .last = 1};
     struct chunk e = {
         .request = 2, .n_top = CHUNK_NO_LOGPROBS, .stop_id = -1, .finish = FINISH_ERROR, .last = 1};
     chunk_add(&b, &a, tokens, lp, NULL);
     chunk_add(&b, &e, NULL, NULL, "non-finite logits");
+    chunk_add_vector(&b, &v, vector, 3);
     size_t pos = 0;
     struct error err;
     const struct chunk *c = chunk_next(b.data, b.len, &pos, &err);
@@ -169,6 +175,11 @@ static void chunks(void **state)
     assert_non_null(c);
     assert_true(c->finish == FINISH_ERROR && c->last && c->error_len == 17);
     assert_memory_equal(chunk_at(c, c->error), "non-finite logits", 17);
+    assert_int_equal(c->vector.len, 0);
+    c = chunk_next(b.data, b.len, &pos, &err);
+    assert_non_null(c);
+    assert_true(c->request == 3 && c->vector.len == 3 && c->n_tokens == 0 && c->finish == FINISH_STOP);
+    assert_memory_equal(chunk_at(c, c->vector), vector, sizeof(vector));
     assert_null(chunk_next(b.data, b.len, &pos, &err));
     assert_int_equal(err.code, 0);
     for (size_t i = 0; i < b.len; i++)
@@ -179,6 +190,17 @@ static void chunks(void **state)
             for (pos = 0; chunk_next(copy, b.len, &pos, &err);) assert_true(pos <= b.len);
             free(copy);
         }
+    struct buf lone = {0}; /* a vector comes alone, and ends its sample */
+    chunk_add_vector(&lone, &v, vector, 3);
+    struct chunk *head = (struct chunk *)lone.data;
+    head->finish = FINISH_NONE;
+    pos = 0;
+    assert_null(chunk_next(lone.data, lone.len, &pos, &err));
+    head->finish = FINISH_STOP;
+    head->vector.len = 30;
+    pos = 0;
+    assert_null(chunk_next(lone.data, lone.len, &pos, &err));
+    buf_release(&lone);
     pos = 0;
     assert_null(chunk_next(b.data, 40, &pos, &err));
     assert_int_equal(err.code, ERR_PEER);

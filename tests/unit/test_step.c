@@ -83,6 +83,60 @@ static void round_trips(void **state)
     free(frame);
 }
 
+static int view_results(const struct result *r)
+{
+    struct results h = {.step = 1, .gen = 3, .kind = STEP_FORWARD, .n = 1, .data_len = 16};
+    size_t bytes = results_frame_bytes(&h);
+    u8 *frame = mem_alloc(bytes);
+    struct results_view v;
+    results_frame_layout(frame, &h, &v);
+    *(struct result *)v.rows = *r;
+    memset((u8 *)v.data, 0, 16);
+    results_frame_seal(frame);
+    int rc = results_view(&v, frame, bytes, NULL);
+    free(frame);
+    return rc;
+}
+
+/* A vector comes alone; who asks for one says so in seq_new, and has emitted nothing. */
+static void vectors(void **state)
+{
+    (void)state;
+    static const struct {
+        struct result r;
+        int rc;
+    } results[] = {
+        {{.hidden = {0, 4}}, 0},
+        {{.hidden = {4, 3}}, 0},
+        {{.hidden = {4, 4}}, ERR_PEER},
+        {{.hidden = {2, 1}}, ERR_PEER},
+        {{.hidden = {0, UINT32_MAX}}, ERR_PEER},
+        {{.hidden = {4, 1}, .n_out = 1, .tokens = {0, 1}}, ERR_PEER},
+        {{.hidden = {4, 1}, .flags = RESULT_NONFINITE}, ERR_PEER},
+    };
+    for (size_t i = 0; i < COUNT_OF(results); i++)
+        if (view_results(&results[i].r) != results[i].rc) fail_msg("result %zu", i);
+    static const struct {
+        u32 pooling, prompt_len, want;
+        int rc;
+    } steps[] = {{POOLING_MEAN, 7, WANT_HIDDEN, 0},
+                 {POOLING_MEAN, 5, WANT_HIDDEN, ERR_PEER},
+                 {POOLING_CLS + 1, 7, WANT_HIDDEN, ERR_PEER},
+                 {POOLING_NONE, 5, WANT_HIDDEN + 1, ERR_PEER}};
+    for (size_t i = 0; i < COUNT_OF(steps); i++) {
+        size_t bytes;
+        struct step_view v;
+        u8 *frame = make_step(&bytes);
+        step_view(&v, frame, bytes, NULL);
+        ((struct seq_new *)v.new)->pooling = steps[i].pooling;
+        ((struct seq_new *)v.new)->prompt_len = steps[i].prompt_len;
+        ((struct row *)v.rows)[1].want = (u8)steps[i].want;
+        step_frame_seal(frame);
+        if (step_view(&v, frame, bytes, NULL) != steps[i].rc) fail_msg("step %zu", i);
+        free(frame);
+    }
+}
+
 /* Every flipped bit is refused: the checksum covers all bytes of the frame, its own field aside, which then
  * differs. */
 static void damage(void **state)
@@ -320,9 +374,9 @@ static void error_and_seals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trips),     cmocka_unit_test(damage),      cmocka_unit_test(sealed_nonsense),
-        cmocka_unit_test(empty_kinds),     cmocka_unit_test(across_fork), cmocka_unit_test(engine_killed),
-        cmocka_unit_test(error_and_seals),
+        cmocka_unit_test(round_trips),     cmocka_unit_test(vectors),         cmocka_unit_test(damage),
+        cmocka_unit_test(sealed_nonsense), cmocka_unit_test(empty_kinds),     cmocka_unit_test(across_fork),
+        cmocka_unit_test(engine_killed),   cmocka_unit_test(error_and_seals),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
