@@ -84,6 +84,32 @@ static void test_pack(void **state)
     free(src);
 }
 
+/* Whole panels go another way than single rows: the same bits, of every type, also of what is no number. */
+static void test_pack_panels(void **state)
+{
+    (void)state;
+    static const u32 sizes[][2] = {{16, 2},   {16, 1},   {32, 8},   {48, 31},  {16, 32},  {37, 34},
+                                   {64, 128}, {33, 131}, {16, 256}, {20, 257}, {16, 300}, {80, 1023}};
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    for (size_t i = 0; i < COUNT_OF(sizes) * 6; i++) {
+        u32 n_out = sizes[i / 6][0], n_in = sizes[i / 6][1];
+        enum dtype dtype = types[i % 2], from = types[i / 2 % 3];
+        size_t bytes = packed_bytes(dtype, n_out, n_in), row = (size_t)n_in * dtype_bytes(from);
+        u8 *src = malloc(row * n_out), *whole = aligned_alloc(CACHE_LINE, bytes),
+           *single = aligned_alloc(CACHE_LINE, bytes);
+        for (size_t k = 0; k < row * n_out; k++) src[k] = (u8)(f32_bits(any(1)) >> 7); /* any bits */
+        memset(whole, 0x55, bytes);
+        memset(single, 0xaa, bytes);
+        pack_rows(whole, dtype, n_out, n_in, 0, n_out, src, from);
+        for (u32 o = 0; o < n_out; o++) pack_rows(single, dtype, n_out, n_in, o, 1, src + o * row, from);
+        if (memcmp(whole, single, bytes))
+            fail_msg("%u x %u, %s from %s", n_out, n_in, dtype_name(dtype), dtype_name(from));
+        free(src);
+        free(whole);
+        free(single);
+    }
+}
+
 /* ---- products */
 struct product {
     u32 n_out, n_in;
@@ -497,15 +523,11 @@ static void test_levels(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_levels),
-                                       cmocka_unit_test(test_conversions),
-                                       cmocka_unit_test(test_pack),
-                                       cmocka_unit_test(test_linear),
-                                       cmocka_unit_test(test_linear_extremes),
-                                       cmocka_unit_test(test_rows),
-                                       cmocka_unit_test(test_embed),
-                                       cmocka_unit_test(test_angles),
-                                       cmocka_unit_test(test_angles_of_rows)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_levels), cmocka_unit_test(test_conversions),
+                                       cmocka_unit_test(test_pack),   cmocka_unit_test(test_pack_panels),
+                                       cmocka_unit_test(test_linear), cmocka_unit_test(test_linear_extremes),
+                                       cmocka_unit_test(test_rows),   cmocka_unit_test(test_embed),
+                                       cmocka_unit_test(test_angles), cmocka_unit_test(test_angles_of_rows)};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("ops", tests, NULL, NULL);
 }
