@@ -203,6 +203,9 @@ const struct tensor *model_tensor_at(const struct model_files *f, size_t i);
 /* Bytes [off, off + len) of a tensor with large reads (never page faults); a file that shrank meanwhile is ERR_IO naming it. */
 int model_read(const struct model_files *f, const struct tensor *t, u64 off, void *to, u64 len,
                struct error *err);
+/* Tells storage that these bytes of a tensor will be read soon, and does not wait for them. A hint, which a file system may
+ * ignore. */
+void model_ahead(const struct model_files *f, const struct tensor *t, u64 off, u64 len);
 /* n pieces of len bytes, the first at off, their begins stride apart, one behind the other in `to`: a part of
  * each of n rows. Storage is asked for what lies between as well, in large reads: other engines of the node
  * need it, and pieces are small. */

@@ -53,8 +53,9 @@ static int fill(struct loaded *l, u64 fingerprint, struct channel_head *head, st
                           &head->loaded_bytes, err);
     if (rc < 0) return rc;
     atomic_store(&h->ready, IMAGE_READY);
-    log_info("weights of %s: %llu MiB in %.2f s", l->config.dir, (unsigned long long)(bytes >> 20),
-             (double)(clock_ns() - start) / NS_PER_S);
+    double seconds = (double)(clock_ns() - start) / NS_PER_S;
+    log_info("weights of %s: %llu MiB in %.2f s, %.2f GB/s", l->config.dir, (unsigned long long)(bytes >> 20),
+             seconds, (double)bytes / 1e9 / seconds);
     return 0;
 }
 

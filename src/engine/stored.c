@@ -33,18 +33,42 @@ u64 stored_bytes(const struct slot_part *p, u32 n)
 u32 stored_most(const struct slot_part *p)
 {
     u64 number = p->form ? sizeof(float) : dtype_bytes(p->tensor->dtype) * step_of(p);
-    u64 most = STORED_BYTES / (p->cols.n * number);
+    u64 most = (p->form || p->across ? STORED_BYTES : STORED_PIECE) / (p->cols.n * number);
     if (most > PANEL) most -= most % PANEL;
     return (u32)MAX_OF(MIN_OF(most, (u64)p->rows.n), 1u);
 }
 
 /* ---- rows as they are */
+/* Byte in the tensor of a row's first number here. */
+static u64 begin_along(const struct slot_part *p, u32 row)
+{
+    u64 numbers = p->begin + (u64)(p->rows.first + row) * p->cols.of + p->cols.first;
+    return numbers * dtype_bytes(p->tensor->dtype);
+}
+
+u64 stored_place(const struct slot_part *p, u32 row)
+{
+    u64 within = p->form || p->across ? 0 : begin_along(p, row);
+    return (u64)p->tensor->file << 48 | (p->tensor->offset + within);
+}
+
+/* Of what does not lie row by row, other ranges need the same bytes: the first one asks for all. */
+void stored_ahead(const struct model_files *f, const struct slot_part *p, u32 row, u32 n)
+{
+    if (p->tensor->file == MODEL_NO_FILE) return;
+    u64 stride = (u64)p->cols.of * dtype_bytes(p->tensor->dtype);
+    if (!p->form && !p->across)
+        model_ahead(f, p->tensor, begin_along(p, row),
+                    stride * (n - 1) + (u64)p->cols.n * dtype_bytes(p->tensor->dtype));
+    else if (row == 0)
+        model_ahead(f, p->tensor, 0, p->tensor->bytes);
+}
+
 static int read_along(const struct model_files *f, const struct slot_part *p, u32 row, u32 n, void *to,
                       struct error *err)
 {
     u64 element = dtype_bytes(p->tensor->dtype), stride = p->cols.of * element;
-    u64 from = p->begin * element + (p->rows.first + row) * stride + p->cols.first * element;
-    return model_read_rows(f, p->tensor, from, stride, to, p->cols.n * element, n, err);
+    return model_read_rows(f, p->tensor, begin_along(p, row), stride, to, p->cols.n * element, n, err);
 }
 
 /* ---- stored [cols, rows]: read as it lies, then turned */

@@ -5,8 +5,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { MAX_THREADS = 8 };
+enum {
+    MAX_THREADS = 16,
+    AHEAD = 64, /* ranges between the one that is read and the one that storage is asked for: 16 MiB */
+};
 
 int weights_plan(const struct model_config *c, const struct shard *part, const struct model_files *f,
                  const struct weights_place *place, size_t *bytes, struct error *err)
@@ -26,6 +30,7 @@ struct range {
     u32 slot, part;
     u32 row0;   /* in the slot, of the part's first row */
     u32 row, n; /* of the part */
+    u64 place;  /* in the files */
 };
 struct reader { /* a thread's own */
     struct stored_room room;
@@ -43,6 +48,10 @@ struct filler {
     u32 n, cap;
     _Atomic u32 next;
     _Atomic bool failed;
+    struct {
+        _Atomic u64 done;
+        u64 of, start_ns, said_ns, said; /* said*: the first thread's */
+    } bytes;
     struct reader readers[MAX_THREADS];
 };
 
@@ -104,6 +113,8 @@ static void list_part(struct filler *x, struct range r)
             x->cap = x->cap ? 2 * x->cap : 1024;
             x->ranges = mem_resize(x->ranges, x->cap * sizeof *x->ranges);
         }
+        r.place = stored_place(p, r.row);
+        x->bytes.of += stored_bytes(p, r.n);
         x->ranges[x->n++] = r;
     }
 }
@@ -118,6 +129,42 @@ static void list_ranges(struct filler *x)
             row0 += s->part[j].rows.n;
         }
     }
+}
+
+/* Files are read from front to back, which is what disks, servers and their read-ahead are made for. */
+static int by_place(const void *x, const void *y)
+{
+    const struct range *a = x, *b = y;
+    if (a->place != b->place) return a->place < b->place ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+static void ask_ahead(const struct filler *x, u32 i)
+{
+    if (i >= x->n) return;
+    const struct range *r = &x->ranges[i];
+    stored_ahead(x->files, &x->layout->slots[r->slot].part[r->part], r->row, r->n);
+}
+
+/* The pages of the image that a range goes to, all at once: a fault for each of them costs several times as much. Kernels before 5.14 do
+ * not know how, and fault. */
+static void touch(const struct filler *x, const struct range *r)
+{
+    const struct slot *s = &x->layout->slots[r->slot];
+    u32 row = r->row0 + r->row;
+    size_t page = 4096, first, end;
+    if (s->kind == SLOT_PANELS) {
+        const struct packed w = slot_packed(s);
+        size_t panel = packed_size(&w) / ((s->n_out + PANEL - 1) / PANEL);
+        first = row / PANEL * panel;
+        end = (row + r->n + PANEL - 1) / PANEL * panel;
+    } else {
+        size_t line = (size_t)s->n_in * dtype_bytes(s->dtype);
+        first = row * line;
+        end = (row + r->n) * line;
+    }
+    uintptr_t at = (uintptr_t)x->image + s->offset, from = (at + first) / page * page;
+    madvise((void *)from, at + end - from, MADV_POPULATE_WRITE);
 }
 
 static int fill_numbers(struct filler *x, struct reader *own, const struct range *r)
@@ -156,9 +203,30 @@ static int fill_range(struct filler *x, struct reader *own, const struct range *
 {
     const struct slot *s = &x->layout->slots[r->slot];
     const struct slot_part *p = &s->part[r->part];
+    if (!x->place) touch(x, r);
     int rc = dtype_quantised(s->dtype) ? fill_codes(x, own, r) : fill_numbers(x, own, r);
-    if (!rc && x->progress) atomic_fetch_add(x->progress, stored_bytes(p, r->n));
-    return rc;
+    if (rc) return rc;
+    atomic_fetch_add(&x->bytes.done, stored_bytes(p, r->n));
+    if (x->progress) atomic_fetch_add(x->progress, stored_bytes(p, r->n));
+    return 0;
+}
+
+/* `mpiserve up` reads this line, see cli/loading.c. */
+static void say(struct filler *x, u64 now, u64 done)
+{
+    double seconds = (double)(now - x->bytes.start_ns) / NS_PER_S;
+    log_info("loading weights: %llu of %llu MB, %.2f GB/s", (unsigned long long)(done / 1000000),
+             (unsigned long long)(x->bytes.of / 1000000), (double)done / 1e9 / seconds);
+    x->bytes.said_ns = now;
+    x->bytes.said = done;
+}
+
+/* Once a second, and no more than 50 times: a log of many engines stays readable. */
+static void say_progress(struct filler *x)
+{
+    u64 now = clock_ns(), done = atomic_load(&x->bytes.done);
+    if (x->progress && now - x->bytes.said_ns >= NS_PER_S && done - x->bytes.said >= x->bytes.of / 50)
+        say(x, now, done);
 }
 
 static void fill_thread(void *arg, int thread, int threads)
@@ -169,15 +237,18 @@ static void fill_thread(void *arg, int thread, int threads)
     own->rc = stored_room_init(&own->room, &own->err);
     if (!own->rc && x->place && !(own->lane = device_lane_new(x->place->device, 2 * STORED_BYTES, &own->err)))
         own->rc = own->err.code; /* twice, since 16 bits may become 32 */
-    for (u32 i; !own->rc && !atomic_load(&x->failed) && (i = atomic_fetch_add(&x->next, 1)) < x->n;)
+    for (u32 i; !own->rc && !atomic_load(&x->failed) && (i = atomic_fetch_add(&x->next, 1)) < x->n;) {
+        ask_ahead(x, i + AHEAD);
         own->rc = fill_range(x, own, &x->ranges[i]);
+        if (thread == 0) say_progress(x);
+    }
     int rc = device_lane_free(own->lane, own->rc ? NULL : &own->err);
     if (!own->rc) own->rc = rc;
     if (own->rc) atomic_store(&x->failed, true);
     stored_room_release(&own->room);
 }
 
-static int threads_allowed(void)
+int weights_threads(void)
 {
     cpu_set_t cpus;
     int n = sched_getaffinity(0, sizeof cpus, &cpus) ? 1 : CPU_COUNT(&cpus);
@@ -186,9 +257,11 @@ static int threads_allowed(void)
 
 static int fill_all(struct filler *x, struct error *err)
 {
-    struct pool *pool = pool_new(threads_allowed(), 0, err);
+    struct pool *pool = pool_new(weights_threads(), 0, err);
     if (!pool) return ERR_MEMORY;
     list_ranges(x);
+    qsort(x->ranges, x->n, sizeof *x->ranges, by_place);
+    x->bytes.start_ns = x->bytes.said_ns = clock_ns();
     pool_run(pool, fill_thread, x);
     pool_free(pool);
     free(x->ranges);
@@ -196,6 +269,7 @@ static int fill_all(struct filler *x, struct error *err)
         const struct error *e = &x->readers[i].err;
         if (x->readers[i].rc) return error_set(err, e->code, e->where, "%s", e->message);
     }
+    if (x->bytes.said) say(x, clock_ns(), x->bytes.of);
     return 0;
 }
 

@@ -61,10 +61,13 @@ struct weights_place {
  * and names what is missing or of another shape. */
 int weights_plan(const struct model_config *c, const struct shard *part, const struct model_files *f,
                  const struct weights_place *place, size_t *bytes, struct error *err);
-/* Fills the image; of the files it reads what the shard has. progress (may be NULL) is told the bytes read so far. */
+/* Fills the image; of the files it reads what the shard has. progress (may be NULL) is told the bytes read so far, and
+ * what takes longer than a second is logged. */
 int weights_fill(const struct model_config *c, const struct shard *part, const struct model_files *f,
                  const struct weights_place *place, void *image, size_t bytes, _Atomic u64 *progress,
                  struct error *err);
+/* So many threads fill an image: one for each CPU that this process may use, and not many. */
+int weights_threads(void);
 /* Pointers into an image that is filled, or will be. */
 int weights_bind(const struct model_config *c, const struct shard *part, const struct model_files *f,
                  const struct weights_place *place, const void *image, struct weights *out,

@@ -204,15 +204,18 @@ int model_read(const struct model_files *f, const struct tensor *t, u64 off, voi
     return read_span(file->fd, file->path, t->offset + off, to, len, err);
 }
 
+void model_ahead(const struct model_files *f, const struct tensor *t, u64 off, u64 len)
+{
+    BUG_ON(t->file >= f->n_files || off > t->bytes || len > t->bytes - off);
+    posix_fadvise(f->files[t->file].fd, (off_t)(t->offset + off), (off_t)len, POSIX_FADV_WILLNEED);
+}
+
 int model_read_rows(const struct model_files *f, const struct tensor *t, u64 off, u64 stride, void *to,
                     u64 len, u32 n, struct error *err)
 {
     if (stride == len || n == 1) return model_read(f, t, off, to, len * n, err);
     BUG_ON(t->file >= f->n_files || !n || len > stride);
-    /* a hint, which a file system may ignore */
-    if (len < LARGE_READ)
-        posix_fadvise(f->files[t->file].fd, (off_t)(t->offset + off), (off_t)(stride * (n - 1) + len),
-                      POSIX_FADV_WILLNEED);
+    if (len < LARGE_READ) model_ahead(f, t, off, stride * (n - 1) + len);
     int rc = 0;
     for (u32 i = 0; i < n && !rc; i++) rc = model_read(f, t, off + i * stride, (u8 *)to + i * len, len, err);
     return rc;
