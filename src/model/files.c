@@ -151,14 +151,21 @@ static int open_indexed(struct model_files *f, const char *dir, const char *inde
     return rc;
 }
 
+/* A link that leads nowhere counts: opening it says so, where another file in its place would be read without a word. */
+static bool is_listed(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 || errno != ENOENT;
+}
+
 static int open_all(struct model_files *f, const char *dir, struct error *err)
 {
     char single[PATH_LEN], index[PATH_LEN];
     if (path_join(single, sizeof single, err, "%s/model.safetensors", dir) ||
         path_join(index, sizeof index, err, "%s/model.safetensors.index.json", dir))
         return ERR_INPUT;
-    if (file_exists(index)) return open_indexed(f, dir, index, err);
-    if (!file_exists(single))
+    if (is_listed(index)) return open_indexed(f, dir, index, err);
+    if (!is_listed(single))
         return error_set(err, ERR_NOT_FOUND, dir,
                          "neither model.safetensors nor model.safetensors.index.json is there; other formats "
                          "are not read");

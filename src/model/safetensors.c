@@ -176,8 +176,11 @@ static int check_cover(const struct reader *r, struct named_tensor *const *sorte
     for (u32 i = 0; i < n; i++) {
         const struct tensor *t = &sorted[i]->t;
         if (t->offset < at)
-            return error_set(r->err, ERR_INPUT, r->path, "tensor %s overlaps tensor %s",
-                             shown(sorted[i]->name, name), shown(sorted[i ? i - 1 : 0]->name, before));
+            return error_set(r->err, ERR_INPUT, r->path,
+                             "tensor %s (from byte %llu of the data) overlaps tensor %s (to byte %llu)",
+                             shown(sorted[i]->name, name), (unsigned long long)(t->offset - r->data_start),
+                             shown(sorted[i ? i - 1 : 0]->name, before),
+                             (unsigned long long)(at - r->data_start));
         if (t->offset > at)
             return error_set(r->err, ERR_INPUT, r->path, "%llu bytes before tensor %s belong to no tensor",
                              (unsigned long long)(t->offset - at), shown(sorted[i]->name, name));

@@ -2,6 +2,7 @@
 #include "folder.h"
 #include "model/safetensors.h"
 #include "mpiserve/model.h"
+#include <errno.h>
 
 static void test_reference_tensors(void **state)
 {
@@ -88,7 +89,7 @@ static void test_safetensors_refused(void **state)
         {"{" ONE("a", "F32", "[2]", "0", "8") "}", 0, 9, "1 bytes after the last tensor"},
         {"{" ONE("a", "F32", "[2]", "4", "12") "}", 0, 12, "4 bytes before tensor a"},
         {"{" ONE("a", "F32", "[2]", "0", "8") "," ONE("b", "F32", "[2]", "4", "12") "}", 0, 12,
-         "b overlaps tensor a"},
+         "b (from byte 4 of the data) overlaps tensor a (to byte 8)"},
         {"{" ONE("a", "F32", "[2]", "0", "8") "," ONE("b", "F32", "[2]", "0", "8") "}", 0, 8, "overlaps"},
         {"{" ONE("a", "F32", "[2]", "0", "8") "," ONE("b", "F32", "[1]", "12", "16") "}", 0, 16,
          "4 bytes before tensor b"},
@@ -149,6 +150,45 @@ static void test_special_files(void **state)
     unlink(path);
     assert_int_equal(symlink("/nowhere/at/all", path), 0);
     assert_null(model_open(folder, &e));
+    unlink(path);
+    assert_int_equal(symlink("model.safetensors", path), 0); /* to itself */
+    assert_null(model_open(folder, &e));
+    expect_error(&e, "model.safetensors: ");
+    expect_error(&e, strerror(ELOOP));
+    unlink(path);
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
+    assert_int_equal(symlink("model.safetensors.index.json", path), 0);
+    assert_null(model_open(folder, &e));
+    expect_error(&e, strerror(ELOOP));
+    expect_error(&e, "index.json");
+    unlink(path);
+}
+
+/* The longest header that is read, one that is longer, and a file that says more than it is. Holes: nothing is written. */
+static void test_large_headers(void **state)
+{
+    (void)state;
+    static const struct {
+        u64 header, file;
+        const char *part;
+    } rows[] = {
+        {100000000, 100000008, "NUL byte"},
+        {100000001, 100000009, "larger than 100000000"},
+        {100000000, 100000007, "does not fit in a file of 100000007"},
+        {UINT64_MAX, 4096, "does not fit in a file of 4096"},
+        {UINT64_MAX - 7, 4096, "does not fit in a file of 4096"},
+    };
+    char path[PATH_LEN];
+    struct error e;
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        folder_empty();
+        put("model.safetensors", &rows[i].header, sizeof rows[i].header);
+        assert_int_equal(truncate(path, (off_t)rows[i].file), 0);
+        assert_null(model_open(folder, &e));
+        expect_error(&e, rows[i].part);
+        expect_error(&e, path);
+    }
 }
 
 static void test_index_refused(void **state)
@@ -237,8 +277,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_tensors),   cmocka_unit_test(test_safetensors_accepted),
         cmocka_unit_test(test_safetensors_refused), cmocka_unit_test(test_special_files),
-        cmocka_unit_test(test_index_refused),       cmocka_unit_test(test_file_shrinks),
-        cmocka_unit_test(test_mutated_header),
+        cmocka_unit_test(test_large_headers),       cmocka_unit_test(test_index_refused),
+        cmocka_unit_test(test_file_shrinks),        cmocka_unit_test(test_mutated_header),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("model_files", tests, folder_make, folder_drop);
