@@ -11,6 +11,7 @@
 int tail_init(struct tail *t, const char *path, struct error *err)
 {
     memset(t, 0, sizeof(*t));
+    loading_init(&t->loading, isatty(STDERR_FILENO));
     t->fd = open(path, O_RDONLY | O_CLOEXEC);
     if (t->fd >= 0 && lseek(t->fd, 0, SEEK_END) >= 0) return 0;
     return error_errno(err, path, "cannot read the log");
@@ -20,6 +21,7 @@ void tail_release(struct tail *t)
 {
     close(t->fd);
     buf_release(&t->line);
+    loading_release(&t->loading);
 }
 
 /* "12:34:56.789 I rank 3: text" -> 'I'; 0 when it is no log line. */
@@ -64,6 +66,7 @@ static bool is_noise(struct tail *t, char level)
 static void judge(struct tail *t)
 {
     char level = t->line.len ? level_of(t->line.data, t->line.len) : 0;
+    if (level == 'I') loading_note(&t->loading, t->line.data);
     if (!is_noise(t, level)) {
         show(t->line.data, t->line.len);
         t->shown++;

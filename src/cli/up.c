@@ -233,6 +233,7 @@ static void wait_for_end(struct up *u)
         if (u->deadline_ns)
             timeout = u->deadline_ns > now ? (int)((u->deadline_ns - now) / NS_PER_MS + 1) : 0;
         int n = epoll_wait(u->epoll_fd, events, COUNT_OF(events), timeout);
+        loading_hide(&u->tail.loading);
         for (int i = 0; i < n; i++) {
             u64 which = events[i].data.u64;
             if (which == EVENT_SIGNAL)
@@ -243,6 +244,7 @@ static void wait_for_end(struct up *u)
                 on_rank(u, (int)(which - EVENT_RANK));
         }
         if (u->deadline_ns && clock_ns() >= u->deadline_ns) on_deadline(u);
+        if (u->phase == STARTING && !u->ended) loading_show(&u->tail.loading, clock_ns());
     }
     on_files(u); /* the last words */
 }

@@ -22,6 +22,25 @@ int launch(const struct config *c, const struct jobdir *d, int log, const struct
 int launch_environment(const struct jobdir *d, struct error *err);
 int launch_start(const char **arguments, int log, pid_t *pid, struct error *err);
 
+/* ---- loading.c: weights that take longer than a second --------------------------------------------------------------*/
+/* Engines say in the log how far they are; here all of them together: a bar on a terminal, which has to be hidden while anything else
+ * is written there; else a line every 10 seconds. */
+struct loading {
+    struct loading_engine {
+        u64 id, done, of; /* id: of its name; megabytes */
+        double speed;     /* GB/s */
+    } * engines;
+    size_t n;
+    bool terminal, drawn, changed;
+    u64 shown_ns;
+};
+void loading_init(struct loading *l, bool terminal);
+void loading_note(struct loading *l,
+                  const char *line); /* a line of the log, NUL-terminated, of whatever kind */
+void loading_show(struct loading *l, u64 now_ns);
+void loading_hide(struct loading *l);
+void loading_release(struct loading *l);
+
 /* ---- tail.c: what the ranks print ---------------------------------------------------------------------------------*/
 /* Shows new lines of the log on stderr: warnings, errors, and everything that is not a log line (crashes, messages of
  * mpirun). */
@@ -31,6 +50,7 @@ struct tail {
     u64 shown;       /* lines shown so far */
     u64 errors;      /* of them, errors */
     bool in_box;
+    struct loading loading; /* fed with every line; shown by the caller */
 };
 int tail_init(struct tail *t, const char *path, struct error *err);
 void tail_more(struct tail *t);              /* shows what was added since */

@@ -6,6 +6,7 @@
  *   silent    every rank exits with 3 without a word
  *   crash     rank 1 dies of SIGSEGV 100 ms after the job is ready
  *   slow      the job is never ready
+ *   loading   two engines say how far they are with their weights, half a second before the job is ready
  *   deaf      SIGUSR1 is not obeyed */
 #include "mpiserve/cli.h"
 #include "mpiserve/config.h"
@@ -78,6 +79,16 @@ static void write_files(const struct jobdir *d, const struct config *c, int rank
     if (is_mode("abort")) {
         log_error("127.0.0.1:%lld: the port is in use", (long long)c->port);
         MPI_Abort(MPI_COMM_WORLD, 1);
+    }
+    if (is_mode("loading")) {
+        static const char *const said[][2] = {{"engine 0", "500 of 2000 MB, 1.00"},
+                                              {"engine 1", "1000 of 2000 MB, 2.00"},
+                                              {"engine 0", "700 of 2000 MB, 1.50"}};
+        for (size_t i = 0; i < COUNT_OF(said); i++) {
+            log_setup(LOG_INFO, said[i][0]);
+            log_info("loading weights: %s GB/s", said[i][1]);
+        }
+        usleep(500000);
     }
     if (is_mode("linger")) log_error("models/none: there is no such file");
     if (!is_mode("slow") && !is_mode("linger")) write_state(d, c, ENDPOINT_READY, ranks);

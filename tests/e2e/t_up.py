@@ -171,6 +171,46 @@ def wrong_places_are_errors():
         check(says in done.stderr and "sk-1234" not in done.stderr, done.stderr)
 
 
+def loading_is_shown():
+    with standin(mode="loading") as job:  # no terminal: lines, not many
+        lines = [line for line in job.output().splitlines() if "loading weights" in line]
+        check(len(lines) == 1 and re.search(r"loading weights: \d+ %, [\d.]+ of [\d.]+ GB, [\d.]+ GB/s$", lines[0]), job.output())
+        check("#" not in lines[0] and "\x1b" not in job.output(), job.output())
+
+
+def loading_is_a_bar_on_a_terminal():
+    folder = tempfile.mkdtemp(prefix="mpt-", dir="/tmp")
+    master, slave = os.openpty()
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MPISERVE_", "OMPI_"))}
+    if "MPISERVE_MPIRUN" in os.environ:
+        env["MPISERVE_MPIRUN"] = os.environ["MPISERVE_MPIRUN"]
+    up = subprocess.Popen([STANDIN, "up", "-n", "2", "models/tiny", "--port", "8123"], stdin=subprocess.DEVNULL, stdout=slave,
+                          stderr=slave, env=dict(env, STANDIN="loading", TMPDIR=folder), start_new_session=True)
+    os.close(slave)
+    seen = b""
+    try:
+        os.set_blocking(master, False)
+        def ready():
+            nonlocal seen
+            try:
+                seen += os.read(master, 65536)
+            except BlockingIOError:
+                pass
+            return b"  try   " in seen
+        until(ready, START_LIMIT, "the job is ready")
+        up.send_signal(signal.SIGINT)
+        equal(up.wait(20), 0)
+    finally:
+        if up.poll() is None:
+            up.kill()
+            up.wait()
+        os.close(master)
+        shutil.rmtree(folder, ignore_errors=True)
+    # all engines together; the line goes before anything else is said
+    check(b"\rloading weights: ############.................. 42 %, 1.7 of 4.0 GB, 3.50 GB/s\x1b[K\r\x1b[K" in seen, repr(seen))
+    check(seen.rfind(b"\r\x1b[K") < seen.find(b"serves tiny"), repr(seen))
+
+
 def idle_up_sleeps():
     with standin(ranks=1) as job:
         def ticks():
@@ -186,4 +226,5 @@ run(says_what_to_do_when_ready, a_signal_drains, a_second_signal_ends_at_once, a
     interrupted_before_it_was_ready, failed_starts_say_why, the_reason_is_told_alone, a_word_that_is_no_command,
     a_crash_is_shown_and_ends_the_job_within_a_second,
     kills_leave_nothing, a_killed_up_leaves_nothing_alive_and_the_next_start_removes_its_files,
-    a_given_folder_keeps_what_is_not_ours, wrong_places_are_errors, idle_up_sleeps)
+    a_given_folder_keeps_what_is_not_ours, wrong_places_are_errors, loading_is_shown, loading_is_a_bar_on_a_terminal,
+    idle_up_sleeps)
