@@ -340,9 +340,28 @@ def slo(b):
                                                first_p99_ms=r["first_ms"]["p99"]))
 
 
+def loading(b):
+    """A bf16 model of the page cache into the engine's layout, beside reading the same file with as many threads."""
+    megabytes, rounds = b.repeat(1000, 500), b.repeat(5, 3)
+    folder = os.environ.get("TMPDIR", "/tmp")
+    if shutil.disk_usage(folder).free < 2e6 * megabytes:
+        raise Failed(f"{folder}: no room for a model of {megabytes} MB")
+    out = json.loads(run([helper("weights"), str(megabytes), folder, str(rounds)], 120))
+    group, setting = f"Loading {megabytes} MB of bf16, cached", {"bytes": out["bytes"], "threads": out["threads"]}
+    for key, what in (("read", "plain read, into a small buffer"), ("copy", "plain copy in memory"),
+                      ("read_new", "plain read, into new shared memory"), ("load_new", "load, into new shared memory"),
+                      ("read_touched", "plain read, into memory that has its pages"),
+                      ("load_touched", "load, into memory that has its pages")):
+        b.add(group, what, "GB/s", out[key], better="more", setting=dict(setting, gb_per_cpu_second=out[key + "_cpu"]))
+    for kind, limit in (("new", (">=", 80)), ("touched", None)):
+        shares = [100 * mine / plain for mine, plain in zip(out[f"load_{kind}_cpu"], out[f"read_{kind}_cpu"])]
+        b.add(group, f"load by plain read, {'new' if kind == 'new' else 'touched'} memory, processor time", "%", shares,
+              better="more", limit=limit, setting=setting)
+
+
 SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward,
             "parallel": parallel, "http": http, "plane": plane, "hosts": hosts.measure, "stages": hosts.stages,
-            "overload": overload, "slo": slo, "tokenize": tokenizers_bench.measure}
+            "overload": overload, "slo": slo, "tokenize": tokenizers_bench.measure, "load": loading}
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
