@@ -58,7 +58,7 @@ static void check_layout(struct model_config *c)
     c->load.dummy = true;
     if ((u64)c->layers * MAX_OF(c->moe.experts, 1u) <= 4096) {
         const struct shard all = shard_whole(c);
-        if (layout_build(&l, c, &all, none, &err))
+        if (layout_build(&l, c, &all, none, NULL, &err))
             must(err.message[0]);
         else
             layout_release(&l);
