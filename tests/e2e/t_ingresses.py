@@ -149,6 +149,7 @@ def each_learns_what_is_cached_where():
         body = {"ignore_eos": True, "max_tokens": 1, "temperature": 0}
         together(8, lambda i: one.post("/v1/completions", dict(body, prompt=prompts[i])))
         until(lambda: one.metric("mpiserve_slots_in_use") == 0, 3 * SLOW, "all is read")
+        time.sleep(1)  # leaders tell what is new a few times a second
         queries, hits = (f"vllm:prefix_cache_{what}_total" for what in ("queries", "hits"))
         before = [one.metric(name) for name in (queries, hits)]
         for p in prompts:
