@@ -152,10 +152,11 @@ def killed_in_the_middle():
             with Job(*OPTIONS, "--no-enable-prefix-caching", ranks=1, model=model, env={"MPISERVE_FAULT": "slow-step:20"}) as job:
                 for delay in (0.05, 0.3):
                     old = job.engines()
-                    results = together(2, lambda i: ask(job, given) if i == 0 else
-                                       (time.sleep(delay), [p.kill() for p in old.values()]))
-                    equal(vectors(results[0]), wanted, f"killed after {delay} s")
-                    until(lambda: all(not p.alive() for p in old.values()), 5 * SLOW, "the kill came")
+                    results = together(2, lambda i: (ask(job, given), time.monotonic()) if i == 0 else
+                                       (time.sleep(delay), [p.kill() for p in old.values()], time.monotonic()))
+                    equal(vectors(results[0][0]), wanted, f"killed after {delay} s")
+                    check(results[1][2] < results[0][1], "the kill came before the answer")
+                    until(lambda: all(not p.alive() for p in old.values()), 5 * SLOW, "the old engines are gone")
                     until(job.healthy, 10 * SLOW, "/health is 200 again")
 
 
