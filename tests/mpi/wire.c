@@ -177,6 +177,39 @@ static void case_wake(void)
     tap_case(&tap, "a sleep is ended by one bell");
 }
 
+/* Two ranks answer each other and sleep in between, as a main loop does. A sleep that its time ends, with a message there, was begun
+ * although the message had come. */
+static u32 sleep_once(struct woken *x)
+{
+    struct pollfd p = {.fd = wire_fd(w), .events = POLLIN};
+    bool slept_out = false;
+    u32 before = x->wakes;
+    if (wire_poll(w, on_wake, x, NULL) > 0) return 0;
+    wire_sleep(w, true);
+    if (wire_poll(w, on_wake, x, NULL) == 0)
+        slept_out = poll(&p, 1, wire_busy(w) ? 1 : 1000) == 0 && !wire_busy(w);
+    wire_sleep(w, false);
+    wire_drain_bell(w);
+    wire_poll(w, on_wake, x, NULL);
+    return slept_out && x->wakes > before;
+}
+
+static void case_no_sleep_over_a_message(void)
+{
+    enum { ROUNDS = 3000 };
+    struct woken x = {0};
+    u32 missed = 0, me = wire_rank(w);
+    for (u32 i = 0; me < 2 && i < ROUNDS && missed < 3; i++) {
+        if (me == 0) CHECK(&tap, !wire_send(w, 1, TYPE_WAKE, NULL, 0, NULL));
+        while (x.wakes <= i && missed < 3) missed += sleep_once(&x);
+        if (me == 1) CHECK(&tap, !wire_send(w, 0, TYPE_WAKE, NULL, 0, NULL));
+    }
+    CHECK(&tap, missed == 0, "%u times", missed);
+    CHECK(&tap, !wire_barrier(w, NULL));
+    while (wire_poll(w, on_wake, &x, NULL) > 0) continue;
+    tap_case(&tap, "nobody falls asleep over a message that has come");
+}
+
 /* ---- bulk ----------------------------------------------------------------------------------------------------*/
 struct bulk {
     u32 next[MAX_RANKS], received, wanted;
@@ -386,6 +419,7 @@ int main(int argc, char **argv)
     case_agree();
     case_bells();
     case_wake();
+    case_no_sleep_over_a_message();
     case_bulk();
     case_latency();
     case_refused_sends();
