@@ -119,9 +119,8 @@ static int map_sleepers(struct wire *w, struct bell *b, const char *path, int fl
     size_t bytes = w->node_size * sizeof *b->sleepers;
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
     if (fd < 0) return error_errno(err, path, "cannot open it");
-    int rc = flags && posix_fallocate(fd, 0, (off_t)bytes)
-                 ? error_errno(err, path, "no room for %zu bytes", bytes)
-                 : 0;
+    errno = flags ? posix_fallocate(fd, 0, (off_t)bytes) : 0; /* it tells why by its result */
+    int rc = errno ? error_errno(err, path, "no room for %zu bytes", bytes) : 0;
     void *memory = rc ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (!rc && memory == MAP_FAILED) rc = error_errno(err, path, "cannot map it");
     close(fd);
