@@ -235,12 +235,14 @@ static void rest(struct agent *a, u64 now)
 {
     bool may = !a->head || head_prepare_sleep(a->head);
     if (may && a->seat) may = seat_prepare_sleep(a->seat);
-    wire_sleep(a->wire, true);
-    if (may && poll_wire(a) == 0) {
-        watchdog_turn(&a->watchdog, now, "sleep");
-        wait_ready(a, sleep_ns(a, now));
+    if (may) {
+        wire_sleep(a->wire, true);
+        if (poll_wire(a) == 0) {
+            watchdog_turn(&a->watchdog, now, "sleep");
+            wait_ready(a, sleep_ns(a, now));
+        }
+        wire_sleep(a->wire, false);
     }
-    wire_sleep(a->wire, false);
     if (a->head) head_woke(a->head);
     if (a->seat) seat_woke(a->seat);
     wire_drain_bell(a->wire);
