@@ -49,6 +49,9 @@ struct engine_ask {
     u32 max_rows, max_step_tokens, max_logprobs, threads; /* for work_bytes; max_rows 0: not asked */
     u32 tp, pp, tp_rank, pp_rank; /* which part of a replica of several engines; tp and pp 0: as 1 */
 };
+/* Of a job with these options, at this level (kept, not copied, as all its texts); tp_rank, pp_rank and threads are 0. */
+struct config;
+void engine_ask_of(const struct config *c, const char *isa, struct engine_ask *out);
 struct engine_needs {          /* of this one engine */
     char compute[16], isa[16]; /* resolved, as engine_boot wants them */
     bool null;                 /* compute is "null" */

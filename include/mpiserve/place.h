@@ -61,6 +61,7 @@ struct place_replica {
 };
 struct place_plan {
     u32 n_ranks, n_replicas;
+    u32 tp, pp;                     /* of a replica */
     struct place_rank *ranks;       /* [n_ranks] */
     struct place_replica *replicas; /* [n_replicas] */
     u32 *engines;                   /* [n_replicas * tp * pp] */
@@ -72,6 +73,10 @@ struct place_plan {
 int place_plan(struct place_plan *plan, const struct place_job *job, const struct place_spec *spec,
                struct error *err);
 void place_release(struct place_plan *plan);
+
+/* The parts of a model that the engines on these ranks [n] have, each once: their indices pp * tp_size + tp in a replica, to out [n].
+ * Returns how many. */
+u32 place_parts(const struct place_plan *plan, const u32 *ranks, u32 n, u32 *out);
 
 /* Proves the ReplicaRanks: every live replica is ranked, no other is, each number is unique and dense from 0
  * (local_rank within its node). Else ERR_STATE, and the message names the entry and what is wrong with it:

@@ -12,13 +12,11 @@ struct follower {
     u32 gen; /* of the engine that is here, or was last */
 };
 
-int follower_new(struct agent *a, struct error *err)
+void follower_new(struct agent *a)
 {
-    (void)err;
     struct follower *f = a->follower = mem_zero(1, sizeof *f);
     f->agent = a;
     f->seat = a->seat;
-    return 0;
 }
 
 void follower_free(struct follower *f)
@@ -91,9 +89,7 @@ int follower_turn(struct follower *f, u64 now)
     struct proc_verdict died;
     int n = hand_on(f) + seat_relay(s);
     switch (proc_poll(s->proc, now, 0, &died)) {
-    case PROC_EVENT_READY:
-        tell(f, (struct msg_group_state){.event = GROUP_UP, .pid = proc_pid(s->proc)});
-        return n + 1;
+    case PROC_EVENT_READY: tell(f, (struct msg_group_state){.event = GROUP_UP}); return n + 1;
     case PROC_EVENT_DIED:
         seat_gone(s);
         tell_gone(f, died.blame, died.text);

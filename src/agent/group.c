@@ -27,7 +27,7 @@ static void start_member(struct leader *l, u32 i, i32 pid, i32 fd)
 {
     struct msg_group_start m = {.gen = l->gen, .pid = pid, .fd = fd};
     agent_send(l->agent, member_rank(l, i), MSG_GROUP_START, &m, sizeof m, NULL, 0);
-    l->members[i].state = MEMBER_STARTING;
+    l->members[i] = MEMBER_STARTING;
 }
 
 /* This node's engines get the memory that was made here; the first of every other node makes one for its node. */
@@ -39,7 +39,7 @@ static void start_others(struct leader *l)
         else if (first_of_node(l, i))
             start_member(l, i, -1, -1);
         else
-            l->members[i].state = MEMBER_WAITS;
+            l->members[i] = MEMBER_WAITS;
     }
 }
 
@@ -80,7 +80,7 @@ static void start_group(struct leader *l, u64 now)
 static bool all_up(const struct leader *l)
 {
     for (u32 i = 1; i < l->seat->n; i++)
-        if (l->members[i].state != MEMBER_UP) return false;
+        if (l->members[i] != MEMBER_UP) return false;
     return l->own_up;
 }
 
@@ -88,7 +88,7 @@ static bool all_up(const struct leader *l)
 static bool all_gone(const struct leader *l)
 {
     for (u32 i = 1; i < l->seat->n; i++)
-        if (l->members[i].state != MEMBER_GONE) return false;
+        if (l->members[i] != MEMBER_GONE) return false;
     return proc_state(l->seat->proc) == PROC_NONE;
 }
 
@@ -100,8 +100,8 @@ static void fail(struct leader *l, const struct proc_verdict *v)
     l->first = *v;
     proc_kill(l->seat->proc, false, "another engine of its replica ended");
     for (u32 i = 1; i < l->seat->n; i++) {
-        if (l->members[i].state == MEMBER_WAITS) l->members[i].state = MEMBER_GONE;
-        if (l->members[i].state == MEMBER_GONE) continue;
+        if (l->members[i] == MEMBER_WAITS) l->members[i] = MEMBER_GONE;
+        if (l->members[i] == MEMBER_GONE) continue;
         agent_send(l->agent, member_rank(l, i), MSG_GROUP_KILL, &l->gen, sizeof l->gen, NULL, 0);
     }
     supervise_lost(l, v);
@@ -119,7 +119,7 @@ static void after_the_end(struct leader *l, u64 now)
 static void start_node_mates(struct leader *l, u32 host, const struct msg_group_state *m)
 {
     for (u32 i = 1; i < l->seat->n; i++)
-        if (l->members[i].state == MEMBER_WAITS && member_node(l, i) == member_node(l, host))
+        if (l->members[i] == MEMBER_WAITS && member_node(l, i) == member_node(l, host))
             start_member(l, i, m->pid, m->fd);
 }
 
@@ -131,19 +131,15 @@ void leader_group_state(struct leader *l, u32 from, const struct msg_group_state
         error_set(&err, ERR_PEER, "", "engine %u, event %u, of rank %u", m->engine, m->event, from);
         agent_die(l->agent, "message GROUP_STATE", &err);
     }
-    struct member *member = &l->members[m->engine];
-    if (m->gen != l->gen || member->state == MEMBER_GONE) return;
+    if (m->gen != l->gen || l->members[m->engine] == MEMBER_GONE) return;
     struct proc_verdict v = {.gen = m->gen, .blame = m->blame};
     switch ((enum group_event)m->event) {
     case GROUP_HAS_MEMORY:
         if (!l->failing) start_node_mates(l, m->engine, m);
         break;
-    case GROUP_UP:
-        member->state = MEMBER_UP;
-        member->pid = m->pid;
-        break;
+    case GROUP_UP: l->members[m->engine] = MEMBER_UP; break;
     case GROUP_GONE:
-        *member = (struct member){MEMBER_GONE, 0};
+        l->members[m->engine] = MEMBER_GONE;
         snprintf(v.text, sizeof v.text, "%.*s", (int)sizeof m->text - 1, m->text);
         fail(l, &v);
         break;

@@ -16,10 +16,6 @@ struct held { /* a slot in use */
 };
 /* Another engine of the replica, as its agent says. WAITS: for its node's memory. */
 enum member_state { MEMBER_GONE, MEMBER_WAITS, MEMBER_STARTING, MEMBER_UP };
-struct member {
-    enum member_state state;
-    i32 pid;
-};
 struct leader {
     struct agent *agent;
     i32 replica;
@@ -32,8 +28,8 @@ struct leader {
     u64 published_ns;
     bool load_due;
     /* the engines */
-    struct seat *seat;               /* of the first one: the agent's */
-    struct member members[COLL_MAX]; /* the others, by index */
+    struct seat *seat;                   /* of the first one: the agent's */
+    enum member_state members[COLL_MAX]; /* the others, by index */
     u32 gen;
     bool own_up, running;      /* running: all are up, steps flow */
     bool failing;              /* one has ended: the others follow */

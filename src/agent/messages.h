@@ -66,7 +66,7 @@ enum group_event { GROUP_HAS_MEMORY, GROUP_UP, GROUP_GONE };
 struct msg_group_state {
     u32 gen, engine; /* index in the replica */
     u32 event;       /* enum group_event */
-    i32 pid, fd;     /* HAS_MEMORY: of the memory; UP: the engine's pid */
+    i32 pid, fd;     /* HAS_MEMORY: of the memory */
     u32 blame;       /* GONE: see proc_verdict */
     char text[640];  /* GONE: why */
 };

@@ -57,7 +57,7 @@ bool seat_prepare_sleep(struct seat *s);
 void seat_woke(struct seat *s);
 
 /* ---- follower.c: a rank whose engine is not engine 0 */
-int follower_new(struct agent *a, struct error *err);
+void follower_new(struct agent *a);
 void follower_free(struct follower *f);
 int follower_turn(struct follower *f, u64 now_ns);
 void follower_start(struct follower *f, u32 from, const struct msg_group_start *m);

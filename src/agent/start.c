@@ -186,17 +186,10 @@ static int agree_on_isa(struct agent *a, const char **isa, struct error *err)
 /* Parts of the model that lie in this node's memory: those of its engines, each once. */
 static u32 parts_here(const struct agent *a)
 {
-    u32 n = 0, most = (u32)(a->config.tensor_parallel_size * a->config.pipeline_parallel_size);
-    bool *seen = mem_zero(most, sizeof *seen);
-    for (u32 i = 0; i < wire_node_size(a->wire); i++) {
-        const struct place_rank *r = &a->plan.ranks[wire_node_ranks(a->wire)[i]];
-        u32 part = r->pp * (u32)a->config.tensor_parallel_size + r->tp;
-        if (r->replica < 0 || seen[part]) continue;
-        seen[part] = true;
-        n++;
-    }
-    free(seen);
-    return n;
+    u32 n = wire_node_size(a->wire), *parts = mem_alloc(n * sizeof *parts);
+    u32 found = place_parts(&a->plan, wire_node_ranks(a->wire), n, parts);
+    free(parts);
+    return found;
 }
 
 /* Half of what the weights leave. Caches that the kernel can drop count as free, limits of cgroups count. */
@@ -210,21 +203,10 @@ static u64 memory_for_kv(const struct agent *a)
 static int size_engine(struct agent *a, const char *isa, struct error *err)
 {
     const struct config *c = &a->config;
-    struct engine_ask ask = {.model = c->model,
-                             .compute = strcmp(c->engine, "null") == 0 ? "null" : c->compute,
-                             .quantization = c->quantization,
-                             .load_format = c->load_format,
-                             .kv_cache_dtype = c->kv_cache_dtype,
-                             .isa = isa,
-                             .block_size = (u32)c->block_size,
-                             .max_model_len = (u32)c->max_model_len,
-                             .tp = (u32)c->tensor_parallel_size,
-                             .pp = (u32)c->pipeline_parallel_size,
-                             .tp_rank = a->plan.ranks[agent_rank(a)].tp,
-                             .pp_rank = a->plan.ranks[agent_rank(a)].pp,
-                             .max_rows = (u32)c->max_num_seqs,
-                             .max_step_tokens = (u32)MAX_OF(c->max_num_batched_tokens, c->max_num_seqs),
-                             .max_logprobs = (u32)c->max_logprobs};
+    struct engine_ask ask;
+    engine_ask_of(c, isa, &ask);
+    ask.tp_rank = a->plan.ranks[agent_rank(a)].tp;
+    ask.pp_rank = a->plan.ranks[agent_rank(a)].pp;
     int rc = engine_plan(&ask, &a->needs, err);
     if (!rc) {
         a->max_num_seqs = (u32)c->max_num_seqs;
@@ -464,7 +446,8 @@ static int start_rooms(struct agent *a, struct error *err)
 {
     int rc = 0;
     if (agent_together(a, seat_open(a, err), err)) return 1;
-    if (a->seat) rc = a->seat->index == 0 ? leader_new(a, err) : follower_new(a, err);
+    if (a->seat && a->seat->index == 0) rc = leader_new(a, err);
+    if (a->seat && a->seat->index != 0) follower_new(a);
     if (agent_together(a, rc, err)) return 1;
     if (agent_rank(a) == 0) rc = take_key(a, err);
     if (agent_together(a, rc, err)) return 1;

@@ -2,10 +2,7 @@
 #include "agent/leader_internal.h"
 #include "mpiserve/route.h"
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <unistd.h>
 
 enum { CANARY_MS = 4500, CHANGES_KEPT = 8192 };
 
@@ -44,16 +41,11 @@ int supervise_init(struct leader *l, struct error *err)
 }
 
 /* ---- births and deaths ---------------------------------------------------------------------------------------*/
-static void forget_steps(struct leader *l)
-{
-    l->n_sent = 0;
-}
-
 void supervise_ready(struct leader *l, u64 now)
 {
     restart_ready(&l->restart, now);
     batch_engine_ready(l->batch, l->gen);
-    forget_steps(l);
+    l->n_sent = 0;
     l->progress_ns = now;
     if (l->gen > 1) log_info("the engine%s back (generation %u)", l->seat->n > 1 ? "s are" : " is", l->gen);
     leader_engine_changed(l, REPLICA_UP, "");
@@ -63,7 +55,7 @@ void supervise_lost(struct leader *l, const struct proc_verdict *v)
 {
     log_warning("%s", v->text);
     batch_engine_lost(l->batch, v->blame);
-    forget_steps(l);
+    l->n_sent = 0;
     leader_engine_changed(l, REPLICA_RESTARTING, v->text);
 }
 

@@ -104,22 +104,9 @@ static int ask_engine(struct plan *p, struct error *err)
             err, ERR_UNSUPPORTED, "--engine",
             "plan knows the sizes of CPU engines only; a job with GPUs tells its KV cache when it starts");
     p->threads = c->threads ? (u32)c->threads : MAX_OF(p->most_cores, 1u);
-    struct engine_ask ask = {
-        .model = c->model,
-        .compute = strcmp(c->engine, "null") == 0 ? "null" : c->compute,
-        .quantization = c->quantization,
-        .load_format = c->load_format,
-        .kv_cache_dtype = c->kv_cache_dtype,
-        .isa = ops_isa_name(level),
-        .block_size = (u32)c->block_size,
-        .max_model_len = (u32)c->max_model_len,
-        .max_rows = (u32)c->max_num_seqs,
-        .max_step_tokens = (u32)MAX_OF(c->max_num_batched_tokens, c->max_num_seqs),
-        .max_logprobs = (u32)c->max_logprobs,
-        .threads = p->threads,
-    };
-    ask.tp = (u32)c->tensor_parallel_size;
-    ask.pp = (u32)c->pipeline_parallel_size;
+    struct engine_ask ask;
+    engine_ask_of(c, ops_isa_name(level), &ask);
+    ask.threads = p->threads;
     p->part_weights = mem_zero((size_t)ask.tp * ask.pp, sizeof *p->part_weights);
     for (ask.pp_rank = 0; ask.pp_rank < ask.pp; ask.pp_rank++)
         for (ask.tp_rank = 0; ask.tp_rank < ask.tp; ask.tp_rank++) {
@@ -135,17 +122,12 @@ static int ask_engine(struct plan *p, struct error *err)
 /* Weights on a node: each part of the model that an engine there has, once. */
 static u64 node_weights(const struct plan *p, u32 node)
 {
-    u32 tp = (u32)p->config.tensor_parallel_size, n = tp * (u32)p->config.pipeline_parallel_size;
+    u32 each = p->ground.ranks_per_node, *ranks = mem_alloc(2 * each * sizeof *ranks), *parts = ranks + each;
     u64 sum = 0;
-    bool *seen = mem_zero(n, sizeof *seen);
-    for (u32 i = 0; i < p->ground.ranks_per_node; i++) {
-        const struct place_rank *r = &p->place.ranks[node * p->ground.ranks_per_node + i];
-        u32 part = r->pp * tp + r->tp;
-        if (r->replica < 0 || seen[part]) continue;
-        seen[part] = true;
-        sum += p->part_weights[part];
-    }
-    free(seen);
+    for (u32 i = 0; i < each; i++) ranks[i] = node * each + i;
+    for (u32 i = 0, n = place_parts(&p->place, ranks, each, parts); i < n; i++)
+        sum += p->part_weights[parts[i]];
+    free(ranks);
     return sum;
 }
 

@@ -234,6 +234,8 @@ int place_plan(struct place_plan *plan, const struct place_job *job, const struc
             (long long)spec->tp, (long long)spec->pp, (unsigned long long)group, spec->max_group);
     if (!rc) {
         plan->n_ranks = job->n_ranks;
+        plan->tp = (u32)spec->tp;
+        plan->pp = (u32)spec->pp;
         plan->ranks = mem_zero(job->n_ranks, sizeof *plan->ranks);
         plan->replicas = mem_zero(job->n_ranks, sizeof *plan->replicas);
         plan->engines = mem_zero(job->n_ranks, sizeof *plan->engines);
@@ -248,6 +250,21 @@ int place_plan(struct place_plan *plan, const struct place_job *job, const struc
     free(order);
     free(nodes);
     return rc;
+}
+
+u32 place_parts(const struct place_plan *plan, const u32 *ranks, u32 n, u32 *out)
+{
+    u32 found = 0;
+    bool *seen = mem_zero(plan->tp * plan->pp, sizeof *seen);
+    for (u32 i = 0; i < n; i++) {
+        const struct place_rank *r = &plan->ranks[ranks[i]];
+        u32 part = r->pp * plan->tp + r->tp;
+        if (r->replica < 0 || seen[part]) continue;
+        seen[part] = true;
+        out[found++] = part;
+    }
+    free(seen);
+    return found;
 }
 
 void place_release(struct place_plan *plan)

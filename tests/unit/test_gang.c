@@ -231,7 +231,7 @@ static int world_open(void **state)
                                  .shape = {.tp = 2, .pp = 2, .rank = {0, 1, 2, 3}, .node = {0, 0, 1, 1}},
                                  .proc = &procs[i],
                                  .boot.rank = i};
-        if (i) assert_int_equal(follower_new(&agents[i], NULL), 0);
+        if (i) follower_new(&agents[i]);
     }
     leader = (struct leader){.agent = &agents[0], .seat = &seats[0]};
     restart_init(&leader.restart, NULL);
