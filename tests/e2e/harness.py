@@ -403,6 +403,36 @@ class Job:
             return False
 
 
+def ask_chat(job, chat):
+    """One of expected_chats: ids and text are the reference's."""
+    answer = job.post("/v1/chat/completions", {"messages": chat["messages"], "temperature": 0, "return_token_ids": True,
+                                               "max_completion_tokens": len(chat["ids"]) + 8})
+    equal(answer.status, 200, f"{answer}")
+    choice = answer.json["choices"][0]
+    equal((choice["token_ids"], choice["message"]["content"]), (chat["ids"], chat["text"]))
+
+
+def streamed_until(job, body, after, act):
+    """The text of a streamed completion, and whether it came to its end; act() once, when so many letters have come (how many events
+    they come in is nobody's promise)."""
+    text, acted = "", False
+    stream = job.stream("/v1/completions", body)
+    for event in stream:
+        check("error" not in event, event)
+        text += "".join(c["text"] for c in event["choices"])
+        if len(text) >= after and not acted:
+            acted = True
+            act()
+    check(acted, f"the text had only {len(text)} letters")
+    return text, stream.done
+
+
+def text_of(answer):
+    """Of a completion that is not streamed."""
+    equal(answer.status, 200, f"{answer}")
+    return answer.json["choices"][0]["text"]
+
+
 def content(answer):
     return answer["choices"][0]["message"]["content"]
 

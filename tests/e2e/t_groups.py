@@ -11,14 +11,6 @@ SEEDED = {"prompt": "Repeat after me: " + " ".join(f"word{i % 10}" for i in rang
           "ignore_eos": True, "max_tokens": 200, "presence_penalty": 0.5}
 
 
-def ask(job, chat):
-    answer = job.post("/v1/chat/completions", {"messages": chat["messages"], "temperature": 0, "return_token_ids": True,
-                                               "max_completion_tokens": len(chat["ids"]) + 8})
-    equal(answer.status, 200, f"{answer}")
-    choice = answer.json["choices"][0]
-    equal((choice["token_ids"], choice["message"]["content"]), (chat["ids"], chat["text"]))
-
-
 def check_places(job, tp, pp):
     """Ranks in order: stage by stage, parts of a stage side by side; the first of a replica leads it."""
     topology = job.get("/v1/topology").json
@@ -34,7 +26,7 @@ def shapes_give_the_references_tokens():
     for tp, pp, ranks in ((2, 1, 2), (2, 1, 8), (4, 1, 4), (1, 2, 2), (2, 2, 4), (1, 4, 4)):
         with Job(*F32, "-tp", str(tp), "-pp", str(pp), ranks=ranks) as job:
             check_places(job, tp, pp)
-            together(8, lambda i: [ask(job, c) for c in CHATS[i::8]])
+            together(8, lambda i: [ask_chat(job, c) for c in CHATS[i::8]])
             check(job.log().count(" weights of ") == tp * pp, "each part of the model is loaded once")
             for i in range(ranks // (tp * pp)):
                 taken = job.metric("mpiserve_slot_dispatches_total", engine=i)
@@ -43,11 +35,6 @@ def shapes_give_the_references_tokens():
             job.signal(signal.SIGINT)
             equal(job.wait(), 0, job.output())
             equal(job.leftovers(), [])
-
-
-def text_of(answer):
-    equal(answer.status, 200, f"{answer}")
-    return answer.json["choices"][0]["text"]
 
 
 def wait_all_new(job, old):
@@ -60,16 +47,9 @@ def wait_all_new(job, old):
 
 def end_one(job, victim, end, wanted, after):
     """The stream is read up to some letters, then `end` happens to one engine; the text is as without."""
-    old, text, done = job.engines(), "", False
-    stream = job.stream("/v1/completions", SEEDED)
-    for event in stream:
-        check("error" not in event, event)
-        text += event["choices"][0]["text"] if event["choices"] else ""
-        if len(text) >= after and not done:
-            done = True
-            end(old[victim])
-    check(done and stream.done, "the stream was shorter than expected")
-    equal(text, wanted, f"the text when engine {victim} ends behind {after} letters")
+    old = job.engines()
+    equal(streamed_until(job, SEEDED, after, lambda: end(old[victim])), (wanted, True),
+          f"the text when engine {victim} ends behind {after} letters")
     wait_all_new(job, old)
     check(not any(p.alive() for p in old.values()), "an engine of the old generation lives")
 
@@ -125,13 +105,8 @@ def a_rank_of_a_group_dies():
 
 def a_drain_finishes_what_runs():
     with Job(*F32, "-tp", "2", "-pp", "2", ranks=4) as job:
-        wanted, text = text_of(job.post("/v1/completions", SEEDED)), ""
-        stream = job.stream("/v1/completions", SEEDED)
-        for event in stream:
-            if not text:
-                job.signal(signal.SIGUSR1)
-            text += event["choices"][0]["text"] if event["choices"] else ""
-        equal((text, stream.done), (wanted, True))
+        wanted = text_of(job.post("/v1/completions", SEEDED))
+        equal(streamed_until(job, SEEDED, 1, lambda: job.signal(signal.SIGUSR1)), (wanted, True))
         equal(job.wait(), 0, job.output())
         equal(job.leftovers(), [])
 

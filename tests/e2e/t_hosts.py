@@ -6,14 +6,6 @@ CHATS = [c for c in expected_chats() if c["min_gap"] >= 0.1]
 F32 = ("--compute", "f32")
 
 
-def ask(job, chat):
-    answer = job.post("/v1/chat/completions", {"messages": chat["messages"], "temperature": 0, "return_token_ids": True,
-                                               "max_completion_tokens": len(chat["ids"]) + 8})
-    equal(answer.status, 200, f"{answer}")
-    choice = answer.json["choices"][0]
-    equal((choice["token_ids"], choice["message"]["content"]), (chat["ids"], chat["text"]))
-
-
 def streamed(job, chat):
     text = ""
     stream = job.stream("/v1/chat/completions", {"messages": chat["messages"], "temperature": 0})
@@ -36,7 +28,7 @@ def check_topology(job, hosts, per_host):
 
 def check_answers(job):
     """All chats, 8 at a time; every replica had some, and every slot was given back."""
-    together(8, lambda i: [ask(job, c) for c in CHATS[i::8]])
+    together(8, lambda i: [ask_chat(job, c) for c in CHATS[i::8]])
     together(8, lambda i: [streamed(job, c) for c in CHATS[i::8]])
     n = len(job.ranks())
 
@@ -83,17 +75,10 @@ def an_engine_dies_on_another_host():
     with Lab(2) as lab, HostsJob(lab, *F32, "--data-parallel-size-local", "0", ranks=2) as job:
         equal([r["replica"] for r in job.ranks()], [None, 0], "host 0 has no engine")
         wanted = job.post("/v1/completions", body).json["choices"][0]["text"]
-        for after in (0, len(wanted) // 5):  # letters: how many events they come in is nobody's promise
-            old, text, killed = job.all_engines(), "", False
+        for after in (0, len(wanted) // 5):
+            old = job.all_engines()
             equal(list(old), [1])
-            stream = job.stream("/v1/completions", body)
-            for event in stream:
-                check("error" not in event, event)
-                text += "".join(c["text"] for c in event["choices"])
-                if len(text) >= after and not killed:
-                    killed = True
-                    old[1].kill()
-            equal((text, stream.done), (wanted, True), f"text after a kill behind {after} letters")
+            equal(streamed_until(job, body, after, old[1].kill), (wanted, True), f"text after a kill behind {after} letters")
             until(lambda: not old[1].alive(), 5 * SLOW, "it was killed")
             until(lambda: job.all_engines().get(1) and job.healthy(), 10 * SLOW, "the engine is back")
 

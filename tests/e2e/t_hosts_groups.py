@@ -8,19 +8,6 @@ SEEDED = {"prompt": "Repeat after me: " + " ".join(f"word{i % 10}" for i in rang
           "ignore_eos": True, "max_tokens": 120}
 
 
-def ask(job, chat):
-    answer = job.post("/v1/chat/completions", {"messages": chat["messages"], "temperature": 0, "return_token_ids": True,
-                                               "max_completion_tokens": len(chat["ids"]) + 8})
-    equal(answer.status, 200, f"{answer}")
-    choice = answer.json["choices"][0]
-    equal((choice["token_ids"], choice["message"]["content"]), (chat["ids"], chat["text"]))
-
-
-def text_of(answer):
-    equal(answer.status, 200, f"{answer}")
-    return answer.json["choices"][0]["text"]
-
-
 def places(job):
     return [(r["host"], r["replica"], r["pp_rank"], r["tp_rank"]) for r in job.ranks()]
 
@@ -28,15 +15,9 @@ def places(job):
 def kill_each(job, wanted):
     """Every engine once, in the middle of a text."""
     for victim in range(len(job.ranks())):
-        old, text, killed = job.all_engines(), "", False
-        stream = job.stream("/v1/completions", SEEDED)
-        for event in stream:
-            check("error" not in event, event)
-            text += "".join(c["text"] for c in event["choices"])
-            if len(text) >= len(wanted) // 4 and not killed:
-                killed = True
-                old[victim].kill()
-        equal((text, stream.done), (wanted, True), f"the text when engine {victim} is killed")
+        old = job.all_engines()
+        equal(streamed_until(job, SEEDED, len(wanted) // 4, old[victim].kill), (wanted, True),
+              f"the text when engine {victim} is killed")
         until(lambda: len(job.all_engines()) == len(old) and job.healthy(), 10 * SLOW, "all engines are back")
         check(not any(p.alive() for p in old.values()), "an engine of the old generation lives")
 
@@ -51,7 +32,7 @@ def end(job):
 def two_stages_on_two_hosts():
     with Lab(2) as lab, HostsJob(lab, *F32, "-pp", "2", ranks=2) as job:
         equal(places(job), [("node0", 0, 0, 0), ("node1", 0, 1, 0)])
-        together(8, lambda i: [ask(job, c) for c in CHATS[i::8]])
+        together(8, lambda i: [ask_chat(job, c) for c in CHATS[i::8]])
         kill_each(job, text_of(job.post("/v1/completions", SEEDED)))
         end(job)
 
@@ -59,7 +40,7 @@ def two_stages_on_two_hosts():
 def tensor_parts_in_each_stage():
     with Lab(2) as lab, HostsJob(lab, *F32, "-tp", "2", "-pp", "2", ranks=4) as job:
         equal(places(job), [("node0", 0, 0, 0), ("node0", 0, 0, 1), ("node1", 0, 1, 0), ("node1", 0, 1, 1)])
-        together(8, lambda i: [ask(job, c) for c in CHATS[i::8]])
+        together(8, lambda i: [ask_chat(job, c) for c in CHATS[i::8]])
         kill_each(job, text_of(job.post("/v1/completions", SEEDED)))
         end(job)
 
@@ -69,7 +50,7 @@ def whole_replicas_first():
     with Lab(2) as lab, HostsJob(lab, *F32, "-pp", "2", ranks=6) as job:
         equal([(h, r) for h, r, _, _ in places(job)],
               [("node0", 0), ("node0", 0), ("node0", 1), ("node1", 2), ("node1", 2), ("node1", 1)])
-        together(8, lambda i: [ask(job, c) for c in CHATS[i::8]])
+        together(8, lambda i: [ask_chat(job, c) for c in CHATS[i::8]])
         for i in range(3):
             check(job.metric("mpiserve_slot_dispatches_total", engine=i) > 0, f"replica {i} had no request")
         end(job)
@@ -79,7 +60,7 @@ def three_hosts_and_none_on_the_head():
     with Lab(3) as lab, HostsJob(lab, *F32, "-pp", "2", "--data-parallel-size-local", "0", ranks=3) as job:
         equal([(h, r) for h, r, _, _ in [(r["host"], r["replica"], 0, 0) for r in job.ranks()]],
               [("node0", None), ("node1", 0), ("node2", 0)])
-        together(4, lambda i: [ask(job, c) for c in CHATS[i::8]])
+        together(4, lambda i: [ask_chat(job, c) for c in CHATS[i::8]])
         end(job)
 
 
