@@ -78,6 +78,9 @@ void place_release(struct place_plan *plan);
  * Returns how many. */
 u32 place_parts(const struct place_plan *plan, const u32 *ranks, u32 n, u32 *out);
 
+/* The least of values [n_ranks] that this rank's replica has; its own where it has no engine. */
+u32 place_least(const struct place_plan *plan, u32 rank, const u32 *values);
+
 /* Proves the ReplicaRanks: every live replica is ranked, no other is, each number is unique and dense from 0
  * (local_rank within its node). Else ERR_STATE, and the message names the entry and what is wrong with it:
  * stale (held by a replica that was given up), unranked, duplicate, or beyond the number of live replicas. */

@@ -243,10 +243,8 @@ static int size_cache(struct agent *a, struct error *err)
 static int agree_on_blocks(struct agent *a, struct error *err)
 {
     u32 *all = mem_zero(wire_size(a->wire), sizeof *all);
-    i32 replica = a->plan.ranks[agent_rank(a)].replica;
     int rc = wire_allgather(a->wire, &a->n_blocks, sizeof a->n_blocks, all, err);
-    for (u32 r = 0; !rc && replica >= 0 && r < wire_size(a->wire); r++)
-        if (a->plan.ranks[r].replica == replica) a->n_blocks = MIN_OF(a->n_blocks, all[r]);
+    if (!rc) a->n_blocks = place_least(&a->plan, agent_rank(a), all);
     free(all);
     return rc;
 }

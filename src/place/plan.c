@@ -267,6 +267,16 @@ u32 place_parts(const struct place_plan *plan, const u32 *ranks, u32 n, u32 *out
     return found;
 }
 
+u32 place_least(const struct place_plan *plan, u32 rank, const u32 *values)
+{
+    u32 least = values[rank];
+    i32 replica = plan->ranks[rank].replica;
+    if (replica < 0) return least;
+    const struct place_replica *r = &plan->replicas[replica];
+    for (u32 i = 0; i < r->n_engines; i++) least = MIN_OF(least, values[plan->engines[r->first_engine + i]]);
+    return least;
+}
+
 void place_release(struct place_plan *plan)
 {
     free(plan->ranks);

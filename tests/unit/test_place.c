@@ -267,12 +267,51 @@ static void test_rerank_any_history(void **state)
     }
 }
 
+/* Ranks 1 and 2 of the first node are left over: their stages make a replica with the second node's. */
+static void test_parts_and_the_least(void **state)
+{
+    (void)state;
+    const u32 node_of[] = {0, 0, 0, 1, 1, 1}, values[] = {9, 4, 7, 6, 5, 3}, first[] = {0, 1, 2},
+              all[] = {5, 3, 1, 0};
+    const struct place_job job = {.n_ranks = 6, .n_nodes = 2, .node_of = node_of};
+    const struct place_spec spec = {.tp = 1,
+                                    .pp = 2,
+                                    .dp = PLACE_ABSENT,
+                                    .dp_local = PLACE_ABSENT,
+                                    .max_group = 4,
+                                    .strategy = PLACE_PACK};
+    struct place_plan plan;
+    u32 out[6];
+    assert_int_equal(place_plan(&plan, &job, &spec, NULL), 0);
+    assert_int_equal(plan.ranks[2].replica, plan.ranks[5].replica); /* over both nodes */
+    assert_int_equal(place_least(&plan, 0, values), 4);
+    assert_int_equal(place_least(&plan, 1, values), 4);
+    assert_int_equal(place_least(&plan, 2, values), 3);
+    assert_int_equal(place_least(&plan, 3, values), 5);
+    assert_int_equal(place_parts(&plan, first, 3, out), 2);
+    assert_int_equal(out[0], 0);
+    assert_int_equal(out[1], 1);
+    assert_int_equal(place_parts(&plan, all, 4, out), 2);
+    assert_int_equal(out[0], 1);
+    place_release(&plan);
+    const struct place_spec one = {
+        .tp = 1, .pp = 1, .dp = 1, .dp_local = 0, .max_group = 4, .strategy = PLACE_PACK};
+    assert_int_equal(place_plan(&plan, &job, &one, NULL), 0);
+    assert_int_equal(place_least(&plan, 0, values), 9); /* has no engine */
+    assert_int_equal(place_parts(&plan, first, 3, out), 0);
+    place_release(&plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good),           cmocka_unit_test(test_bad),
-        cmocka_unit_test(test_oversubscribed), cmocka_unit_test(test_check_names),
-        cmocka_unit_test(test_rerank),         cmocka_unit_test(test_rerank_any_history),
+        cmocka_unit_test(test_good),
+        cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_oversubscribed),
+        cmocka_unit_test(test_check_names),
+        cmocka_unit_test(test_rerank),
+        cmocka_unit_test(test_rerank_any_history),
+        cmocka_unit_test(test_parts_and_the_least),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("place", tests, NULL, NULL);
