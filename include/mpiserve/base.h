@@ -26,6 +26,8 @@ typedef int64_t i64;
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 #define MIN_OF(a, b)      ((a) < (b) ? (a) : (b))
 #define MAX_OF(a, b)      ((a) > (b) ? (a) : (b))
+/* The struct whose member p points to. */
+#define CONTAINER_OF(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 
 enum { CACHE_LINE = 64, PATH_LEN = 1024 };
 
@@ -135,6 +137,27 @@ i64 clock_unix(void); /* seconds since 1970 */
 #define NS_PER_S  1000000000ull
 #define NS_PER_MS 1000000ull
 #define NS_PER_US 1000ull
+
+/* ---- dwelling
+ * -----------------------------------------------------------------------------------------------
+ * A thread that has just had work looks for more for DWELL_NS before it blocks, and gives its core away between two looks: whoever
+ * has work for it then need not wake it, which costs both of them more than most work does. One thread; {0} at first.
+ *     if (there was work) dwell_worked(&d, now); else if (!dwell_on(&d, now)) block;
+ * A thread that computes may take the core for a whole slice of the scheduler's between two looks, while one that blocks is woken at
+ * once. So who did not get the core back within DWELL_HOG_NS blocks without dwelling for a while: DWELL_SHY_MIN_NS, and twice as
+ * long each time that it happens again soon, up to DWELL_SHY_MOST_NS. */
+#define DWELL_NS          (50 * NS_PER_US)
+#define DWELL_HOG_NS      NS_PER_MS
+#define DWELL_SHY_MIN_NS  NS_PER_MS
+#define DWELL_SHY_MOST_NS NS_PER_S
+struct dwell {
+    u64 worked_ns;            /* last work */
+    u64 shy_until_ns, shy_ns; /* it does not dwell until then; how long that was */
+};
+void dwell_worked(struct dwell *d, u64 now_ns);
+bool dwell_may(const struct dwell *d, u64 now_ns); /* there is no work: is another look worth it? */
+void dwell_gave_way(struct dwell *d, u64 before_ns, u64 now_ns); /* others had the core so long */
+bool dwell_on(struct dwell *d, u64 now_ns); /* both, giving way between them; true: look again */
 
 /* ---- hashes and random numbers
  * ------------------------------------------------------------------------------*/

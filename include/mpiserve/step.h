@@ -296,7 +296,8 @@ const void *channel_step_peek(struct channel *c, size_t *len);
 void channel_step_consume(struct channel *c);
 void *channel_result_claim(struct channel *c, size_t len);
 void channel_result_publish(struct channel *c, size_t len);
-/* Returns when a step is there, after max_ns, or for no reason; polls for spin_ns before it blocks. */
+/* Returns when a step is there, after max_ns, or for no reason; polls for spin_ns, and dwells after a step (base.h), before it
+ * blocks. */
 void channel_engine_wait(struct channel *c, u64 spin_ns, u64 max_ns);
 /* Wakes the agent if it has announced that it sleeps: something else than a result is waiting (coll_relay). */
 void channel_wake_agent(struct channel *c);

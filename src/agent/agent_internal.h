@@ -48,6 +48,7 @@ struct agent {
     struct watchdog watchdog;
     int signals;    /* signalfd */
     u64 signals_ns; /* when it was last read */
+    struct dwell dwell;
     int epoll;
     u64 beat_ns, turned_ns, listening_ns; /* beat.c: last BEAT sent or heard; of the loop */
     bool draining, ended;

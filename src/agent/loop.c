@@ -1,4 +1,5 @@
-/* The main loop: one thread, the only one that calls MPI. Idle means asleep: see the design's rules in wire.h. */
+/* The main loop: one thread, the only one that calls MPI. Idle means asleep, after a moment of dwelling (base.h): see the rules in
+ * wire.h. */
 #include "agent/agent_internal.h"
 #include "agent/seat.h"
 #include <errno.h>
@@ -269,7 +270,8 @@ int agent_loop(struct agent *a)
         }
         n += take_signals(a, now);
         beat_turn(a, now);
-        if (n == 0 && !a->ended) rest(a, now);
+        if (n) dwell_worked(&a->dwell, now);
+        if (n == 0 && !a->ended && !dwell_on(&a->dwell, now)) rest(a, now);
     }
     return a->exit_code;
 }

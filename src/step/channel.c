@@ -21,6 +21,7 @@ struct channel {
     int fd, to_engine, to_agent;
     u8 *copy; /* agent: the frame looked at; max_frame bytes, touched as needed */
     bool agent;
+    struct dwell dwell; /* engine */
 };
 
 static size_t round_page(size_t n)
@@ -269,6 +270,7 @@ const void *channel_step_peek(struct channel *c, size_t *len)
 void channel_step_consume(struct channel *c)
 {
     ring_consume(&c->ring[STEPS]);
+    dwell_worked(&c->dwell, clock_ns());
 }
 
 void *channel_result_claim(struct channel *c, size_t len)
@@ -296,16 +298,23 @@ static void cpu_pause(void)
 #endif
 }
 
-void channel_engine_wait(struct channel *c, u64 spin_ns, u64 max_ns)
+static bool has_step(struct channel *c)
 {
     size_t len;
-    u64 start = spin_ns ? clock_ns() : 0;
-    while (spin_ns && clock_ns() - start < spin_ns) {
+    return ring_peek(&c->ring[STEPS], &len) || len;
+}
+
+void channel_engine_wait(struct channel *c, u64 spin_ns, u64 max_ns)
+{
+    u64 start = clock_ns();
+    for (u64 now = start; now - start < spin_ns; now = clock_ns()) {
         for (int i = 0; i < 64; i++) {
-            if (ring_peek(&c->ring[STEPS], &len) || len) return;
+            if (has_step(c)) return;
             cpu_pause();
         }
     }
+    while (dwell_on(&c->dwell, clock_ns()))
+        if (has_step(c)) return;
     if (!announce(&c->head->engine_sleeps, &c->ring[STEPS])) return;
     struct pollfd p = {.fd = c->to_engine, .events = POLLIN};
     struct timespec limit = {.tv_sec = (time_t)(max_ns / NS_PER_S), .tv_nsec = (long)(max_ns % NS_PER_S)};

@@ -267,6 +267,45 @@ static void clocks(void **state)
     assert_true(clock_unix() > 1700000000);
 }
 
+/* ---- dwelling ---- */
+static void dwells_after_work_only(void **state)
+{
+    (void)state;
+    struct dwell d = {0};
+    u64 now = 5 * NS_PER_S;
+    assert_false(dwell_may(&d, now)); /* it has not worked yet */
+    dwell_worked(&d, now);
+    assert_true(dwell_may(&d, now + DWELL_NS - 1));
+    assert_false(dwell_may(&d, now + DWELL_NS));
+    dwell_gave_way(&d, now, now + DWELL_HOG_NS); /* not long */
+    assert_true(dwell_may(&d, now));
+}
+
+static void who_computes_beside_it_is_left_alone(void **state)
+{
+    (void)state;
+    struct dwell d = {0};
+    u64 now = 5 * NS_PER_S, began = now;
+    int tries = 0;
+    while (now <
+           began + 10 * NS_PER_S) { /* each time that it gives way, it is for 3 ms; work comes all the time */
+        dwell_worked(&d, now);
+        if (dwell_may(&d, now)) {
+            tries++;
+            dwell_gave_way(&d, now, now + 3 * NS_PER_MS);
+            now += 3 * NS_PER_MS;
+        }
+        now += 20 * NS_PER_US;
+    }
+    assert_int_equal(d.shy_ns, DWELL_SHY_MOST_NS);
+    assert_in_range(tries, 18, 21);      /* 1, 2, 4 ... 512 ms, and then once a second */
+    now = d.shy_until_ns + 5 * NS_PER_S; /* it has gone, and comes back once */
+    dwell_worked(&d, now);
+    assert_true(dwell_may(&d, now));
+    dwell_gave_way(&d, now, now + 3 * NS_PER_MS);
+    assert_int_equal(d.shy_ns, DWELL_SHY_MIN_NS);
+}
+
 /* ---- queue ---- */
 
 enum { PRODUCERS = 4, PUSHES = 20000 };
@@ -578,6 +617,8 @@ int main(void)
         cmocka_unit_test(random_numbers),
         cmocka_unit_test(clocks),
         cmocka_unit_test(queue_wakes),
+        cmocka_unit_test(dwells_after_work_only),
+        cmocka_unit_test(who_computes_beside_it_is_left_alone),
         cmocka_unit_test(queue_rings_only_for_sleepers),
         cmocka_unit_test(ring_between_processes),
         cmocka_unit_test(ring_fills_and_empties),
