@@ -104,9 +104,17 @@ struct ingress_series { /* looked up once */
     struct series *too_late, *first_level[2], *token_level[2]; /* met, missed; NULL: no level is set */
 };
 
+/* What an HTTP thread is told by others. */
+enum errand_what { ERRAND_GO_ON, ERRAND_ARRIVAL, ERRAND_STOP }; /* with an exchange; serve a connection */
+struct errand {
+    struct queue_node node;
+    enum errand_what what;
+};
+
 /* connections.c: open connections, oldest first. */
 enum connection_phase { CONNECTION_IDLE, CONNECTION_BODY, CONNECTION_ANSWER, CONNECTION_CUT };
 struct connection {
+    struct errand errand;               /* on its way to the thread that will serve it */
     struct connection *next, *previous; /* under the list's lock */
     u64 address[2];
     int fd;
@@ -122,11 +130,14 @@ struct connections {
     pthread_mutex_t lock;
     struct connection *first, *last;
     i64 n;
+    bool full; /* nobody is let in until one leaves */
     struct client *clients[256];
 };
 void connections_init(struct connections *cs);
 void connections_release(struct connections *cs);
 void connections_tick(struct ingress *in, u64 now); /* the watcher: ends those that take too long */
+/* The watcher: true: there are as many as may be, or one more cannot be had; nobody is let in until one has left, or the next tick. */
+bool connections_full(struct ingress *in, bool cannot);
 
 struct ask;
 struct asks { /* POST /v1/reservations that wait for the main thread */
@@ -135,7 +146,7 @@ struct asks { /* POST /v1/reservations that wait for the main thread */
     u64 last_id;
 };
 
-struct MHD_Daemon;
+struct http_loop;
 struct ingress {
     struct ingress_spec spec;
     struct tokenizer *tokenizer;
@@ -153,7 +164,7 @@ struct ingress {
     _Atomic u32 n_answering, n_parts;
     struct metrics *metrics;
     struct ingress_series series;
-    struct MHD_Daemon *daemon;
+    struct http_loop *loops; /* [config.http_threads] */
     i64 started_unix;
     int listen_fd, port;
     int watch_fd, watch_stop_fd;
@@ -190,12 +201,13 @@ void asks_init(struct ingress *in);
 void asks_release(struct ingress *in);
 void asks_wake_all(struct ingress *in);
 
-/* ---- watch.c: the thread that ticks and sees clients leave ---- */
+/* ---- watch.c: the thread that lets clients in, ticks and sees clients leave ---- */
 int watch_start(struct ingress *in, struct error *err);
 void watch_stop(struct ingress *in);    /* no ticks any more */
 void watch_release(struct ingress *in); /* after the last connection */
 void watch_add(struct ingress *in, int fd, u64 serial);
 void watch_remove(struct ingress *in, int fd);
+void watch_accepts(struct ingress *in, bool accepts);
 
 /* ---- levels.c: times that clients saw, and who of them got the service levels that are promised ---- */
 void levels_init(struct ingress *in); /* after in->metrics was made */

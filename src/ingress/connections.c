@@ -4,6 +4,7 @@
 #include "ingress/http.h"
 
 #include <linux/tcp.h>
+#include <microhttpd.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,7 +82,7 @@ static void client_leaves(struct connections *cs, const u64 address[2])
     free(c);
 }
 
-/* ---- what the HTTP threads say ------------------------------------------------------------------------------- */
+/* ---- what the watcher and the HTTP threads say ------------------------------------------------------------------------------- */
 void connections_init(struct connections *cs)
 {
     memset(cs, 0, sizeof(*cs));
@@ -119,9 +120,22 @@ void connection_close(struct ingress *in, struct connection *c)
     *(c->previous ? &c->previous->next : &cs->first) = c->next;
     *(c->next ? &c->next->previous : &cs->last) = c->previous;
     cs->n--;
+    if (cs->full) watch_accepts(in, true);
+    cs->full = false;
     if (in->spec.config->max_connections_per_client > 0) client_leaves(cs, c->address);
     pthread_mutex_unlock(&cs->lock);
     free(c);
+}
+
+bool connections_full(struct ingress *in, bool cannot)
+{
+    struct connections *cs = &in->connections;
+    pthread_mutex_lock(&cs->lock);
+    cs->full = cannot || cs->n >= in->spec.config->max_connections;
+    bool full = cs->full;
+    if (full) watch_accepts(in, false);
+    pthread_mutex_unlock(&cs->lock);
+    return full;
 }
 
 static bool move(struct connection *c, int from, int to)
@@ -148,16 +162,16 @@ void connection_rests(struct connection *c)
 }
 
 /* ---- the watcher --------------------------------------------------------------------------------------------- */
-static void say_too_slow(struct ingress *in, const struct connection *c, const char *what, double limit_s)
+/* Instead of the library, which has no request to answer. */
+static void say(struct ingress *in, const struct connection *c, const struct api_error *e)
 {
-    struct api_error e;
     struct buf body = {0}, answer = {0};
-    api_fail(&e, API_TIMEOUT, NULL, "The %s of the request did not come within %g s.", what, limit_s);
-    api_error_json(&e, &body);
+    unsigned status = (unsigned)api_status(e->kind);
+    api_error_json(e, &body);
     buf_printf(&answer,
-               "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: application/json\r\n"
-               "Content-Length: %zu\r\n\r\n",
-               body.len);
+               "HTTP/1.1 %u %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: "
+               "%zu\r\n\r\n",
+               status, MHD_get_reason_phrase_for(status), body.len);
     buf_add(&answer, body.data, body.len);
     (void)!send(c->fd, answer.data, answer.len, MSG_DONTWAIT | MSG_NOSIGNAL);
     buf_release(&body);
@@ -165,10 +179,24 @@ static void say_too_slow(struct ingress *in, const struct connection *c, const c
     series_add(metric_series(in->series.http_requests, (const char *[]){"none", "OTHER", "4xx"}), 1);
 }
 
+static void say_too_slow(struct ingress *in, const struct connection *c, const char *what, double limit_s)
+{
+    struct api_error e;
+    api_fail(&e, API_TIMEOUT, NULL, "The %s of the request did not come within %g s.", what, limit_s);
+    say(in, c, &e);
+}
+
 /* The library closes it when it sees the end: it is the only one that may. */
 static void cut(struct connection *c)
 {
     shutdown(c->fd, SHUT_RDWR);
+}
+
+void connection_refuse(struct ingress *in, struct connection *c, const struct api_error *e)
+{
+    if (!move(c, CONNECTION_IDLE, CONNECTION_CUT)) return;
+    say(in, c, e);
+    cut(c);
 }
 
 /* Since when a request has been coming in on a connection that waits for one; 0: nothing came. */
@@ -219,6 +247,10 @@ void connections_tick(struct ingress *in, u64 now)
     for (struct connection *c = cs->first; c; c = c->next) {
         look_at(in, c, now, left * 10 > most * 9); /* the oldest first */
         left -= atomic_load(&c->phase) == CONNECTION_CUT;
+    }
+    if (cs->full && cs->n < most) { /* it was the system that had no room */
+        watch_accepts(in, true);
+        cs->full = false;
     }
     pthread_mutex_unlock(&cs->lock);
 }

@@ -144,16 +144,9 @@ const char *exchange_header(const struct exchange *x, const char *name)
 }
 
 /* ---- sleeping ------------------------------------------------------------------------------------------------ */
-static int fd_of(struct MHD_Connection *connection)
-{
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    return info ? info->connect_fd : -1;
-}
-
 int exchange_fd(const struct exchange *x)
 {
-    return fd_of(x->connection);
+    return x->link->fd;
 }
 
 static struct connection *link_of(struct MHD_Connection *connection)
@@ -168,7 +161,8 @@ void exchange_suspend(void *exchange)
 
 void exchange_wake(void *exchange)
 {
-    MHD_resume_connection(((struct exchange *)exchange)->connection);
+    struct exchange *x = exchange;
+    loop_wake(x->loop, &x->errand);
 }
 
 /* ---- what is refused before the body is read ------------------------------------------------------------------*/
@@ -297,13 +291,15 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
                               size_t *upload_size, void **con_cls)
 {
     struct exchange *x = *con_cls;
+    loop_served(cls);
     if (!x) {
         u64 now = clock_ns();
         struct connection *link = link_of(connection);
         if (!connection_begins(link, now)) return MHD_NO;
         x = mem_zero(1, sizeof(*x));
         x->link = link;
-        x->in = cls;
+        x->loop = cls;
+        x->in = loop_ingress(cls);
         x->connection = connection;
         x->method = known_method(method);
         x->started_ns = now;
@@ -355,13 +351,13 @@ static void completed(void *cls, struct MHD_Connection *connection, void **con_c
 static void connection_changed(void *cls, struct MHD_Connection *connection, void **link,
                                enum MHD_ConnectionNotificationCode what)
 {
-    if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
-        connection_close(cls, *link);
+    (void)connection;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *link = loop_arriving(cls);
         return;
     }
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    *link = connection_open(cls, fd_of(connection), info ? info->client_addr : NULL);
+    connection_close(loop_ingress(cls), *link);
+    loop_lost(cls);
 }
 
 static void log_library(void *cls, const char *fmt, va_list args)
@@ -371,6 +367,20 @@ static void log_library(void *cls, const char *fmt, va_list args)
     if (!log_wants(LOG_DEBUG)) return;
     vsnprintf(text, sizeof(text), fmt, args);
     log_debug("http library: %s", text);
+}
+
+/* Before the library makes room for each argument: it ends a connection without a word when there is none. */
+static void *look_at_target(void *cls, const char *target, struct MHD_Connection *connection)
+{
+    struct ingress *in = loop_ingress(cls);
+    i64 most = in->spec.config->max_header_count, n = 1;
+    for (const char *at = strchr(target, '&'); at; at = strchr(at + 1, '&')) n++;
+    if (n <= most) return NULL;
+    struct api_error e;
+    api_fail(&e, API_LONG_TARGET, NULL,
+             "The target of the request has more than %lld arguments (--max-header-count).", (long long)most);
+    connection_refuse(in, link_of(connection), &e);
+    return NULL; /* what belongs to an exchange that begins */
 }
 
 /* %XX to bytes, but %00 stays: it would cut the path short. */
@@ -390,33 +400,22 @@ static size_t unescape(void *cls, struct MHD_Connection *connection, char *s)
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------------- */
-int http_start(struct ingress *in, struct error *err)
+struct MHD_Daemon *http_daemon(struct http_loop *loop, struct ingress *in, struct error *err)
 {
     const struct config *c = in->spec.config;
-    unsigned threads = (unsigned)c->http_threads;
     size_t memory = (size_t)c->max_header_bytes + (size_t)c->max_header_count * HEADER_MEMORY + ANSWER_MEMORY;
     /* Whoever is slow with a request or idle is ended by the watcher; this one is for those that do not read. */
     double silence_s = MAX_OF(MAX_OF(c->keep_alive_timeout_s, c->body_timeout_s), c->header_timeout_s) + 2;
-    unsigned flags =
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
-    in->daemon = MHD_start_daemon(
-        flags, 0, NULL, NULL, handle, in, MHD_OPTION_EXTERNAL_LOGGER, log_library, NULL,
-        MHD_OPTION_LISTEN_SOCKET, in->listen_fd, MHD_OPTION_THREAD_POOL_SIZE, threads > 1 ? threads : 0u,
-        MHD_OPTION_CONNECTION_LIMIT, MAX_OF((unsigned)c->max_connections, threads),
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)silence_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        MAX_OF(memory, (size_t)CONNECTION_MEMORY), MHD_OPTION_NOTIFY_CONNECTION, connection_changed, in,
-        MHD_OPTION_NOTIFY_COMPLETED, completed, NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_END);
-    if (!in->daemon) return error_set(err, ERR_IO, "ingress", "the HTTP library could not start");
-    return 0;
-}
-
-void http_stop(struct ingress *in)
-{
-    if (in->daemon)
-        MHD_stop_daemon(in->daemon); /* closes the listening socket */
-    else if (in->listen_fd >= 0)
-        close(in->listen_fd);
-    in->daemon = NULL;
-    in->listen_fd = -1;
+    /* Exchanges are resumed by the thread itself: the library need not wake it. */
+    unsigned suspend = MHD_ALLOW_SUSPEND_RESUME & ~(unsigned)MHD_USE_ITC;
+    struct MHD_Daemon *d = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG | suspend, 0, NULL, NULL, handle, loop,
+        MHD_OPTION_EXTERNAL_LOGGER, log_library, NULL, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)c->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)silence_s,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, MAX_OF(memory, (size_t)CONNECTION_MEMORY),
+        MHD_OPTION_NOTIFY_CONNECTION, connection_changed, loop, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL,
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_URI_LOG_CALLBACK,
+        look_at_target, loop, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_END);
+    if (!d) error_set(err, ERR_IO, "ingress", "the HTTP library could not start");
+    return d;
 }

@@ -26,7 +26,9 @@ struct route {
     int (*answer)(struct exchange *x);
 };
 struct exchange {
+    struct errand errand; /* it was woken */
     struct ingress *in;
+    struct http_loop *loop; /* the thread that has its connection */
     struct MHD_Connection *connection;
     struct connection *link;
     const struct route *route; /* NULL: none */
@@ -58,13 +60,16 @@ void exchange_wake(void *exchange);    /* any thread, once for each suspend */
 /* routes.c: the table; the methods of a path that is known are in *allow. */
 const struct route *route_find(const char *path, const char *method, const char **tail, u8 *methods);
 
-/* connections.c: what each connection is doing. HTTP threads say so; false: the watcher has ended it, and it is to be closed. */
+/* connections.c: what each connection is doing. The watcher opens them; HTTP threads say what comes then; false: the watcher has ended
+ * it, and it is to be closed. */
 struct sockaddr;
 struct connection *connection_open(struct ingress *in, int fd, const struct sockaddr *address);
 void connection_close(struct ingress *in, struct connection *c);
 bool connection_begins(struct connection *c, u64 now); /* the headers of a request are here */
 bool connection_answers(struct connection *c);         /* all of it is */
 void connection_rests(struct connection *c);           /* its answer has gone out */
+/* Answers and ends a connection whose request cannot be read; no exchange comes of it. */
+void connection_refuse(struct ingress *in, struct connection *c, const struct api_error *e);
 
 /* framing.c: sizes and meaning of the headers; -1: x->error says why, and the connection is to be closed. */
 int framing_check(struct exchange *x, const char *url, const char *version, u64 *length, bool *chunked);
@@ -106,8 +111,17 @@ int model_check(const struct ingress *in, const char *name, struct api_error *e)
 /* listen.c: a listening socket on host and port; *port is the real one. */
 int listen_open(const char *host, int port, int *fd, int *real_port, struct error *err);
 
-/* http.c */
-int http_start(struct ingress *in, struct error *err);
-void http_stop(struct ingress *in);
+/* http.c: the library, for one thread. */
+struct MHD_Daemon *http_daemon(struct http_loop *loop, struct ingress *in, struct error *err);
+
+/* loops.c: the HTTP threads. */
+int loops_start(struct ingress *in, struct error *err);
+void loops_stop(struct ingress *in); /* whoever sleeps has been woken; closes what is open */
+void loops_give(struct ingress *in, struct connection *c);   /* the watcher: to the thread that has fewest */
+void loop_wake(struct http_loop *l, struct errand *e);       /* any thread */
+struct ingress *loop_ingress(const struct http_loop *l);     /* from here on: the thread itself */
+struct connection *loop_arriving(const struct http_loop *l); /* the one that the library is being given */
+void loop_served(struct http_loop *l);                       /* there was something to do */
+void loop_lost(struct http_loop *l);                         /* one of its connections has ended */
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char NO_TEMPLATE[] = "This model has no chat template: use /v1/completions.";
 
@@ -127,7 +128,7 @@ struct ingress *ingress_new(const struct ingress_spec *spec, struct error *err)
     asks_init(in);
     add_metrics(in);
     if (listen_open(spec->config->host, (int)spec->config->port, &in->listen_fd, &in->port, err) < 0 ||
-        load_text(in, err) < 0 || watch_start(in, err) < 0 || http_start(in, err) < 0) {
+        load_text(in, err) < 0 || loops_start(in, err) < 0 || watch_start(in, err) < 0) {
         ingress_free(in);
         return NULL;
     }
@@ -176,8 +177,9 @@ void ingress_free(struct ingress *in)
     watch_stop(in);
     calls_wake_all(in); /* the library must not be stopped while a connection sleeps */
     asks_wake_all(in);
-    http_stop(in);
+    loops_stop(in);
     watch_release(in);
+    if (in->listen_fd >= 0) close(in->listen_fd);
     connections_release(&in->connections);
     calls_release(in);
     asks_release(in);

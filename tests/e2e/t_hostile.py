@@ -69,8 +69,8 @@ ROWS = [
     ("chunk longer than its size", CHUNKED + b"3\r\nabcdefgh\r\n0\r\n\r\n", BAD),
     ("chunk without its line end", CHUNKED + b"20\r\n" + GOOD + b"0\r\n\r\n", BAD),
     ("chunk extension", CHUNKED + b'20;a="b"\r\n' + GOOD + b"\r\n0;c\r\n\r\n", {200}),
-    ("a chunk extension of 200,000 bytes", CHUNKED + b"1;" + b"a" * 200000 + b"\r\n{\r\n0\r\n\r\n", {400, 413, 500}),  # 500 is
-     # the library's own answer to a chunk line longer than the memory of a connection; nothing of ours has seen the request
+    ("a chunk extension of 200,000 bytes", CHUNKED + b"1;" + b"a" * 200000 + b"\r\n{\r\n0\r\n\r\n", {400, 408, 413}),  # 408:
+     # the HTTP library never gets further with a chunk line that is longer than the memory of a connection
     ("trailer", CHUNKED + chunk(GOOD) + b"0\r\nX-A: b\r\n\r\n", {200}),
     ("trailer without a colon", CHUNKED + chunk(GOOD) + b"0\r\nnothing\r\n\r\n", BAD),
     ("trailers without end", CHUNKED + chunk(GOOD) + b"0\r\n" + b"X-A: b\r\n" * 20000, {413, 431}),
@@ -106,7 +106,7 @@ ROWS = [
     ("long target", get(path=b"/" + b"a" * 9000), LONG),
     ("very long target", get(path=b"/" + b"a" * 200000), LONG),
     ("endless first line", b"GET /" + b"a" * 200000, LONG),
-    ("1,000 arguments", get(path=b"/health?" + b"a=b&" * 1000), LONG | {200, 408}),
+    ("1,000 arguments", get(path=b"/health?" + b"a=b&" * 1000), LONG),
     ("%00 in the path", get(path=b"/health%00x"), {404}),
     ("%zz in the path", get(path=b"/health%zz"), {404}),
     ("% at the end", get(path=b"/health%"), {404}),
