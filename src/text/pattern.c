@@ -350,7 +350,7 @@ int pattern_find(const struct pattern *p, struct pattern_scratch *s, const char 
 {
     if (p->literal) return find_literal(p, text, len, at, from, to);
     int rc = PCRE2_ERROR_NOMATCH;
-    bool look = s->searches++ % LOOK_EVERY == 0;
+    bool look = ++s->searches % LOOK_EVERY == 0; /* a short text ends before the first look */
     while (rc == PCRE2_ERROR_NOMATCH) {
         if (look && took_too_long(s, len)) return too_much(at, "its time is up", err);
         size_t until = at + PLACES;
