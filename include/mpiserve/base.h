@@ -146,7 +146,7 @@ i64 clock_unix(void); /* seconds since 1970 */
  * A thread that computes may take the core for a whole slice of the scheduler's between two looks, while one that blocks is woken at
  * once. So who did not get the core back within DWELL_HOG_NS blocks without dwelling for a while: DWELL_SHY_MIN_NS, and twice as
  * long each time that it happens again soon, up to DWELL_SHY_MOST_NS. */
-#define DWELL_NS          (50 * NS_PER_US)
+#define DWELL_NS          (100 * NS_PER_US)
 #define DWELL_HOG_NS      NS_PER_MS
 #define DWELL_SHY_MIN_NS  NS_PER_MS
 #define DWELL_SHY_MOST_NS NS_PER_S

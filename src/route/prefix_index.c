@@ -3,7 +3,10 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
+enum { PAGE = 4096 };
+enum { HUGE_FROM = 32 << 20 }; /* bytes of a table where a look costs more for the page than for the data */
 enum { ROOM = 2 }; /* buckets fill unevenly: with twice the places, less than 1 in 1000 entries find none */
 _Static_assert(sizeof(struct bucket) == 2 * CACHE_LINE, "a bucket is two cache lines");
 
@@ -14,6 +17,9 @@ void prefix_index_init(struct prefix_index *x, u32 replicas, u32 blocks)
     BUG_ON(x->n_buckets > UINT32_MAX);
     x->memory = mem_zero(x->n_buckets + 2, sizeof *x->buckets);
     x->buckets = (struct bucket *)(((uintptr_t)x->memory + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+    size_t bytes = x->n_buckets * sizeof *x->buckets;
+    uintptr_t page = ((uintptr_t)x->buckets + PAGE - 1) / PAGE * PAGE;
+    if (bytes >= HUGE_FROM) madvise((void *)page, bytes - PAGE, MADV_HUGEPAGE); /* a wish */
     x->lives = mem_zero(replicas + 1, sizeof *x->lives);
     for (u32 i = 0; i < replicas; i++) x->lives[i] = 1;
 }

@@ -274,11 +274,11 @@ def plane(b):
             b.add(group, "SSE events, 32 streams of 100: of a server with nothing behind it", "x",
                   [e / m for e, m in zip(events, mock)], limit=(">=", 0.5), better="more",
                   setting={"ranks": ranks, "streams": 32, "output_tokens": 100})
-    with b.job(2, "--engine", "null", "--router", "round_robin") as job: # the other rank sleeps before its turn
-        job.load("/v1/completions", body=body, seconds=seconds, tokens=1)
+    with b.job(2, "--engine", "null", "--router", "round_robin") as job: # 200 requests/s: all ranks sleep before most of them
+        job.load("/v1/completions", body=body, connections=8, rate=200, seconds=seconds, tokens=1)
         far = [1e6 * median_of(histogram(job.metrics(), FIRST_CHUNK, {1}))]
         b.add("Control plane: null engine, 2 ranks", "dispatch to first answer of the other rank, which sleeps, p50", "us", far,
-              limit=("<=", 100), setting={"ranks": 2, "connections": 1, "router": "round_robin"})
+              limit=("<=", 100), setting={"ranks": 2, "requests_per_s": 200, "router": "round_robin"})
     with b.job(b.o.ranks, "--engine", "null") as job:
         group = f"Control plane: null engine, {b.o.ranks} ranks"
         b.add(group, "mpirun to /health 200", "ms", [job.ready_seconds * 1e3], limit=("<=", 1000), setting={"ranks": b.o.ranks})
