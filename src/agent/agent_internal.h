@@ -49,6 +49,7 @@ struct agent {
     int signals;    /* signalfd */
     u64 signals_ns; /* when it was last read */
     struct dwell dwell;
+    int notices; /* messages of this turn that come by the clock: nothing follows them soon */
     int epoll;
     u64 beat_ns, turned_ns, listening_ns; /* beat.c: last BEAT sent or heard; of the loop */
     bool draining, ended;

@@ -34,6 +34,7 @@ static void on_refused(struct agent *a, u32 from, const void *body, size_t len)
 }
 static void on_load(struct agent *a, u32 from, const void *body, size_t len)
 {
+    a->notices++;
     if (a->head && len == sizeof(struct msg_load)) head_load(a->head, from, body);
 }
 static void on_dispatch(struct agent *a, u32 from, const void *body, size_t len)
@@ -122,6 +123,7 @@ static void on_results(struct agent *a, u32 from, const void *body, size_t len)
 static void on_beat(struct agent *a, u32 from, const void *body, size_t len)
 {
     (void)body, (void)len;
+    a->notices++;
     if (from == 0) beat_heard(a);
 }
 static void on_end(struct agent *a, u32 from, const void *body, size_t len)
@@ -255,6 +257,7 @@ int agent_loop(struct agent *a)
     while (!a->ended) {
         u64 now = clock_ns();
         watchdog_turn(&a->watchdog, now, "messages");
+        a->notices = 0;
         int n = poll_wire(a);
         if (a->head) {
             watchdog_turn(&a->watchdog, now, "requests and routing");
@@ -270,7 +273,7 @@ int agent_loop(struct agent *a)
         }
         n += take_signals(a, now);
         beat_turn(a, now);
-        if (n) dwell_worked(&a->dwell, now);
+        if (n > a->notices) dwell_worked(&a->dwell, now);
         if (n == 0 && !a->ended && !dwell_on(&a->dwell, now)) rest(a, now);
     }
     return a->exit_code;

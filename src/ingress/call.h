@@ -112,7 +112,13 @@ struct errand {
 };
 
 /* connections.c: open connections, oldest first. */
-enum connection_phase { CONNECTION_IDLE, CONNECTION_BODY, CONNECTION_ANSWER, CONNECTION_CUT };
+enum connection_phase {
+    CONNECTION_COMING,
+    CONNECTION_IDLE,
+    CONNECTION_BODY,
+    CONNECTION_ANSWER,
+    CONNECTION_CUT
+};
 struct connection {
     struct errand errand;               /* on its way to the thread that will serve it */
     struct connection *next, *previous; /* under the list's lock */

@@ -102,7 +102,6 @@ struct connection *connection_open(struct ingress *in, int fd, const struct sock
     i64 most = in->spec.config->max_connections_per_client;
     c->fd = fd;
     address_of(address, c->address);
-    atomic_store(&c->since_ns, clock_ns());
     pthread_mutex_lock(&cs->lock);
     c->over = most > 0 && client_enters(cs, c->address) > most;
     c->previous = cs->last;
@@ -141,6 +140,12 @@ bool connections_full(struct ingress *in, bool cannot)
 static bool move(struct connection *c, int from, int to)
 {
     return atomic_compare_exchange_strong(&c->phase, &from, to) || from == to;
+}
+
+void connection_taken(struct connection *c)
+{
+    atomic_store(&c->since_ns, clock_ns());
+    (void)move(c, CONNECTION_COMING, CONNECTION_IDLE);
 }
 
 bool connection_begins(struct connection *c, u64 now)

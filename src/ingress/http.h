@@ -65,6 +65,7 @@ const struct route *route_find(const char *path, const char *method, const char 
 struct sockaddr;
 struct connection *connection_open(struct ingress *in, int fd, const struct sockaddr *address);
 void connection_close(struct ingress *in, struct connection *c);
+void connection_taken(struct connection *c);           /* its thread has it: from here on its time counts */
 bool connection_begins(struct connection *c, u64 now); /* the headers of a request are here */
 bool connection_answers(struct connection *c);         /* all of it is */
 void connection_rests(struct connection *c);           /* its answer has gone out */
@@ -117,11 +118,11 @@ struct MHD_Daemon *http_daemon(struct http_loop *loop, struct ingress *in, struc
 /* loops.c: the HTTP threads. */
 int loops_start(struct ingress *in, struct error *err);
 void loops_stop(struct ingress *in); /* whoever sleeps has been woken; closes what is open */
-void loops_give(struct ingress *in, struct connection *c);   /* the watcher: to the thread that has fewest */
-void loop_wake(struct http_loop *l, struct errand *e);       /* any thread */
-struct ingress *loop_ingress(const struct http_loop *l);     /* from here on: the thread itself */
-struct connection *loop_arriving(const struct http_loop *l); /* the one that the library is being given */
-void loop_served(struct http_loop *l);                       /* there was something to do */
-void loop_lost(struct http_loop *l);                         /* one of its connections has ended */
+void loops_give(struct ingress *in, struct connection *c); /* the watcher: to the thread that has fewest */
+void loop_wake(struct http_loop *l, struct errand *e);     /* any thread */
+struct ingress *loop_ingress(const struct http_loop *l);   /* from here on: the thread itself */
+struct connection *loop_arriving(struct http_loop *l);     /* whose begin the library tells */
+void loop_served(struct http_loop *l);                     /* there was something to do */
+void loop_lost(struct http_loop *l);                       /* one of its connections has ended */
 
 #endif

@@ -23,12 +23,12 @@ struct http_loop {
     struct MHD_Daemon *daemon;
     struct queue *errands;
     struct errand stop;
-    struct connection *arriving; /* within MHD_add_connection */
+    struct connection *arriving; /* given to the library, which has not told its begin yet */
     struct dwell dwell;
     _Atomic u32 n; /* connections given to it that have not ended */
     int epoll;
     bool served, stopped, runs;
-    u32 vain; /* turns since there was something to do */
+    u32 vain; /* turns in a row that did nothing although the library was ready */
     pthread_t thread;
 };
 
@@ -37,9 +37,12 @@ struct ingress *loop_ingress(const struct http_loop *l)
     return l->in;
 }
 
-struct connection *loop_arriving(const struct http_loop *l)
+struct connection *loop_arriving(struct http_loop *l)
 {
-    return l->arriving;
+    struct connection *c = l->arriving;
+    l->arriving = NULL;
+    connection_taken(c);
+    return c;
 }
 
 void loop_served(struct http_loop *l)
@@ -72,11 +75,11 @@ static void take_in(struct http_loop *l, struct connection *c)
 {
     static const struct sockaddr nobody = {.sa_family = AF_UNSPEC}; /* connections.c knows who it is */
     l->arriving = c;
-    bool added = MHD_add_connection(l->daemon, c->fd, &nobody, sizeof(nobody)) == MHD_YES;
-    l->arriving = NULL;
-    if (added) return;
+    if (MHD_add_connection(l->daemon, c->fd, &nobody, sizeof(nobody)) == MHD_YES) return;
     log_warning("http: a connection is lost, the HTTP library could not take it: %s", strerror(errno));
-    connection_close(l->in, c); /* the library closed the socket */
+    if (!l->arriving) return; /* the library has told its end */
+    l->arriving = NULL;
+    connection_close(l->in, c);
     loop_lost(l);
 }
 

@@ -125,6 +125,11 @@ class Process:
         except (OSError, ValueError):
             return False
 
+    def cpu_seconds(self):
+        with open(f"/proc/{self.pid}/stat") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self, sig=signal.SIGKILL):
         if self.alive():
             with contextlib.suppress(ProcessLookupError):  # it may end in between

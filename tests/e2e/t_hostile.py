@@ -423,4 +423,37 @@ def idle_connections_make_room():
             s.close()
 
 
-run(every_hostile_request_is_refused_and_the_next_is_served, a_client_has_so_many_connections, idle_connections_make_room)
+def a_request_that_gets_no_further_costs_no_cpu():
+    """The HTTP library calls such a connection ready all the time. Of one core that is 100 %."""
+    with limited() as job, open_socket(job) as s:
+        head = job.agents()[0]
+        send(s, CHUNKED + b"1;" + b"a" * 200000)
+        time.sleep(0.2)
+        before, began = head.cpu_seconds(), time.monotonic()
+        equal(Answers(s).next(), 408)
+        used = (head.cpu_seconds() - before) / (time.monotonic() - began)
+        check(used < 0.5, f"rank 0 used {100 * used:.0f} % of a core")
+
+
+def sockets_of_epolls(process):
+    """The numbers of client sockets that each epoll set of a process has, by what the kernel says of its descriptors."""
+    folder, counts = f"/proc/{process.pid}", []
+    clients = {fd for fd in os.listdir(f"{folder}/fd") if os.readlink(f"{folder}/fd/{fd}").startswith("socket:")}
+    for fd in os.listdir(f"{folder}/fd"):
+        if os.readlink(f"{folder}/fd/{fd}") == "anon_inode:[eventpoll]":
+            with open(f"{folder}/fdinfo/{fd}") as f:
+                counts.append(len(clients & set(re.findall(r"^tfd: +(\d+)", f.read(), re.M))))
+    return sorted(counts)
+
+
+def connections_are_spread_evenly():
+    with Job("--api-key", "none", "--http-threads", "4", ranks=1) as job:
+        head = job.agents()[0]
+        held = [open_socket(job) for _ in range(24)]  # in a burst
+        until(lambda: sockets_of_epolls(head)[-4:] == [6] * 4, 2 * SLOW, "24 connections are 6 for each of 4 threads")
+        for s in held:
+            s.close()
+
+
+run(every_hostile_request_is_refused_and_the_next_is_served, a_client_has_so_many_connections, idle_connections_make_room,
+    a_request_that_gets_no_further_costs_no_cpu, connections_are_spread_evenly)
