@@ -93,6 +93,9 @@ const char *tokenizer_named_text(const struct tokenizer *t, const char *name);
 void tokenizer_decode(const struct tokenizer *t, const i32 *ids, size_t n, bool skip_special,
                       struct buf *out);
 
+/* Appends UTF-8 text as Python's lower() makes it. */
+void text_lower_case(const char *text, size_t len, struct buf *out);
+
 /* ---- streaming detokenizer --------------------------------------------------------------------------------- */
 struct detok {
     const struct tokenizer *tokenizer;
