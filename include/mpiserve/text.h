@@ -48,7 +48,8 @@ void text_spans_release(struct text_spans *spans);
 /* ---- tokenizer ------------------------------------------------------------------------------------------------
  * Offered, with Sequences of them:
  *   models            BPE (over bytes or characters, byte fallback, affixes), Unigram, WordPiece, WordLevel
- *   normalizers       NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip, Lowercase, StripAccents, BertNormalizer
+ *   normalizers       NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip, Lowercase, StripAccents, BertNormalizer,
+ *                     Precompiled (SentencePiece's character map)
  *   pre-tokenizers    ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, Metaspace, BertPreTokenizer,
  *                     CharDelimiterSplit
  *   post-processors   ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing
