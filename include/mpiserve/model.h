@@ -45,7 +45,8 @@ enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD /* of each head */, QK_NORM_WHOLE /* o
 enum activation {
     ACT_SILU,      /* silu(gate) up */
     ACT_GELU_TANH, /* gelu, the tanh form, of gate, times up */
-    ACT_CLAMPED    /* gpt_oss: (up + 1) gate sigmoid(alpha gate), gate <= limit, |up| <= limit */
+    ACT_CLAMPED,   /* gpt_oss: (up + 1) gate sigmoid(alpha gate), gate <= limit, |up| <= limit */
+    ACT_GELU       /* x (1 + erf(x / sqrt 2)) / 2; of one input, there is no gate */
 };
 enum moe_kind { MOE_NONE, MOE_MIXTRAL, MOE_QWEN2, MOE_QWEN3, MOE_DEEPSEEK2, MOE_DEEPSEEK3, MOE_GPT_OSS };
 struct arch {

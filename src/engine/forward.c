@@ -503,7 +503,7 @@ static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32
         if (f->spec.config->arch->two_ropes) rotary_row(&f->rotary[1], row, pos, q->prompt);
         f->lists.places[row] = (struct place){q->blocks[pos / f->spec.block_size], pos % f->spec.block_size};
         BUG_ON(f->lists.places[row].block >= f->spec.n_blocks);
-        if (i % most == 0) add_span(f, (struct attn_span){blocks, row, pos, MIN_OF(most, n - i)});
+        if (i % most == 0) add_span(f, (struct attn_span){blocks, row, pos, MIN_OF(most, n - i), 0});
         if (forward_has_logits(&f->spec) && done + i - q->hidden.first < q->hidden.n) {
             f->hidden.rows[f->hidden.n] = row;
             f->hidden.to[f->hidden.n++] = q->hidden.sum;
