@@ -119,7 +119,7 @@ struct ingress *ingress_new(const struct ingress_spec *spec, struct error *err)
     in->spec = *spec;
     in->model_name = first_name(in);
     in->limits = (struct api_limits){spec->model->vocab, spec->max_model_len, spec->config->max_logprobs,
-                                     spec->model->pooling.kind ? spec->model->hidden : 0};
+                                     model_vector(spec->model)};
     in->started_unix = clock_unix();
     in->listen_fd = in->watch_fd = in->watch_stop_fd = -1;
     for (int i = 0; i < SHARDS; i++) pthread_mutex_init(&in->shards[i].lock, NULL);

@@ -34,17 +34,21 @@ static int check_size(const struct ingress *in, const struct params *p, size_t l
     return api_context_overflow(e, (u32)least, in->limits.max_len);
 }
 
-/* The text as it is to be tokenized: an embedding model may want a prompt in front of it. */
+/* The text as it is to be tokenized: an embedding model may want a prompt in front of it, and all of it in lower case. */
 static int encode_text(const struct ingress *in, const struct params *p, const struct json *v,
                        const char *path, struct ids *ids, struct api_error *e)
 {
-    const char *before = p->api == API_EMBEDDINGS ? in->spec.model->pooling.prompt : "";
-    if (!before[0]) return encode(in, path, json_text(v), json_len(v), p->add_special, ids, e);
-    struct buf text = {0};
-    buf_text(&text, before);
+    const struct pooling_config *pooling = &in->spec.model->pooling;
+    if (!pooling->prompt[0] && !pooling->lowercase)
+        return encode(in, path, json_text(v), json_len(v), p->add_special, ids, e);
+    struct buf text = {0}, lower = {0};
+    buf_text(&text, pooling->prompt);
     buf_add(&text, json_text(v), json_len(v));
-    int rc = encode(in, path, text.data, text.len, p->add_special, ids, e);
+    if (pooling->lowercase) text_lower_case(text.data, text.len, &lower);
+    const struct buf *whole = pooling->lowercase ? &lower : &text;
+    int rc = encode(in, path, whole->data, whole->len, p->add_special, ids, e);
     buf_release(&text);
+    buf_release(&lower);
     return rc;
 }
 
