@@ -264,6 +264,14 @@ int decoder_load(struct tokenizer *t, const struct json *field, struct error *er
 
 /* ---- the whole -------------------------------------------------------------------------------------------------- */
 enum { TOKENIZER_NAMED = 4 };
+/* Two texts: before A between B behind. Types of tokens are 0 up to n_first tokens of `between`, then 1; or 0 throughout. */
+struct pair_form {
+    struct ids before, between, behind;
+    size_t n_first;
+    bool typed; /* there are two types */
+    bool offered;
+    struct error why; /* not */
+};
 struct tokenizer {
     struct vocab vocab;
     struct added raw, normalized; /* by the added token's "normalized" */
@@ -275,6 +283,7 @@ struct tokenizer {
     struct wordpiece wordpiece;
     struct decoder decoder;
     struct ids prefix, suffix; /* of the post-processor */
+    struct pair_form pair;
     char *named_text[TOKENIZER_NAMED];
     i32 named_id[TOKENIZER_NAMED];
 };
