@@ -95,6 +95,7 @@ static int load_text(struct ingress *in, struct error *err)
     in->tokenizer = tokenizer_load(dir, err);
     if (!in->tokenizer) return err->code;
     in->longest_token = longest_token(in->tokenizer);
+    if (in->spec.model->pooling.scores && tokenizer_check_pairs(in->tokenizer, err)) return err->code;
     struct error why;
     in->chat_template = file[0] ? chat_template_read(file, &why) : chat_template_find(dir, &why);
     if (!in->chat_template && file[0]) return error_set(err, why.code, why.where, "%s", why.message);
