@@ -78,6 +78,7 @@ def the_four_forms_of_input():
             equal((one["object"], one["model"]), ("list", "qwen3"))
             near(vectors(one)[0], unit(t["lasttoken"]), f"text {i}")
             equal(vectors(ask(job, whole)), vectors(one), "ids of the same text")
+        until(lambda: "/v1/embeddings -H" in job.output(), 5 * SLOW, "the example when it is ready")
         all_texts = ask(job, [text(t["ids"]) for t in TEXTS])
         all_ids = ask(job, [t["ids"] + [END] for t in TEXTS])
         equal(all_texts["usage"]["prompt_tokens"], sum(len(t["ids"]) + 1 for t in TEXTS))

@@ -49,6 +49,7 @@ def near(got, want, what):
 def the_reference_s_scores():
     for model in MODELS:
         with job_of(model) as job:
+            until(lambda: "/v1/rerank -H" in job.output(), 5 * SLOW, "the example when it is ready")
             for i, p in enumerate(pairs(model)):
                 answer = rerank(job, p["query"], [p["document"]])
                 check(answer["id"].startswith("rerank-") and answer["model"] == model, f"{answer}")
