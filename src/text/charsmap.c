@@ -95,7 +95,7 @@ static void mark_plain(struct charsmap *m)
 {
     for (int c = 1; c < 128; c++) {
         u32 node = unit_offset(unit_at(m, 0)) ^ (u32)c;
-        m->plain[c] = c != '\r' && node < m->n_units && (unit_at(m, node) & (1u << 31 | 0xff)) != (u32)c;
+        m->plain[c] = node < m->n_units && (unit_at(m, node) & (1u << 31 | 0xff)) != (u32)c;
     }
 }
 

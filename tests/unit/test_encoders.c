@@ -11,6 +11,7 @@
 #include "crew.h"
 #include "engine/execute.h"
 #include "engine/layout.h"
+#include "mpiserve/engine.h"
 #include "mpiserve/json.h"
 #include "runner.h"
 #include "stepper.h"
@@ -263,6 +264,36 @@ static void tensors(void **state)
     }
 }
 
+/* What agents ask: a step must take the longest prompt, and the cache is for the steps in flight. */
+static void plans(void **state)
+{
+    (void)state;
+    struct engine_ask ask = {.model = fix[0].dir,
+                             .compute = "f32",
+                             .isa = "auto",
+                             .block_size = 16,
+                             .max_rows = 8,
+                             .max_step_tokens = 319};
+    struct engine_needs needs;
+    struct error err = {0};
+    u32 blocks;
+    assert_int_equal(engine_plan(&ask, &needs, &err), ERR_INPUT);
+    assert_true(strstr(err.message, "319") && strstr(err.message, "320") && strstr(err.where, "batched"));
+    ask.max_model_len = 319;
+    assert_int_equal(engine_plan(&ask, &needs, &err), 0);
+    ask.max_model_len = 0;
+    ask.max_step_tokens = 320;
+    assert_int_equal(engine_plan(&ask, &needs, &err), 0);
+    assert_true(needs.hidden == HIDDEN && needs.max_model_len == 320 && needs.most_tokens == 640);
+    struct engine_limits limits = {8, 320, 16};
+    assert_int_equal(engine_blocks(&needs, &limits, 1ull << 40, &blocks, &err), 0);
+    assert_int_equal(blocks, 640 / 16 + 8 + 20 + 1); /* and not 8 * 20 + 1 */
+    limits.max_rows = 2;
+    assert_int_equal(engine_blocks(&needs, &limits, 1ull << 40, &blocks, &err), 0);
+    assert_int_equal(blocks, 2 * 20 + 1);
+    assert_int_equal(engine_blocks(&needs, &limits, 20 * needs.kv_bytes_per_block, &blocks, &err), ERR_INPUT);
+}
+
 /* ---- steps */
 static struct stepper steps;
 static struct results_view out;
@@ -381,7 +412,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(references), cmocka_unit_test(company),   cmocka_unit_test(other_formats),
         cmocka_unit_test(types),      cmocka_unit_test(divisions), cmocka_unit_test(tensors),
-        cmocka_unit_test(in_steps),   cmocka_unit_test(refusals),
+        cmocka_unit_test(plans),      cmocka_unit_test(in_steps),  cmocka_unit_test(refusals),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("encoders", tests, setup, teardown);
