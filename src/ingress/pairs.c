@@ -74,6 +74,7 @@ static int encode(const struct ingress *in, const struct params *p, const struct
         ids_release(&ids);
         return api_fail(e, API_BAD_VALUE, name, "`%s` cannot be tokenized: %s", name, err.message);
     }
+    if (in->spec.model->encoder.types < 2) out->second = 0; /* whatever the tokenizer's file says */
     out->ids = prompts_keep(mem, &ids, &out->n);
     return 0;
 }

@@ -168,16 +168,33 @@ def reservations_hold_for_one_pair():
         equal(job.post("/v1/rerank", {"query": "a", "documents": ["b"]}, headers={"X-Reservation": held}).status, 409)
 
 
+def with_post_processor(model, folder, post):
+    shutil.copytree(os.path.join(FOLDER, model), folder)
+    path = os.path.join(folder, "tokenizer.json")
+    with open(path) as f:
+        file = json.load(f)
+    file["post_processor"] = post
+    with open(path, "w") as f:
+        json.dump(file, f)
+    return folder
+
+
+def types_are_for_models_that_have_them():
+    def item(kind, name, type_id):
+        return {kind: {"id": name, "type_id": type_id}}
+    single = [item("SpecialToken", "<s>", 0), item("Sequence", "A", 0), item("SpecialToken", "</s>", 0)]
+    post = {"type": "TemplateProcessing", "single": single,
+            "pair": single + [item("SpecialToken", "</s>", 0), item("Sequence", "B", 1), item("SpecialToken", "</s>", 1)],
+            "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]} for name, i in (("<s>", 0), ("</s>", 2))}}
+    with tempfile.TemporaryDirectory() as top:
+        with Job(*OPTIONS, ranks=1, model=with_post_processor("xlmr_scorer", os.path.join(top, "model"), post)) as job:
+            for i, p in enumerate(pairs("xlmr_scorer")):
+                near(scores(job, p["query"], p["document"])[0], wanted("xlmr_scorer", p), f"pair {i}")
+
+
 def a_tokenizer_without_pairs_is_refused():
     with tempfile.TemporaryDirectory() as top:
-        folder = os.path.join(top, "model")
-        shutil.copytree(os.path.join(FOLDER, "bert_scorer"), folder)
-        path = os.path.join(folder, "tokenizer.json")
-        with open(path) as f:
-            file = json.load(f)
-        file["post_processor"] = None
-        with open(path, "w") as f:
-            json.dump(file, f)
+        folder = with_post_processor("bert_scorer", os.path.join(top, "model"), None)
         done = subprocess.run([PROGRAM, "up", "-n", "1", folder, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               timeout=60 * SLOW)
         check(done.returncode not in (0, None), "it ends with an error")
@@ -190,4 +207,4 @@ def without_maths():
 
 
 run(the_reference_s_scores, the_best_come_first, replicas_of_several_engines, long_documents, killed_in_the_middle, errors_name_the_field,
-    reservations_hold_for_one_pair, a_tokenizer_without_pairs_is_refused, without_maths)
+    reservations_hold_for_one_pair, types_are_for_models_that_have_them, a_tokenizer_without_pairs_is_refused, without_maths)
