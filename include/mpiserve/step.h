@@ -45,7 +45,7 @@ enum {
     STEP_IN_FLIGHT = 2,
     STEP_IN_FLIGHT_MOST = 8
 }; /* one engine or stage; several stages */
-enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 3 };
+enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 4 };
 
 /* Steps that may be unanswered with so many stages. */
 static inline u32 step_in_flight(u32 stages)
