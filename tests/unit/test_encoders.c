@@ -291,6 +291,10 @@ static void plans(void **state)
     limits.max_rows = 2;
     assert_int_equal(engine_blocks(&needs, &limits, 1ull << 40, &blocks, &err), 0);
     assert_int_equal(blocks, 2 * 20 + 1);
+    const struct forward_spec on_gpu = {
+        .config = &fix[0].model.config, .shard = fix[0].model.shard, .compute = COMPUTE_F32};
+    assert_int_equal(forward_check_device(&on_gpu, &err), ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "encoders: on CPUs only"));
     assert_int_equal(engine_blocks(&needs, &limits, 20 * needs.kv_bytes_per_block, &blocks, &err), ERR_INPUT);
 }
 
