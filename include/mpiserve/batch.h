@@ -26,6 +26,9 @@
  * Requests with pooling: the prompt is computed and nothing is sampled; the one result is a vector, then the sequence ends
  * (FINISH_STOP). One that needs all positions, or the first, finds nothing in the prefix cache, but fills it.
  *
+ * Encoders (whole): each position sees all of them, so that a prompt is in one step as a whole, and no block of it is of use to another
+ * one: prefix_cache must be off. A prompt longer than max_step_tokens is refused.
+ *
  * A request that was in the steps when the engine died `max_kills` times (2) fails alone: crash blame goes to
  * the requests of the steps in flight at each death. */
 #ifndef MPISERVE_BATCH_H
@@ -45,6 +48,7 @@ struct batch_spec {
     u32 numerics;
     u32 hidden;       /* numbers of a vector (requests with pooling); 0: the model makes none */
     size_t max_frame; /* largest step frame the channel takes */
+    bool whole;       /* an encoder: see above */
     bool prefix_cache;
     /* Sequences share cached blocks only where this is equal of their prompts' lengths; a pure function. NULL: always. */
     u64 (*prefix_kind)(const void *arg, u32 prompt_len);

@@ -63,8 +63,10 @@ struct engine_needs {          /* of this one engine */
     u32 numerics; /* class of bit-identical results: build, instruction set, compute, quantization, KV format, block size, tp, pp */
     u32 vocab, max_model_len; /* as asked, or the model's */
     u32 hidden;               /* numbers of a vector; 0: the model generates */
+    u32 most_tokens; /* an encoder keeps nothing between steps: tokens of the steps in flight; 0: other models */
 };
-/* ERR_UNSUPPORTED, with both numbers, where tp does not divide the attention heads, ffn or vocabulary, where
+/* ERR_INPUT where an encoder, which reads a prompt in one step, has positions for longer prompts than a step takes.
+ * ERR_UNSUPPORTED, with both numbers, where tp does not divide the attention heads, ffn or vocabulary, where
  * neither of tp and KV heads divides the other, and where there are fewer layers than stages. Parts of a
  * replica share the block numbers: all its engines get the same n_blocks, the least that one of them has room for. */
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err);
@@ -73,7 +75,7 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
 int engine_device_room(const struct engine_needs *needs, u64 total, u64 free, double share, u64 *out,
                        struct error *err);
 /* Blocks of the KV cache that an engine gets out of kv_bytes: one that is never handed out, and enough for max_rows sequences of
- * max_model_len tokens if there is room, else as many as there is room for. Pure. ERR_INPUT with both numbers when not
+ * max_model_len tokens (an encoder: for most_tokens) if there is room, else as many as there is room for. Pure. ERR_INPUT with both numbers when not
  * even one whole sequence fits. */
 struct engine_limits {
     u32 max_rows, max_model_len, block_size;

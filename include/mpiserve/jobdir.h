@@ -87,6 +87,7 @@ struct endpoint {
     i64 port;
     char key_file[PATH_LEN]; /* "": no key is asked for */
     char model[128];         /* the served name */
+    char does[16];           /* what the model answers: "chat", "embeddings", "rerank" */
     char job[JOB_NAME_LEN];
     char node[256];     /* where rank 0 runs */
     char slurm_job[24]; /* "": not in a Slurm job */

@@ -36,21 +36,23 @@ enum window_rule { /* which layers see sliding_window tokens only; "layer_types"
                    WINDOW_EVEN,
                    WINDOW_PATTERN, /* all but every sliding_window_pattern-th */
 };
-enum norms {              /* N: RMSNorm */
-             NORMS_PRE,   /* x += F(N(x)) */
-             NORMS_POST,  /* x += N(F(x)) */
-             NORMS_AROUND /* x += N(F(N(x))) */
+enum norms {               /* N: RMSNorm */
+             NORMS_PRE,    /* x += F(N(x)) */
+             NORMS_POST,   /* x += N(F(x)) */
+             NORMS_AROUND, /* x += N(F(N(x))) */
+             NORMS_SUM     /* x = N(x + F(x)), N: LayerNorm */
 };
 enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD /* of each head */, QK_NORM_WHOLE /* of all heads together */ };
 enum activation {
     ACT_SILU,      /* silu(gate) up */
     ACT_GELU_TANH, /* gelu, the tanh form, of gate, times up */
-    ACT_CLAMPED    /* gpt_oss: (up + 1) gate sigmoid(alpha gate), gate <= limit, |up| <= limit */
+    ACT_CLAMPED,   /* gpt_oss: (up + 1) gate sigmoid(alpha gate), gate <= limit, |up| <= limit */
+    ACT_GELU       /* x (1 + erf(x / sqrt 2)) / 2; of one input, there is no gate */
 };
 enum moe_kind { MOE_NONE, MOE_MIXTRAL, MOE_QWEN2, MOE_QWEN3, MOE_DEEPSEEK2, MOE_DEEPSEEK3, MOE_GPT_OSS };
 struct arch {
     const char *model_type; /* config.json model_type */
-    const char *class_name; /* architectures[0] */
+    const char *class_name; /* architectures[0]; of an encoder: of the bare model, XModel */
     const char *keys;       /* of config.json that are understood here beside the common ones; " a b " */
     bool qkv_bias;          /* biases on q, k, v always (qwen2) */
     bool attention_bias;    /* config's attention_bias is honoured: q, k, v (and o_bias) */
@@ -62,6 +64,10 @@ struct arch {
     bool mla;               /* multi-head latent attention (deepseek) */
     bool sinks;             /* a learned logit a head that joins the softmax (gpt_oss) */
     bool two_ropes;         /* windowed layers rotate by rope_local_base_freq (gemma3) */
+    bool encoder; /* every position sees all: makes vectors or scores, and no tokens; see encoder_config */
+    bool padded;  /* encoders: positions are counted from pad_token_id + 1 (roberta) */
+    const char
+        *prefix; /* encoders: in front of tensors' names where the model is a part of another: "bert." */
     bool tied_default;
     bool kv_heads_optional; /* absent num_key_value_heads = num_attention_heads */
     enum norms norms;
@@ -139,13 +145,23 @@ struct model_load {
     enum dtype kv;      /* F32, BF16, F16, I8 */
 };
 
-/* What modules.json, 1_Pooling/config.json and config_sentence_transformers.json say (sentence-transformers). */
+/* What modules.json, 1_Pooling/config.json and config_sentence_transformers.json say (sentence-transformers); or a classifier's
+ * config.json. */
 struct pooling_config {
     enum pooling
-        kind; /* POOLING_NONE: the model generates; else it makes vectors of `hidden` numbers, and no tokens */
+        kind; /* POOLING_NONE: the model generates; else it makes a vector of each text, and no tokens */
     bool normalize;    /* vectors are divided by their length */
+    bool lowercase;    /* texts are made lower case before anything else */
+    bool scores;       /* a cross-encoder: the vector is one number, how well two texts belong together */
+    bool sigmoid;      /* of that number */
     char prompt[1024]; /* in front of every text ("default_prompt_name"); "": none */
     u32 width;         /* "word_embedding_dimension"; 0: absent */
+};
+
+/* What only encoders have: the sum of three embeddings (of tokens, positions and types), then a LayerNorm. */
+struct encoder_config {
+    u32 positions, first; /* rows of the table of positions, and the one of position 0 */
+    u32 types;            /* of tokens: of the first and of the second text of a pair */
 };
 
 struct model_config {
@@ -169,6 +185,7 @@ struct model_config {
     struct mla_config mla;
     struct quant_config quant;
     struct pooling_config pooling;
+    struct encoder_config encoder;
     struct model_load load;
     /* generation_config.json over config.json; has_*: the model suggests it as a request default */
     i32 eos[MODEL_MAX_EOS];
@@ -178,6 +195,11 @@ struct model_config {
     float temperature, top_p, repetition_penalty;
     i32 top_k;
 };
+/* Numbers of the model's vectors; 0: it makes none. */
+static inline u32 model_vector(const struct model_config *c)
+{
+    return !c->pooling.kind ? 0 : c->pooling.scores ? 1 : c->hidden;
+}
 /* Reads config.json, generation_config.json and the files of sentence-transformers of a folder. ERR_UNSUPPORTED for architectures and fields not offered. */
 int model_read_config(const char *dir, struct model_config *out, struct error *err);
 

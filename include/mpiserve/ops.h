@@ -136,7 +136,9 @@ struct linear_args { /* y[r][o] = sum_k x[r][k] W[o][k] (+ bias[o]); add: y[r][o
 };
 struct norm_args {      /* y = x / sqrt(mean(x^2) + eps) * w; add: y += the same */
     const float *x, *w; /* [rows, n], [n] */
-    const u32 *list;    /* [rows]: the rows of x to take; NULL: the first ones */
+    const float
+        *bias; /* [n]: the mean is taken away from x first, and this is added last (LayerNorm); on CPUs */
+    const u32 *list; /* [rows]: the rows of x to take; NULL: the first ones */
     float eps;
     void *y; /* [rows, n] act; may be x; add: f32 */
     enum dtype y_dtype;
@@ -145,7 +147,7 @@ struct norm_args {      /* y = x / sqrt(mean(x^2) + eps) * w; add: y += the same
     bool add;
 };
 struct glu_args {   /* y[r][i] = act(gate x[r][i], up x[r][n + i]): see enum activation */
-    const float *x; /* [rows, 2 n] */
+    const float *x; /* [rows, 2 n]; ACT_GELU, on CPUs: [rows, n] */
     void *y;        /* [rows, n] act */
     enum dtype y_dtype;
     u32 rows, n;
@@ -168,6 +170,7 @@ struct embed_args {              /* y[r] = row ids[r] of the embedding */
     u32 rows, n;
     size_t ld_y;
     float scale; /* y is multiplied by it; 0: 1 */
+    bool add;    /* y += the row; with a table, ids >= 0 and without scale; on CPUs */
 };
 struct angles_args {      /* table[r] = scale cos(position inv[m]), then sin: [rows, 2, half] */
     const float *inv;     /* [half]; or [rows, half], ld_inv apart */
@@ -182,7 +185,7 @@ struct place { /* where a token's K and V go */
 };
 struct rope_args {       /* q, k: norm (optional), rotate; q: scale, in place; k, v: to the KV pool */
     float *qkv;          /* [rows, (heads + 2 kv_heads) d] */
-    const float *angles; /* [rows, 2, rotary/2] */
+    const float *angles; /* [rows, 2, rotary/2]; NULL, on CPUs: nothing is rotated */
     u32 rotary;          /* the first numbers of a head are rotated, so many; even; 0: d */
     const float *q_norm, *k_norm; /* [d] or NULL */
     float eps, scale;
@@ -207,6 +210,7 @@ struct
 struct attn_span {     /* consecutive tokens of one sequence */
     const u32 *blocks; /* the sequence's block table */
     u32 row, pos, n;   /* of the first token; tokens */
+    u32 sees; /* all of them see positions [0, sees), without a window; 0: each up to its own; on CPUs */
 };
 struct attn_args {  /* o[t] = sum_u softmax(q[t] k[u]) v[u] over u <= t, t - u < window */
     const float *q; /* [rows, heads d], scaled */

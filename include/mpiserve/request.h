@@ -56,7 +56,7 @@ struct request {
     u32 has_session;  /* 0, 1 */
     u64 session;      /* for routing: hash of what the client calls its session; any value */
     u32 pooling;      /* enum pooling; else than NONE: n_samples 1, sampling plays no part */
-    u32 pad;
+    u32 second;       /* of two texts, the token from which on tokens are of type 1; 0: all are of type 0 */
     struct sampling sampling;
     struct span prompt;    /* i32 token ids, len >= 1 */
     struct span bias;      /* struct token_bias, ids distinct */

@@ -45,7 +45,7 @@ enum {
     STEP_IN_FLIGHT = 2,
     STEP_IN_FLIGHT_MOST = 8
 }; /* one engine or stage; several stages */
-enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 3 };
+enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 4 };
 
 /* Steps that may be unanswered with so many stages. */
 static inline u32 step_in_flight(u32 stages)
@@ -108,7 +108,10 @@ struct seq_new {
     u32 n_tok;      /* history now: prompt + emitted */
     u32 max_len;    /* history never grows beyond this */
     u32 pooling;    /* enum pooling: only where the model's files say the same. Else than NONE: no tokens are
-                                 sampled; MEAN and CLS: the first row begins at position 0 */
+                                 sampled; MEAN and CLS: the first row begins at position 0. Of an encoder
+                                 one row is the whole prompt */
+    u32 second;     /* as in struct request */
+    u32 pad;
     struct sampling sampling; /* seed is the sample's own */
     struct span tokens;       /* i32[n_tok], in the data area */
     struct span bias, allowed, bad_words, eos_ids,

@@ -48,7 +48,8 @@ void text_spans_release(struct text_spans *spans);
 /* ---- tokenizer ------------------------------------------------------------------------------------------------
  * Offered, with Sequences of them:
  *   models            BPE (over bytes or characters, byte fallback, affixes), Unigram, WordPiece, WordLevel
- *   normalizers       NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip, Lowercase, StripAccents, BertNormalizer
+ *   normalizers       NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip, Lowercase, StripAccents, BertNormalizer,
+ *                     Precompiled (SentencePiece's character map)
  *   pre-tokenizers    ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, Metaspace, BertPreTokenizer,
  *                     CharDelimiterSplit
  *   post-processors   ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing
@@ -75,6 +76,21 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, un
 int tokenizer_encode_spans(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
                            const struct text_spans *content, struct ids *out, struct error *err);
 
+/* Two texts as the post-processor puts them together, appended to *out. The second gives way where all would be more than `most` ids
+ * (0: as many as there are): its end is cut. *second: the place in *out from which on tokens are of type 1; 0: all are of type 0. Errors as
+ * of tokenizer_encode, ERR_FULL when the first alone is too long, those of tokenizer_check_pairs. */
+struct text_pair {
+    const char *a, *b;
+    size_t a_len, b_len;
+    u32 most;
+};
+int tokenizer_encode_pair(const struct tokenizer *t, const struct text_pair *pair, struct ids *out,
+                          u32 *second, struct error *err);
+/* 0, or ERR_UNSUPPORTED: the file says nothing of pairs, or something that is not offered. */
+int tokenizer_check_pairs(const struct tokenizer *t, struct error *err);
+/* Tokens that TOKENIZE_ADD_SPECIAL puts in front of a text, and behind it. */
+void tokenizer_around(const struct tokenizer *t, u32 *before, u32 *behind);
+
 /* Some control tokens are not special in their files (<think>, DeepSeek's user and assistant marks): those that the template
  * writes itself count as such in content spans. Before t is shared. */
 struct chat_template;
@@ -92,6 +108,9 @@ const char *tokenizer_named_text(const struct tokenizer *t, const char *name);
 /* Appends the text of n ids. Unknown ids give nothing. */
 void tokenizer_decode(const struct tokenizer *t, const i32 *ids, size_t n, bool skip_special,
                       struct buf *out);
+
+/* Appends UTF-8 text as Python's lower() makes it. */
+void text_lower_case(const char *text, size_t len, struct buf *out);
 
 /* ---- streaming detokenizer --------------------------------------------------------------------------------- */
 struct detok {

@@ -110,6 +110,8 @@ static void write_endpoint(struct head *h, enum endpoint_state state)
     snprintf(e.host, sizeof e.host, "%s", a->config.host);
     snprintf(e.key_file, sizeof e.key_file, "%s", h->key_file);
     snprintf(e.model, sizeof e.model, "%s", a->config.served_model_name[0]);
+    const struct pooling_config *pooling = &a->model.pooling;
+    snprintf(e.does, sizeof e.does, "%s", pooling->scores ? "rerank" : pooling->kind ? "embeddings" : "chat");
     snprintf(e.job, sizeof e.job, "%s", a->dir.job);
     snprintf(e.node, sizeof e.node, "%s", wire_peers(a->wire)[0].host);
     const char *slurm = getenv("SLURM_JOB_ID");

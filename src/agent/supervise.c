@@ -18,7 +18,8 @@ int supervise_init(struct leader *l, struct error *err)
     const struct engine_boot *boot = &l->seat->boot;
     const struct route_policy *router = route_policy_find(a->config.router, err);
     if (!router) return err->code;
-    l->publishes = route_policy_wants_prefix(router) && a->config.enable_prefix_caching;
+    bool caches = a->config.enable_prefix_caching && !a->model.arch->encoder;
+    l->publishes = route_policy_wants_prefix(router) && caches;
     struct batch_spec b = {.n_changes = l->publishes ? CHANGES_KEPT : 0,
                            .max_rows = boot->max_rows,
                            .max_step_tokens = boot->max_step_tokens,
@@ -30,7 +31,8 @@ int supervise_init(struct leader *l, struct error *err)
                            .max_kills = 2,
                            .numerics = a->numerics,
                            .hidden = a->needs.hidden,
-                           .prefix_cache = a->config.enable_prefix_caching,
+                           .whole = a->model.arch->encoder,
+                           .prefix_cache = caches,
                            .prefix_kind = prefix_kind,
                            .prefix_arg = &a->model.rope,
                            .max_frame =

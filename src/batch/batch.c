@@ -72,6 +72,9 @@ int batch_add(struct batch *b, const struct request *r, u32 origin, u64 now_ns, 
     (void)now_ns;
     if (r->pooling && !b->spec.hidden)
         return error_set(err, ERR_INPUT, "pooling", "the model makes no vectors");
+    if (b->spec.whole && r->prompt.len > b->spec.max_step_tokens)
+        return error_set(err, ERR_INPUT, "prompt", "%u tokens, and a step takes %u", r->prompt.len,
+                         b->spec.max_step_tokens);
     if (r->pooling ? r->prompt.len > b->spec.max_model_len : r->prompt.len >= b->spec.max_model_len)
         return error_set(err, ERR_INPUT, "prompt", "%u tokens do not fit a context of %u with an answer",
                          r->prompt.len, b->spec.max_model_len);

@@ -178,8 +178,9 @@ struct plan_room {
 /* Of a sequence with a row. */
 static bool plan_chunk(struct batch *b, struct seq *s, struct plan_room *room)
 {
-    u32 n = MIN_OF(history_after(s) - s->planned, room->tokens);
+    u32 left = history_after(s) - s->planned, n = MIN_OF(left, room->tokens);
     n = MIN_OF(n, 0xffffu);
+    if (b->spec.whole && n < left) return false;
     u32 upto = s->planned + n;
     size_t bytes =
         sizeof(struct row) + pad8(4) + pad8(4ull * (upto / b->spec.block_size + 1 - s->n_blocks_sent));
@@ -276,6 +277,7 @@ static void fill_new(const struct batch *b, const struct seq *s, struct seq_new 
                           .n_tok = s->n_tokens,
                           .max_len = seq_limit(b, s),
                           .pooling = r->pooling,
+                          .second = r->second,
                           .sampling = r->sampling};
     n->sampling.seed += s->sample;
     n->tokens = fill(d, s->tokens, s->n_tokens, 4);

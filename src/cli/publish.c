@@ -73,12 +73,19 @@ void publish_end(struct publish *p)
 /* ---- what people see ---------------------------------------------------------------------------------------------*/
 static void say_example(const struct endpoint *e)
 {
+    static const struct {
+        const char *does, *path, *body;
+    } examples[] = {
+        {"chat", "chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"What is 17 + 25?\"}]}"},
+        {"embeddings", "embeddings", "{\"input\":[\"a text\",\"another\"]}"},
+        {"rerank", "rerank", "{\"query\":\"What is MPI?\",\"documents\":[\"a standard\",\"a fruit\"]}"}};
     char key[PATH_LEN + 16] = "";
+    size_t i = COUNT_OF(examples) - 1;
+    while (i > 0 && strcmp(e->does, examples[i].does) != 0) i--;
     if (e->key_file[0]) snprintf(key, sizeof(key), " -H @%s", e->key_file);
     printf("  URL   %s\n", e->url);
-    printf("  try   curl -sS%s %s/v1/chat/completions -H 'Content-Type: application/json' -d "
-           "'{\"messages\":[{\"role\":\"user\",\"content\":\"What is 17 + 25?\"}]}'\n",
-           key, e->url);
+    printf("  try   curl -sS%s %s/v1/%s -H 'Content-Type: application/json' -d '%s'\n", key, e->url,
+           examples[i].path, examples[i].body);
 }
 
 /* From a laptop, through the machine where the user logs in; the same port there. */

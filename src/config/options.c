@@ -99,8 +99,9 @@ const struct option option_table[] = {
      .help = "Sequences that a replica runs at the same time."},
     {"max-num-batched-tokens", "", OPTION_SIZE, GROUP_SCHEDULER, 0, AT(max_num_batched_tokens), 1, 65535,
      "512",
-     .help =
-         "Tokens of a step; at least --max-num-seqs. Prompts longer than this are read in several steps."},
+     .help = "Tokens of a step; at least --max-num-seqs. Prompts longer than this are read in several steps; "
+             "encoders read "
+             "each in one, so that this must be their --max-model-len or more."},
     {"block-size", "", OPTION_INT, GROUP_SCHEDULER, OPTION_POWER2, AT(block_size), 16, 256, "16",
      .help = "Tokens of a KV block; a power of two."},
     {"kv-cache-dtype", "", OPTION_CHOICE, GROUP_SCHEDULER, 0, AT(kv_cache_dtype),

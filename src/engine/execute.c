@@ -33,6 +33,7 @@ struct execute {
     _Atomic u32 ticket;
     u8 *out; /* results frame */
     struct results_view results;
+    float *canary;            /* [hidden]: a vector that nobody asked for */
     struct outcome *outcomes; /* [max_rows] */
     u32 n_outcomes;
     struct error broken; /* why the group is; code 0: it is not */
@@ -80,6 +81,7 @@ struct execute *execute_new(const struct execute_spec *spec, struct error *err)
     x->seqs = mem_zero(l->max_rows, sizeof(*x->seqs));
     x->jobs = mem_zero(l->max_rows, sizeof(*x->jobs));
     x->outcomes = mem_zero(l->max_rows, sizeof(*x->outcomes));
+    x->canary = mem_zero(MAX_OF(l->hidden, 1u), sizeof(*x->canary));
     x->n_samplers = spec->follows || spec->device || l->pooling ? 0 : pool_threads(spec->pool);
     x->samplers = mem_zero((size_t)x->n_samplers, sizeof(*x->samplers));
     for (int i = 0; i < x->n_samplers; i++) x->samplers[i] = sampler_new(l->vocab);
@@ -100,6 +102,7 @@ void execute_free(struct execute *x)
     device_sampler_free(x->device_sampler);
     free(x->seqs);
     free(x->jobs);
+    free(x->canary);
     free(x->outcomes);
     free(x->out);
     free(x);
@@ -154,7 +157,8 @@ static void gather(struct execute *x, const struct step_view *v)
                                 .n_tok = plan->n_tok,
                                 .blocks = r->blocks,
                                 .want_logits = sample,
-                                .prompt = r->sampler.prompt_len};
+                                .prompt = r->sampler.prompt_len,
+                                .second = r->second};
         gather_hidden(x, plan, r, job->nan, seq);
         x->n_seqs++;
     }
@@ -389,11 +393,17 @@ static int run_canary(struct execute *x, struct error *err)
     static const u32 scratch = 0;
     int rc = meet(x, err);
     if (rc < 0 || !x->spec.forward) return rc;
-    const struct fwd_seq seq = {.tokens = &token, .n_tok = 1, .blocks = &scratch, .want_logits = true};
+    const struct rows_limits *l = &x->spec.limits;
+    bool vector = l->pooling != POOLING_NONE;
+    struct fwd_seq seq = {.tokens = &token, .n_tok = 1, .blocks = &scratch, .want_logits = !vector};
+    memset(x->canary, 0, l->hidden * sizeof(*x->canary));
+    seq.hidden.n = vector;
+    seq.hidden.sum = x->canary;
     rc = run_seqs(x, &seq, 1, err);
     if (rc == 0 && x->device_sampler) return check_on_device(x, err);
-    for (u32 i = 0; i < x->spec.limits.vocab && rc == 0 && !x->spec.follows; i++)
-        if (!isfinite(x->logits[i]))
+    const float *numbers = vector ? x->canary : x->logits;
+    for (u32 i = 0, n = vector ? l->hidden : l->vocab; i < n && rc == 0 && !x->spec.follows; i++)
+        if (!isfinite(numbers[i]))
             rc = error_set(err, ERR_STATE, "canary", "the model gives numbers that are not finite");
     return rc;
 }

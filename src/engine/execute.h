@@ -42,8 +42,6 @@ u32 execute_outcomes(const struct execute *x, const struct outcome **list);
 int execute_learn(struct execute *x, const struct outcome *list, u32 n, struct error *err);
 /* Longest results frame with these limits; hidden: numbers of a vector, 0: none are made. */
 size_t execute_results_max(u32 max_rows, u32 max_logprobs, u32 hidden);
-/* Numbers of the model's vectors; 0: it makes none. */
-u32 engine_vector(const struct model_config *c);
 /* "f32", "bf16" or "f16"; else ERR_INPUT. */
 int compute_parse(const char *name, enum compute *out);
 

@@ -1,7 +1,8 @@
-/* The forward pass of decoder-only models over an ops table. Architectures differ by fields of the configuration, by their
+/* The forward pass of a model over an ops table. Architectures differ by fields of the configuration, by their
  * weights, and by which of the parts of a layer they have (layers.c, latent.c, experts.c). A step is computed in chunks of at most
  * CHUNK_TOKENS tokens through all layers, which bounds the working memory; results do not depend on the cut. Where a replica has
- * several engines, chunks also are what its stages hand on: while one computes a chunk, the next one computes the chunk before. */
+ * several engines, chunks also are what its stages hand on: while one computes a chunk, the next one computes the chunk before.
+ * Sequences of encoders are never cut, so a chunk of theirs has room for a step. */
 #include "engine/forward_inner.h"
 
 #include <stdlib.h>
@@ -131,15 +132,15 @@ static size_t rooms_of(struct forward *f, struct room *list)
     const struct forward_spec *s = &f->spec;
     const struct model_config *c = s->config;
     const struct shard *part = &f->part;
-    u32 n = f->chunk =
-        MIN_OF(s->max_step_tokens, s->on_device ? (u32)DEVICE_CHUNK_TOKENS : (u32)CHUNK_TOKENS);
-    size_t widest =
-        largest((const size_t[]){qkv_width(f), 2 * (size_t)part->ffn.n, 2 * (size_t)part->shared_ffn.n}, 3);
+    f->enough = MIN_OF(s->max_step_tokens, s->on_device ? (u32)DEVICE_CHUNK_TOKENS : (u32)CHUNK_TOKENS);
+    u32 n = f->chunk = c->arch->encoder ? s->max_step_tokens : f->enough;
+    size_t ffn = (c->arch->encoder ? 1 : 2) * (size_t)part->ffn.n,
+           widest = largest((const size_t[]){qkv_width(f), ffn, 2 * (size_t)part->shared_ffn.n}, 3);
     size_t act = largest((const size_t[]){c->hidden, part->ffn.n, part->shared_ffn.n,
                                           part->heads.n * c->head_dim, c->mla.q_rank},
                          5);
-    bool behind = c->arch->norms != NORMS_PRE, last = shard_last(part);
-    u32 vectors = c->pooling.kind && forward_has_logits(s) ? n : 0;
+    bool behind = c->arch->norms == NORMS_POST || c->arch->norms == NORMS_AROUND, last = shard_last(part);
+    u32 vectors = c->pooling.kind && forward_has_logits(s) ? n : 0, scores = c->pooling.scores ? vectors : 0;
     f->logits_ld = forward_has_logits(s) ? part->vocab.of : part->vocab.n;
     f->act_ld = padded(act);
     const struct room all[] = {
@@ -153,9 +154,9 @@ static size_t rooms_of(struct forward *f, struct room *list)
         ROOM(branch, behind ? n : 0, c->hidden * sizeof(float)),
         ROOM(partial, part->tp > 1 ? n : 0, c->hidden * sizeof(float)),
         ROOM(logits,
-             !last             ? 0
-             : c->pooling.kind ? 1
-                               : s->max_rows,
+             !last || c->arch->encoder ? 0
+             : c->pooling.kind         ? 1
+                                       : s->max_rows,
              f->logits_ld * sizeof(float)),
         ROOM_ON_HOST(lists.ids, n, sizeof *f->lists.ids),
         ROOM_ON_HOST(lists.positions, n, sizeof *f->lists.positions),
@@ -165,6 +166,9 @@ static size_t rooms_of(struct forward *f, struct room *list)
         ROOM_ON_HOST(hidden.rows, vectors, sizeof *f->hidden.rows),
         ROOM_ON_HOST(hidden.to, vectors, sizeof *f->hidden.to),
         ROOM_ON_HOST(hidden.norm, vectors, c->hidden * sizeof(float)),
+        ROOM_ON_HOST(hidden.dense, scores, c->hidden * sizeof(float)),
+        ROOM_ON_HOST(hidden.out, scores, sizeof(float)),
+        ROOM_ON_HOST(types, c->arch->encoder ? n : 0, sizeof *f->types),
         ROOM_ON_HOST(tickets, part->layers.n, TICKETS * sizeof *f->tickets),
     };
     return expert_rooms(f, list, latent_rooms(f, list, add_rooms(list, 0, all, COUNT_OF(all))));
@@ -202,6 +206,7 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
     } parts[] = {{"--quantization", dtype_quantised(c->load.weights)},
                  {"latent attention", c->arch->mla},
                  {"experts", c->moe.experts != 0},
+                 {"encoders", c->arch->encoder},
                  {"norms behind the layers only", c->arch->norms == NORMS_POST},
                  {"vectors of an embedding model", c->pooling.kind != POOLING_NONE},
                  {"a KV cache of another format than --compute",
@@ -249,7 +254,8 @@ static u64 layer_work(const struct forward *f)
     u64 mlp =
         c->moe.experts ? c->moe.per_token * (u64)f->part.expert_ffn.n + f->part.shared_ffn.n : f->part.ffn.n;
     u64 latent = c->arch->mla ? (u64)f->part.heads.n * c->mla.kv_rank * (c->mla.nope + c->mla.value) : 0;
-    return c->hidden * (qkv_width(f) + f->part.heads.n * (u64)c->head_dim + 3 * mlp) + latent;
+    u64 products = c->arch->encoder ? 2 : 3;
+    return c->hidden * (qkv_width(f) + f->part.heads.n * (u64)c->head_dim + products * mlp) + latent;
 }
 
 static void *take(const struct forward *f, size_t bytes, bool host, struct error *err)
@@ -368,14 +374,37 @@ static void run_angles(struct forward *f, struct share s)
     }
 }
 
+/* The rows of two further tables, by position and by type; then the norm of all three. */
+static void run_places(struct forward *f, struct share s)
+{
+    const struct weights *w = f->spec.weights;
+    const struct {
+        const struct table *table;
+        const i32 *ids;
+    } more[] = {{&w->positions, (const i32 *)f->lists.positions}, {&w->types, f->types}};
+    for (size_t i = 0; i < COUNT_OF(more); i++) {
+        f->spec.ops->embed(&(struct embed_args){.table = more[i].table->data,
+                                                .dtype = more[i].table->dtype,
+                                                .ids = more[i].ids,
+                                                .y = f->x,
+                                                .rows = f->rows,
+                                                .n = f->spec.config->hidden,
+                                                .ld_y = f->spec.config->hidden,
+                                                .add = true},
+                           s);
+        forward_wait(f, s);
+    }
+    forward_centre(f, (struct behind){w->embed_norm, w->embed_bias}, s);
+}
+
 /* Rows that another engine has are zeros here: the sum is the one that is not. */
 static int run_embed(struct forward *f, struct share s)
 {
     const struct model_config *c = f->spec.config;
     const struct weights *w = f->spec.weights;
-    f->spec.ops->embed(&(struct embed_args){.table = w->embed,
+    f->spec.ops->embed(&(struct embed_args){.table = w->embed.data,
                                             .packed = &w->head,
-                                            .dtype = w->embed_dtype,
+                                            .dtype = w->embed.dtype,
                                             .ids = f->seen.ids,
                                             .y = f->x,
                                             .rows = f->rows,
@@ -384,8 +413,11 @@ static int run_embed(struct forward *f, struct share s)
                                             .scale = c->arch->plus_one ? c->embed_scale : 0},
                        s);
     forward_wait(f, s);
-    if (!parallel_tensor(&f->parallel)) return 0;
-    return parallel_sum(&f->parallel, f->x, f->x, (size_t)f->rows * c->hidden, false, s);
+    int rc = 0;
+    if (parallel_tensor(&f->parallel))
+        rc = parallel_sum(&f->parallel, f->x, f->x, (size_t)f->rows * c->hidden, false, s);
+    if (!rc && c->arch->encoder) run_places(f, s);
+    return rc;
 }
 
 /* Threads share the columns: rows are few. */
@@ -427,23 +459,53 @@ static int run_head(struct forward *f, struct share s)
     return parallel_logits(&f->parallel, f->logits_out, f->n_wanted, s);
 }
 
-/* Rows of the final norm to the sums that they join. Threads share the rows, then the columns: a sum's order is that of its rows. */
+/* A wanted row: the final norm's, where the model has one. */
+static void take_hidden(struct forward *f, u32 i)
+{
+    const struct model_config *c = f->spec.config;
+    const float *x = f->x + (size_t)f->hidden.rows[i] * c->hidden;
+    float *y = f->hidden.norm + (size_t)i * c->hidden;
+    if (!f->spec.weights->norm) {
+        memcpy(y, x, c->hidden * sizeof *y);
+        return;
+    }
+    f->spec.ops->norm(&(struct norm_args){.x = x,
+                                          .w = f->spec.weights->norm,
+                                          .eps = c->eps,
+                                          .y = y,
+                                          .y_dtype = DTYPE_F32,
+                                          .rows = 1,
+                                          .n = c->hidden},
+                      (struct share){0, 1, NULL});
+}
+
+/* A classifier's head: a product, tanh, and one more product of one output. */
+static void run_scores(struct forward *f, struct share s)
+{
+    const struct weights *w = f->spec.weights;
+    u32 hidden = f->spec.config->hidden, n = f->hidden.n;
+    forward_linear(f, &w->score_dense, w->score_dense_bias,
+                   (struct rows_in){f->hidden.norm, DTYPE_F32, hidden},
+                   (struct rows_out){f->hidden.dense, hidden, n, false}, s);
+    f->spec.ops->cap(&(struct cap_args){.x = f->hidden.dense, .cap = 1, .rows = n, .n = hidden, .ld = hidden},
+                     s);
+    forward_wait(f, s);
+    forward_linear(f, &w->score_out, w->score_out_bias, (struct rows_in){f->hidden.dense, DTYPE_F32, hidden},
+                   (struct rows_out){f->hidden.out, 1, n, false}, s);
+}
+
+/* Wanted rows to the sums that they join. Threads share the rows, then the columns: a sum's order is that of its rows. */
 static void run_hidden(struct forward *f, struct share s)
 {
     const struct model_config *c = f->spec.config;
-    for (u32 i = s.i; i < f->hidden.n; i += s.n)
-        f->spec.ops->norm(&(struct norm_args){.x = f->x + (size_t)f->hidden.rows[i] * c->hidden,
-                                              .w = f->spec.weights->norm,
-                                              .eps = c->eps,
-                                              .y = f->hidden.norm + (size_t)i * c->hidden,
-                                              .y_dtype = DTYPE_F32,
-                                              .rows = 1,
-                                              .n = c->hidden},
-                          (struct share){0, 1, NULL});
+    u32 width = model_vector(c);
+    for (u32 i = s.i; i < f->hidden.n; i += s.n) take_hidden(f, i);
     forward_wait(f, s);
-    u32 from = c->hidden * s.i / s.n, to = c->hidden * (s.i + 1) / s.n;
+    if (c->pooling.scores) run_scores(f, s);
+    const float *rows = c->pooling.scores ? f->hidden.out : f->hidden.norm;
+    u32 from = width * s.i / s.n, to = width * (s.i + 1) / s.n;
     for (u32 i = 0; i < f->hidden.n; i++) {
-        const float *row = f->hidden.norm + (size_t)i * c->hidden;
+        const float *row = rows + (size_t)i * width;
         float *sum = f->hidden.to[i];
         for (u32 k = from; k < to; k++) sum[k] += row[k];
     }
@@ -490,7 +552,10 @@ static void add_span(struct forward *f, struct attn_span span)
 
 static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32 n, bool all)
 {
+    const struct model_config *c = f->spec.config;
+    bool whole = c->arch->encoder;
     u32 most = span_tokens(f), table = (q->pos + done + n - 1) / f->spec.block_size + 1;
+    BUG_ON(whole && (q->pos || n < q->n_tok));
     const u32 *blocks = f->mirror ? mirror_table(f->mirror, q->blocks, table) : q->blocks;
     for (u32 i = 0; i < n; i++) {
         u32 row = f->rows + i, pos = q->pos + done + i;
@@ -498,12 +563,14 @@ static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32
             BUG_ON((u32)q->tokens[done + i] >= f->part.vocab.of);
             f->lists.ids[row] = parallel_id(&f->parallel, q->tokens[done + i]);
         }
-        f->lists.positions[row] = pos;
+        f->lists.positions[row] = pos + c->encoder.first;
+        if (whole) f->types[row] = q->second && pos >= q->second;
         rotary_row(&f->rotary[0], row, pos, q->prompt);
-        if (f->spec.config->arch->two_ropes) rotary_row(&f->rotary[1], row, pos, q->prompt);
+        if (c->arch->two_ropes) rotary_row(&f->rotary[1], row, pos, q->prompt);
         f->lists.places[row] = (struct place){q->blocks[pos / f->spec.block_size], pos % f->spec.block_size};
         BUG_ON(f->lists.places[row].block >= f->spec.n_blocks);
-        if (i % most == 0) add_span(f, (struct attn_span){blocks, row, pos, MIN_OF(most, n - i)});
+        if (i % most == 0)
+            add_span(f, (struct attn_span){blocks, row, pos, MIN_OF(most, n - i), whole ? n : 0});
         if (forward_has_logits(&f->spec) && done + i - q->hidden.first < q->hidden.n) {
             f->hidden.rows[f->hidden.n] = row;
             f->hidden.to[f->hidden.n++] = q->hidden.sum;
@@ -554,7 +621,7 @@ static int run_step(struct forward *f, const struct fwd_seq *seqs, u32 n, float 
             u32 take = MIN_OF(seqs[i].n_tok - done, f->chunk - f->rows);
             add_tokens(f, &seqs[i], done, take, all);
             done += take;
-            if (f->rows == f->chunk) rc = run_chunk(f, logits, &written);
+            if (f->rows >= f->enough) rc = run_chunk(f, logits, &written);
         }
     return f->rows && !rc ? run_chunk(f, logits, &written) : rc;
 }

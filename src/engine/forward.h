@@ -1,5 +1,7 @@
 /* forward: one forward pass of a model over an ops table. Inside the engine room.
  *
+ * An encoder gets whole sequences: every position sees all of them, so they are in one call from position 0 on.
+ *
  * A sequence's logits depend on its tokens and the numerics class alone: not on the batch, the chunking of its
  * prompt, the threads (batch invariance). With several engines in a replica each makes the same calls, with the same
  * sequences but for the ids of their tokens, which only the first stage looks at; the first engine of the
@@ -21,9 +23,12 @@ struct fwd_seq {       /* the part of one sequence that a step computes */
     bool want_logits;  /* of the last token */
     struct {
         u32 first, n; /* among these tokens */
-        float *sum;   /* [hidden]: the final norm's rows of theirs are added to it, in order */
-    } hidden;         /* n 0: not wanted. As batch invariant as logits; only where forward_has_logits */
-    u32 prompt; /* tokens of its prompt: see rope_frequencies; where a length does not matter, anything */
+        float *
+            sum; /* [model_vector]: the final norm's rows of theirs (an encoder's: the last layer's), or what a
+                         classifier's head makes of them, are added to it, in order */
+    } hidden;    /* n 0: not wanted. As batch invariant as logits; only where forward_has_logits */
+    u32 prompt;  /* tokens of its prompt: see rope_frequencies; where a length does not matter, anything */
+    u32 second;  /* encoders: the position from which on tokens are of type 1; 0: none */
 };
 struct forward;
 struct forward_spec {
@@ -55,7 +60,7 @@ static inline enum dtype compute_dtype(enum compute c)
 /* Copies *spec; what it points to must outlive the forward. Allocates all working memory. */
 struct forward *forward_new(const struct forward_spec *spec, struct error *err);
 void forward_free(struct forward *f);
-/* Computes n sequences (n_tok >= 1, sum <= max_step_tokens, at most max_rows want logits (of a model that makes vectors: one); token ids < vocab); rows of logits for those that want them, in order, valid until the
+/* Computes n sequences (n_tok >= 1, sum <= max_step_tokens, at most max_rows want logits (of a model that makes vectors: one, of an encoder none); token ids < vocab); rows of logits for those that want them, in order, valid until the
  * next call: [n_wanted, vocab] f32. Of several engines only forward_has_logits gets them; elsewhere what is
  * returned is only not NULL.
  * NULL: the group is broken (forward_error), and the forward of no further use. With a device the logits are

@@ -17,10 +17,11 @@ struct forward {
     struct parallel parallel;
     struct kv_pool kv;
     u32 chunk;               /* rows of the buffers below */
+    u32 enough;              /* rows that are computed without waiting for more: chunk, or less */
     struct rotary rotary[2]; /* of all layers; or of those without a window, of those with one */
     float *angles[2];        /* [chunk, 2, dims/2] */
     float *x;                /* [chunk, hidden]: the residual stream */
-    float *wide;             /* [chunk, rows of qkv], [chunk, 2 ffn] */
+    float *wide;             /* [chunk, rows of qkv], [chunk, 2 ffn] (encoders: ffn) */
     void *act;               /* [chunk, act_ld]: what goes into a product */
     size_t act_ld;
     float *branch;                           /* [chunk, hidden]: what is normed before it is added to x */
@@ -42,10 +43,12 @@ struct forward {
     u32 logits_ld;              /* the vocabulary, or this engine's part of it */
     /* the chunk in work */
     struct token_lists lists, seen; /* on the host; where the operations look */
+    i32 *types;                     /* [chunk]: of tokens; encoders */
     struct {
-        u32 *rows;   /* [chunk]: those of the stream that are wanted */
-        float **to;  /* [chunk]: the sum that each joins */
-        float *norm; /* [chunk, hidden] */
+        u32 *rows;          /* [chunk]: those of the stream that are wanted */
+        float **to;         /* [chunk]: the sum that each joins */
+        float *norm;        /* [chunk, hidden] */
+        float *dense, *out; /* [chunk, hidden], [chunk]: of a classifier's head */
         u32 n;
     } hidden;
     u32 rows, n_spans, n_wanted;
@@ -89,10 +92,15 @@ struct rows_in forward_norm(struct forward *f, const float *weight, enum dtype d
 /* gate, up [rows, 2 n] of x to f->act or y. */
 void forward_glu(struct forward *f, const float *x, size_t ld_x, void *y, enum dtype dtype, size_t ld_y,
                  u32 rows, u32 n, struct share s);
+struct behind { /* the norm behind a part: of what it adds, or (NORMS_SUM) of the sum; NULL: none */
+    const float *norm, *bias;
+};
 /* A product back to the residual stream: over this engine's inputs, then the sum over all engines, one of which adds the bias; then the norm
- * behind it, if post is not NULL. */
-int forward_out(struct forward *f, const struct packed *w, const float *bias, const float *post,
+ * behind it. */
+int forward_out(struct forward *f, const struct packed *w, const float *bias, struct behind behind,
                 struct rows_in in, struct share s);
+/* The stream becomes its LayerNorm. */
+void forward_centre(struct forward *f, struct behind norm, struct share s);
 /* Before what leads to the next sum over engines: a barrier at least lies between. */
 void forward_prepare(struct forward *f, struct share s);
 /* Sums [rows, hidden] that stand in f->partial_to, over all engines, to the stream. */

@@ -97,6 +97,6 @@ int forward_latent(struct forward *f, u32 layer, const struct layer_weights *w, 
     size_t values = heads * m->value, sums = heads * m->kv_rank;
     run_heads(f, &(struct heads){&w->expand, f->mla.sums, f->mla.values, sums, values, m->kv_rank, m->value},
               s);
-    return forward_out(f, &w->o, w->o_bias, w->attn_post, (struct rows_in){f->mla.values, DTYPE_F32, values},
-                       s);
+    return forward_out(f, &w->o, w->o_bias, (struct behind){w->attn_post, NULL},
+                       (struct rows_in){f->mla.values, DTYPE_F32, values}, s);
 }

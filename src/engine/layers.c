@@ -82,20 +82,40 @@ static void add_normed(struct forward *f, const float *weight, struct share s)
     forward_wait(f, s);
 }
 
-int forward_out(struct forward *f, const struct packed *w, const float *bias, const float *post,
+void forward_centre(struct forward *f, struct behind norm, struct share s)
+{
+    u32 hidden = f->spec.config->hidden;
+    f->spec.ops->norm(&(struct norm_args){.x = f->x,
+                                          .w = norm.norm,
+                                          .bias = norm.bias,
+                                          .eps = f->spec.config->eps,
+                                          .y = f->x,
+                                          .y_dtype = DTYPE_F32,
+                                          .rows = f->rows,
+                                          .n = hidden,
+                                          .ld_x = hidden,
+                                          .ld_y = hidden},
+                      s);
+    forward_wait(f, s);
+}
+
+int forward_out(struct forward *f, const struct packed *w, const float *bias, struct behind behind,
                 struct rows_in in, struct share s)
 {
     u32 hidden = f->spec.config->hidden;
+    bool sum = f->spec.config->arch->norms == NORMS_SUM, apart = behind.norm && !sum;
     int rc = 0;
     if (!parallel_tensor(&f->parallel)) {
-        forward_linear(f, w, bias, in, (struct rows_out){post ? f->branch : f->x, hidden, f->rows, !post}, s);
+        forward_linear(f, w, bias, in, (struct rows_out){apart ? f->branch : f->x, hidden, f->rows, !apart},
+                       s);
     } else {
         if (f->part.tp_rank) bias = NULL;
         forward_linear(f, w, bias, in, (struct rows_out){f->partial_to, hidden, f->rows, false}, s);
-        rc = post ? parallel_sum(&f->parallel, f->partial_to, f->branch, (size_t)f->rows * hidden, false, s)
-                  : forward_sum(f, s);
+        rc = apart ? parallel_sum(&f->parallel, f->partial_to, f->branch, (size_t)f->rows * hidden, false, s)
+                   : forward_sum(f, s);
     }
-    if (post && !rc) add_normed(f, post, s);
+    if (apart && !rc) add_normed(f, behind.norm, s);
+    if (sum && !rc) forward_centre(f, behind, s);
     return rc;
 }
 
@@ -127,7 +147,7 @@ static void rotate(struct forward *f, u32 layer, const struct layer_weights *w, 
     const struct model_config *c = f->spec.config;
     bool heads = c->qk_norm == QK_NORM_HEAD, local = c->arch->two_ropes && c->window[layer];
     f->spec.ops->rope(&(struct rope_args){.qkv = f->wide,
-                                          .angles = f->angles[local],
+                                          .angles = c->arch->encoder ? NULL : f->angles[local],
                                           .rotary = f->rotary[local].config->dims,
                                           .q_norm = heads ? w->q_norm : NULL,
                                           .k_norm = heads ? w->k_norm : NULL,
@@ -170,7 +190,8 @@ int forward_attention(struct forward *f, u32 layer, const struct layer_weights *
                                           .ticket = forward_ticket(f, layer, TICKET_ATTENTION)},
                       s);
     forward_wait(f, s);
-    return forward_out(f, &w->o, w->o_bias, w->attn_post, (struct rows_in){f->act, dtype, f->act_ld}, s);
+    return forward_out(f, &w->o, w->o_bias, (struct behind){w->attn_post, w->attn_post_bias},
+                       (struct rows_in){f->act, dtype, f->act_ld}, s);
 }
 
 /* ---- the MLP */
@@ -182,5 +203,6 @@ int forward_mlp(struct forward *f, const struct layer_weights *w, struct share s
                    (struct rows_out){f->wide, w->gate_up.n_out, f->rows, false}, s);
     enum dtype dtype = forward_act(f, &w->down);
     forward_glu(f, f->wide, w->gate_up.n_out, f->act, dtype, f->act_ld, f->rows, w->down.n_in, s);
-    return forward_out(f, &w->down, w->down_bias, w->mlp_post, (struct rows_in){f->act, dtype, f->act_ld}, s);
+    return forward_out(f, &w->down, w->down_bias, (struct behind){w->mlp_post, w->mlp_post_bias},
+                       (struct rows_in){f->act, dtype, f->act_ld}, s);
 }

@@ -26,14 +26,6 @@ static const struct tensor *make(const struct builder *b, const struct tensor *w
     return t;
 }
 
-const struct tensor *layout_tensor(const struct builder *b, const char *name)
-{
-    static const char outer[] = "model.";
-    const struct tensor *t = model_tensor(b->f, name);
-    if (t || !b->c->pooling.kind || strncmp(name, outer, sizeof outer - 1)) return t;
-    return model_tensor(b->f, name + sizeof outer - 1);
-}
-
 const struct tensor *layout_find(const struct builder *b, const char *name, struct shape shape)
 {
     char found[128], text[64];
@@ -118,7 +110,7 @@ void layout_add(const struct builder *b, struct slot s)
 }
 
 /* ---- layers */
-static int add_one(const struct builder *b, struct slot s, const char *name, enum dim rows, enum dim cols)
+int layout_one(const struct builder *b, struct slot s, const char *name, enum dim rows, enum dim cols)
 {
     struct slot_part p = {.rows = dim_slice(b->c, b->shard, rows), .cols = dim_slice(b->c, b->shard, cols)};
     p.tensor = layout_find(b, name, (struct shape){0, p.rows.of, s.kind == SLOT_VECTOR ? 0 : p.cols.of});
@@ -130,10 +122,10 @@ static int add_one(const struct builder *b, struct slot s, const char *name, enu
 /* Without what it is of the layer (weight, bias). */
 static void part_name(const struct builder *b, char *out, u32 layer, const struct tensor_part *part)
 {
-    snprintf(out, LAYOUT_NAME, "model.layers.%u.%s", layer, part->name);
+    layout_name(b, out, layer, part->name);
     if (!part->other || layout_has(b, out)) return;
     char other[LAYOUT_NAME];
-    snprintf(other, sizeof other, "model.layers.%u.%s", layer, part->other);
+    layout_name(b, other, layer, part->other);
     if (layout_has(b, other)) memcpy(out, other, sizeof other);
 }
 
@@ -192,8 +184,8 @@ static int add_vectors(const struct builder *b, u32 layer)
                          .target = layout_target(layer, v->at),
                          .plus_one = v->norm && b->c->arch->plus_one};
         char name[LAYOUT_NAME];
-        snprintf(name, sizeof name, "model.layers.%u.%s", layer, v->name);
-        if (!v->when || v->when(b->c, layer)) rc = add_one(b, s, name, v->size, DIM_ONE);
+        layout_name(b, name, layer, v->name);
+        if (!v->when || v->when(b->c, layer)) rc = layout_one(b, s, name, v->size, DIM_ONE);
     }
     return rc;
 }
@@ -223,9 +215,9 @@ static int add_ends(const struct builder *b)
                               .target = offsetof(struct weights, norm),
                               .plus_one = b->c->arch->plus_one};
     int rc = 0;
-    if (first && !(last && b->c->tied)) rc = add_one(b, rows, embed, DIM_VOCAB, DIM_HIDDEN);
-    if (last && !rc) rc = add_one(b, panels, head, DIM_VOCAB, DIM_HIDDEN);
-    if (last && !rc) rc = add_one(b, norm, "model.norm.weight", DIM_HIDDEN, DIM_ONE);
+    if (first && !(last && b->c->tied)) rc = layout_one(b, rows, embed, DIM_VOCAB, DIM_HIDDEN);
+    if (last && !rc) rc = layout_one(b, panels, head, DIM_VOCAB, DIM_HIDDEN);
+    if (last && !rc) rc = layout_one(b, norm, "model.norm.weight", DIM_HIDDEN, DIM_ONE);
     return rc;
 }
 
@@ -236,7 +228,7 @@ int layout_build(struct layout *l, const struct model_config *c, const struct sh
     struct builder b = {l, c, part, f, place, err ? err : &own};
     memset(l, 0, sizeof *l);
     arena_init(&l->made, 0);
-    int rc = add_ends(&b);
+    int rc = c->arch->encoder ? layout_encoder(&b) : add_ends(&b);
     for (u32 i = 0; i < part->layers.n && !rc; i++) rc = add_layer(&b, part->layers.first + i);
     if (rc) layout_release(l);
     return rc;
@@ -267,6 +259,7 @@ static bool ends_with(const char *name, const char *end)
 static bool idle(const struct model_config *c, const char *name)
 {
     u32 layer;
+    if (c->arch->encoder) return layout_encoder_idle(c, name);
     if (ends_with(name, ".rotary_emb.inv_freq")) return true; /* older files store what is computed */
     if (c->tied && !strcmp(name, "lm_head.weight")) return true;
     if (c->quant.method == QUANT_GPTQ && ends_with(name, ".g_idx"))

@@ -13,7 +13,7 @@
 enum { SLOT_PARTS = 3 };
 enum slot_kind {
     SLOT_VECTOR, /* f32 numbers: norms, biases */
-    SLOT_ROWS,   /* row-major: the embedding */
+    SLOT_ROWS,   /* row-major: embeddings */
     SLOT_PANELS, /* a linear layer's weight; row-major on a device */
 };
 enum stored_form { /* see struct quant_config */
@@ -37,11 +37,12 @@ struct slot_part {
     u32 block;                         /* inputs with one scale; fp8: outputs, too */
 };
 static const size_t TARGET_NONE = SIZE_MAX; /* found by its distance from another */
-struct slot {                               /* one pointer of struct weights */
+struct slot {                               /* one member of struct weights */
     enum slot_kind kind;
     enum dtype dtype; /* in the image */
-    size_t target; /* byte offset in struct weights of the pointer, or of the struct packed; or TARGET_NONE */
-    size_t offset; /* byte offset in the image */
+    size_t
+        target; /* byte offset in struct weights of the pointer, the struct packed or the struct table; or TARGET_NONE */
+    size_t offset;   /* byte offset in the image */
     u32 n_out, n_in; /* [n_out, n_in]; vectors [n_out, 1] */
     u32 group, lead; /* see struct packed */
     bool exact;      /* panels: never quantised when loaded */

@@ -18,7 +18,10 @@ struct builder {
 struct shape {
     u32 planes, rows, cols;
 };
-/* NULL: absent. Files of embedding models may name tensors without what is around them elsewhere ("model."). */
+/* What a file calls a layer's tensor; out[LAYOUT_NAME]. */
+void layout_name(const struct builder *b, char *out, u32 layer, const char *name);
+/* NULL: absent. Files of embedding models may name tensors without what is around them elsewhere ("model."); those of encoders,
+ * with it ("bert."), and the parts of a norm gamma and beta. */
 const struct tensor *layout_tensor(const struct builder *b, const char *name);
 /* The tensor, checked; NULL and an error. */
 const struct tensor *layout_find(const struct builder *b, const char *name, struct shape shape);
@@ -32,6 +35,11 @@ bool layout_has(const struct builder *b, const char *name);
 int layout_mxfp4(const struct builder *b, struct slot *s, const char *name, u32 experts, struct slot_part p);
 /* Places the slot behind the others. Products take bf16 as it is stored if all parts are, else f32. */
 void layout_add(const struct builder *b, struct slot s);
+/* A slot of one tensor, NAME as it is. */
+int layout_one(const struct builder *b, struct slot s, const char *name, enum dim rows, enum dim cols);
+/* The two ends of an encoder; and which tensors of its files nobody needs. */
+int layout_encoder(const struct builder *b);
+bool layout_encoder_idle(const struct model_config *c, const char *name);
 /* Banks of a layer: heads of MLA, experts. */
 int layout_heads(const struct builder *b, u32 layer);
 int layout_experts(const struct builder *b, u32 layer);

@@ -84,7 +84,7 @@ static int check_frames(const struct engine *e, struct error *err)
 {
     const struct engine_boot *b = e->boot;
     size_t most = channel_max_frame(e->channel),
-           results = execute_results_max(b->max_rows, b->max_logprobs, engine_vector(&e->model.config));
+           results = execute_results_max(b->max_rows, b->max_logprobs, model_vector(&e->model.config));
     if (!e->group.sampler || results <= most) return 0;
     return error_set(err, ERR_PEER, "boot", "results of %zu bytes do not fit into frames of %zu", results,
                      most);
@@ -143,8 +143,10 @@ static int make_execute(struct engine *e, struct error *err)
                                            .block_size = b->block_size,
                                            .n_blocks = b->n_blocks,
                                            .vocab = e->model.config.vocab,
-                                           .hidden = engine_vector(&e->model.config),
-                                           .pooling = e->model.config.pooling.kind},
+                                           .hidden = model_vector(&e->model.config),
+                                           .pooling = e->model.config.pooling.kind,
+                                           .whole = e->model.config.arch->encoder,
+                                           .types = e->model.config.encoder.types},
                                 .forward = e->forward,
                                 .null_step_us = b->null_step_us,
                                 .pool = e->pool,

@@ -62,11 +62,6 @@ int compute_parse(const char *name, enum compute *out)
     return 0;
 }
 
-u32 engine_vector(const struct model_config *c)
-{
-    return c->pooling.kind ? c->hidden : 0;
-}
-
 /* What an engine allocates for its work. */
 static u64 work_bytes(const struct model_config *c, const struct shard *part, const struct engine_ask *ask,
                       bool null)
@@ -78,7 +73,7 @@ static u64 work_bytes(const struct model_config *c, const struct shard *part, co
     u64 samplers =
         forward_has_logits(&spec) && !c->pooling.kind ? ask->threads * (u64)sampler_bytes(c->vocab) : 0;
     u64 maths = null ? 0 : forward_work_bytes(&spec) + samplers;
-    u32 vector = engine_vector(c);
+    u32 vector = model_vector(c);
     return maths + execute_results_max(ask->max_rows, ask->max_logprobs, vector) +
            ask->max_rows * (row + vector * sizeof(float));
 }
@@ -95,6 +90,18 @@ static u64 device_work_bytes(const struct model_config *c, const struct shard *p
                                 .max_seq_blocks = (len + ask->block_size - 1) / ask->block_size};
     return device_own_bytes() + forward_work_bytes(&spec) +
            device_sampler_bytes(ask->max_rows, c->vocab, ask->max_logprobs);
+}
+
+/* An encoder reads a prompt in one step. */
+static int check_step(const struct engine_ask *ask, const struct model_config *c, struct error *err)
+{
+    u32 len = ask->max_model_len ? ask->max_model_len : c->max_position;
+    if (!c->arch->encoder || !ask->max_rows || len <= ask->max_step_tokens) return 0;
+    return error_set(
+        err, ERR_INPUT, "--max-num-batched-tokens",
+        "%u are fewer than the %u tokens of the longest prompt, which %s reads in one step: give "
+        "--max-num-batched-tokens %u, or a lower --max-model-len",
+        ask->max_step_tokens, len, c->dir, len);
 }
 
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err)
@@ -114,6 +121,8 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     if (ask->max_model_len > config.max_position)
         return error_set(err, ERR_INPUT, "--max-model-len", "%u is more than the model's %u",
                          ask->max_model_len, config.max_position);
+    rc = check_step(ask, &config, err);
+    if (rc < 0) return rc;
     struct shard part;
     rc = shard_of(&part, &config, MAX_OF(ask->tp, 1u), MAX_OF(ask->pp, 1u), ask->tp_rank, ask->pp_rank, err);
     if (rc < 0) return rc;
@@ -133,7 +142,9 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
         out->fingerprint = model_fingerprint(&config, files);
         out->numerics = numerics_class(out, &config.load, &part, ask->block_size);
         out->vocab = config.vocab;
-        out->hidden = engine_vector(&config);
+        out->hidden = model_vector(&config);
+        if (config.arch->encoder)
+            out->most_tokens = step_in_flight(MAX_OF(ask->pp, 1u)) * ask->max_step_tokens;
         out->max_model_len = ask->max_model_len ? ask->max_model_len : config.max_position;
     }
     model_close(files);
@@ -162,7 +173,9 @@ int engine_blocks(const struct engine_needs *needs, const struct engine_limits *
                   u32 *out, struct error *err)
 {
     u64 per_seq = (limits->max_model_len + (u64)limits->block_size - 1) / limits->block_size;
-    u64 wanted = per_seq * limits->max_rows + 1, room = kv_bytes / needs->kv_bytes_per_block;
+    u64 wanted = per_seq * limits->max_rows + 1, most = needs->most_tokens / limits->block_size;
+    if (needs->most_tokens) wanted = MIN_OF(wanted, most + limits->max_rows + per_seq + 1);
+    u64 room = kv_bytes / needs->kv_bytes_per_block;
     *out = (u32)MIN_OF(wanted, MIN_OF(room, (u64)UINT32_MAX));
     if (*out > per_seq) return 0;
     return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",

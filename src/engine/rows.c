@@ -106,6 +106,8 @@ static int check_new(struct rows *t, const struct step_view *v, const struct seq
     if (n->max_len > l->max_model_len) return refuse(err, n->row, "seq_new: max_len", n->max_len);
     if (n->pooling != l->pooling)
         return refuse(err, n->row, "seq_new: pooling that is not the model's", n->pooling);
+    if (n->second && l->types < 2)
+        return refuse(err, n->row, "seq_new: a second text, and the model has one type of tokens", n->second);
     if (n->sampling.n_logprobs > (i32)l->max_logprobs)
         return refuse(err, n->row, "seq_new: n_logprobs", (u32)n->sampling.n_logprobs);
     if (!ids_ok(v, n->tokens, l->vocab) || !ids_ok(v, n->allowed, l->vocab) ||
@@ -177,6 +179,8 @@ static int check_row(struct rows *t, const struct step_view *v, const struct row
         return refuse(err, r->row, "a token or vector is wanted in the middle of the history", end);
     if (r->want == (s->pooled ? WANT_SAMPLE : WANT_HIDDEN))
         return refuse(err, r->row, "such a result is not offered of this sequence, want", r->want);
+    if (t->limits.whole && (r->pos || end != s->n_tok))
+        return refuse(err, r->row, "a part of the sequence, and the model needs all of it; ends at", end);
     if (s->pooled && t->limits.pooling != POOLING_LAST && !s->next_pos && r->pos)
         return refuse(err, r->row, "the vector needs the first position, too; begins at", r->pos);
     /* what lies before may be shared: nobody writes there */
@@ -231,6 +235,7 @@ static int start_row(struct rows *t, const struct step_view *v, const struct seq
     r->max_len = n->max_len;
     r->n_tok = n->n_tok;
     r->n_blocks = r->next_pos = 0;
+    r->second = n->second;
     r->pooled = n->pooling != POOLING_NONE;
     memset(r->vector, 0, t->limits.hidden * sizeof(*r->vector));
     const struct sampler_spec spec = {.sampling = &n->sampling,

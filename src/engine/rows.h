@@ -11,6 +11,8 @@ struct rows_limits {
     u32 block_size, n_blocks, vocab;
     u32 hidden;           /* numbers of a vector; 0: the model generates, and makes none */
     enum pooling pooling; /* how it makes them */
+    bool whole;           /* an encoder: a row is all of its sequence */
+    u32 types;            /* of tokens, see seq_new */
 };
 struct seq_row {
     bool used;
@@ -21,6 +23,7 @@ struct seq_row {
     u32 *blocks; /* [n_blocks], part of the table's one allocation */
     u32 n_blocks;
     u32 next_pos;  /* where its next row begins; 0: it had none */
+    u32 second;    /* see seq_new */
     bool pooled;   /* a vector is wanted, no tokens */
     float *vector; /* [hidden], part of the table's one allocation: the sum of the rows so far */
     struct sampler_row sampler;

@@ -28,6 +28,8 @@ struct slice dim_slice(const struct model_config *c, const struct shard *part, e
         [DIM_EXPERTS] = whole(c->moe.experts),
         [DIM_EXPERT_FFN] = part->expert_ffn,
         [DIM_SHARED_FFN] = part->shared_ffn,
+        [DIM_POSITIONS] = whole(c->encoder.positions),
+        [DIM_TYPES] = whole(c->encoder.types),
     };
     return slices[d];
 }
@@ -61,12 +63,12 @@ static bool qk_whole(const struct model_config *c, u32 layer)
 static bool norms_before(const struct model_config *c, u32 layer)
 {
     (void)layer;
-    return c->arch->norms != NORMS_POST;
+    return c->arch->norms == NORMS_PRE || c->arch->norms == NORMS_AROUND;
 }
 static bool norms_behind(const struct model_config *c, u32 layer)
 {
     (void)layer;
-    return c->arch->norms != NORMS_PRE;
+    return c->arch->norms == NORMS_POST || c->arch->norms == NORMS_AROUND;
 }
 static bool norms_around(const struct model_config *c, u32 layer)
 {
@@ -81,7 +83,7 @@ static bool norms_pre(const struct model_config *c, u32 layer)
 static bool three(const struct model_config *c, u32 layer) /* q, k and v */
 {
     (void)layer;
-    return !c->arch->fused && !c->arch->mla;
+    return !c->arch->fused && !c->arch->mla && !c->arch->encoder;
 }
 static bool fused(const struct model_config *c, u32 layer)
 {
@@ -93,10 +95,15 @@ static bool mla(const struct model_config *c, u32 layer)
     (void)layer;
     return c->arch->mla;
 }
-static bool not_mla(const struct model_config *c, u32 layer)
+static bool heads(const struct model_config *c, u32 layer) /* of a decoder, not latent */
 {
     (void)layer;
-    return !c->arch->mla;
+    return !c->arch->mla && !c->arch->encoder;
+}
+static bool encoder(const struct model_config *c, u32 layer)
+{
+    (void)layer;
+    return c->arch->encoder;
 }
 static bool mla_ranked(const struct model_config *c, u32 layer)
 {
@@ -115,7 +122,7 @@ static bool sinks(const struct model_config *c, u32 layer)
 }
 static bool dense(const struct model_config *c, u32 layer)
 {
-    return !c->sparse[layer] && !c->arch->fused;
+    return !c->sparse[layer] && !c->arch->fused && !c->arch->encoder;
 }
 static bool dense_fused(const struct model_config *c, u32 layer)
 {
@@ -123,7 +130,7 @@ static bool dense_fused(const struct model_config *c, u32 layer)
 }
 static bool dense_any(const struct model_config *c, u32 layer)
 {
-    return !c->sparse[layer];
+    return !c->sparse[layer] && !c->arch->encoder;
 }
 static bool sparse(const struct model_config *c, u32 layer)
 {
@@ -179,7 +186,7 @@ const struct tensor_linear TENSOR_LINEARS[] = {
      .weight = LAYER(qkv),
      .cols = DIM_HIDDEN,
      .parts = {{"self_attn.q_proj", NULL, DIM_Q}, {"self_attn.kv_a_proj_with_mqa", NULL, DIM_LATENT}}},
-    {.when = not_mla,
+    {.when = heads,
      .biased = o_bias,
      .weight = LAYER(o),
      .bias = LAYER(o_bias),
@@ -243,6 +250,32 @@ const struct tensor_linear TENSOR_LINEARS[] = {
      .weight = LAYER(shared_gate),
      .cols = DIM_HIDDEN,
      .parts = {{"mlp.shared_expert_gate", NULL, DIM_ONE}}},
+    {.when = encoder,
+     .biased = encoder,
+     .weight = LAYER(qkv),
+     .bias = LAYER(qkv_bias),
+     .cols = DIM_HIDDEN,
+     .parts = {{"attention.self.query", NULL, DIM_Q},
+               {"attention.self.key", NULL, DIM_KV},
+               {"attention.self.value", NULL, DIM_KV}}},
+    {.when = encoder,
+     .biased = encoder,
+     .weight = LAYER(o),
+     .bias = LAYER(o_bias),
+     .cols = DIM_Q,
+     .parts = {{"attention.output.dense", NULL, DIM_HIDDEN}}},
+    {.when = encoder,
+     .biased = encoder,
+     .weight = LAYER(gate_up),
+     .bias = LAYER(gate_up_bias),
+     .cols = DIM_HIDDEN,
+     .parts = {{"intermediate.dense", NULL, DIM_FFN}}},
+    {.when = encoder,
+     .biased = encoder,
+     .weight = LAYER(down),
+     .bias = LAYER(down_bias),
+     .cols = DIM_FFN,
+     .parts = {{"output.dense", NULL, DIM_HIDDEN}}},
 };
 const size_t TENSOR_LINEARS_N = COUNT_OF(TENSOR_LINEARS);
 
@@ -260,5 +293,9 @@ const struct tensor_vector TENSOR_VECTORS[] = {
     {mla, LAYER(latent_norm), "self_attn.kv_a_layernorm.weight", DIM_KV_RANK, true},
     {sinks, LAYER(sinks), "self_attn.sinks", DIM_HEADS, false},
     {correction, LAYER(correction), "mlp.gate.e_score_correction_bias", DIM_EXPERTS, false},
+    {encoder, LAYER(attn_post), "attention.output.LayerNorm.weight", DIM_HIDDEN, true},
+    {encoder, LAYER(attn_post_bias), "attention.output.LayerNorm.bias", DIM_HIDDEN, false},
+    {encoder, LAYER(mlp_post), "output.LayerNorm.weight", DIM_HIDDEN, true},
+    {encoder, LAYER(mlp_post_bias), "output.LayerNorm.bias", DIM_HIDDEN, false},
 };
 const size_t TENSOR_VECTORS_N = COUNT_OF(TENSOR_VECTORS);

@@ -21,6 +21,8 @@ enum dim {
     DIM_EXPERTS,
     DIM_EXPERT_FFN,
     DIM_SHARED_FFN,
+    DIM_POSITIONS,
+    DIM_TYPES,
     DIM_COUNT
 };
 struct slice dim_slice(const struct model_config *c, const struct shard *part, enum dim d);
@@ -28,7 +30,7 @@ struct slice dim_slice(const struct model_config *c, const struct shard *part, e
 /* Parts of a linear layer's weight, stacked along the outputs: each a tensor NAME.weight or what stands for it, or all in one. */
 struct tensor_part {
     const char *name,
-        *other; /* after "model.layers.N."; other: a second spelling, or NULL. name NULL ends the list */
+        *other; /* after "model.layers.N.", of an encoder "encoder.layer.N."; other: a second spelling, or NULL. name NULL ends the list */
     enum dim rows;
 };
 typedef bool tensor_when(const struct model_config *c, u32 layer);
@@ -45,7 +47,7 @@ struct tensor_vector {
     size_t at;         /* in struct layer_weights */
     const char *name;
     enum dim size;
-    bool norm; /* of an RMSNorm */
+    bool norm; /* a norm's weight */
 };
 extern const struct tensor_linear TENSOR_LINEARS[];
 extern const size_t TENSOR_LINEARS_N;

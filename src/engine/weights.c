@@ -323,11 +323,13 @@ int weights_bind(const struct model_config *c, const struct shard *part, const s
         if (s->target == TARGET_NONE) continue;
         struct packed w = slot_packed(s);
         w.data = data;
+        const struct table rows = {data, s->dtype};
         if (s->kind == SLOT_PANELS)
             memcpy(target, &w, sizeof w);
+        else if (s->kind == SLOT_ROWS)
+            memcpy(target, &rows, sizeof rows);
         else
             memcpy(target, &data, sizeof data);
-        if (s->kind == SLOT_ROWS) out->embed_dtype = s->dtype;
     }
     layout_release(&l);
     return 0;

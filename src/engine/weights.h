@@ -11,15 +11,17 @@
 #include "mpiserve/ops.h"
 
 struct layer_weights { /* heads, kv_heads and ffn: those of the shard. What a model has not: NULL, 0 */
-    const float *attn_norm, *mlp_norm; /* [hidden]: before attention, before the MLP */
-    const float *attn_post, *mlp_post; /* [hidden]: behind them */
-    const float *q_norm, *k_norm;      /* [head_dim], or [heads*d] and [kv_heads*d] with QK_NORM_WHOLE */
-    struct packed qkv;                 /* rows: heads*d of q, kv_heads*d of k, kv_heads*d of v; MLA: */
-    const float *qkv_bias;             /* heads*d of q (q_rank with one), kv_rank + rope of the latent */
-    const float *sinks;                /* [heads] */
-    struct packed o;                   /* [hidden, heads*d], MLA: [hidden, heads*value] */
+    const float *attn_norm, *mlp_norm;           /* [hidden]: before attention, before the MLP */
+    const float *attn_post, *mlp_post;           /* [hidden]: behind them */
+    const float *attn_post_bias, *mlp_post_bias; /* the same; of LayerNorms */
+    const float *q_norm, *k_norm; /* [head_dim], or [heads*d] and [kv_heads*d] with QK_NORM_WHOLE */
+    struct packed qkv;            /* rows: heads*d of q, kv_heads*d of k, kv_heads*d of v; MLA: */
+    const float *qkv_bias;        /* heads*d of q (q_rank with one), kv_rank + rope of the latent */
+    const float *sinks;           /* [heads] */
+    struct packed o;              /* [hidden, heads*d], MLA: [hidden, heads*value] */
     const float *o_bias;
-    struct packed gate_up; /* rows: ffn of gate, ffn of up; where there are experts: the shared one */
+    struct packed
+        gate_up; /* rows: ffn of gate, ffn of up; where there are experts: the shared one; encoders: ffn */
     const float *gate_up_bias;
     struct packed down; /* [hidden, ffn] */
     const float *down_bias;
@@ -42,12 +44,19 @@ static inline size_t vector_stride(u32 n)
 {
     return (n + 15) / 16 * 16; /* parts of the image begin at multiples of 64 bytes */
 }
+struct table { /* [rows, hidden], row-major, f32 or bf16 */
+    const void *data;
+    enum dtype dtype;
+};
 struct weights {
-    const void *
-        embed; /* first stage: [vocab, hidden], row-major, embed_dtype (f32 or bf16); NULL: rows of the head */
-    enum dtype embed_dtype;
+    struct table embed; /* first stage: [vocab, hidden]; NULL: rows of the head */
     struct packed head; /* last stage: [vocab, hidden] packed */
     const float *norm;  /* [hidden] */
+    /* encoders: what is added to a token's embedding, and the norm of the sum; what makes a score of a vector */
+    struct table positions, types; /* [positions, hidden], [types, hidden] */
+    const float *embed_norm, *embed_bias;
+    struct packed score_dense, score_out; /* [hidden, hidden], [1, hidden] */
+    const float *score_dense_bias, *score_out_bias;
     struct layer_weights
         layer[MODEL_MAX_LAYERS]; /* by number in the model; those of the stage are filled in */
 };

@@ -50,13 +50,18 @@ int api_status(enum api_case kind);
 void api_error_json(const struct api_error *e, struct buf *to); /* {"error":{...}} */
 
 /* ---- one request's fields -------------------------------------------------------------------------------------*/
-enum api { API_COMPLETIONS = 1, API_CHAT = 2, API_EMBEDDINGS = 4 };
+enum api { API_COMPLETIONS = 1, API_CHAT = 2, API_EMBEDDINGS = 4, API_RERANK = 8, API_SCORE = 16 };
+/* Of those that ask for vectors or scores; nothing is generated. */
+static inline bool api_pools(enum api api)
+{
+    return api == API_EMBEDDINGS || api == API_RERANK || api == API_SCORE;
+}
 enum {
     MAX_STOPS = 16,
     MAX_STOP_BYTES = 8192,
     MAX_N = 128,
     MAX_PROMPTS = 1024,
-    MAX_INPUTS = 2048, /* of /v1/embeddings */
+    MAX_INPUTS = 2048, /* of /v1/embeddings, /v1/rerank, /v1/score */
     MAX_CHOICES = 16384,
     MAX_IDS = 1024,
     MAX_BAD_WORDS = 128,
@@ -77,10 +82,11 @@ struct params {
     enum api api;
     double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     i64 top_k, seed, n, best_of, min_tokens, max_tokens, max_completion_tokens, logprobs, top_logprobs;
-    i64 truncate_prompt_tokens, stream_interval, priority, dimensions;
+    i64 truncate_prompt_tokens, stream_interval, priority, dimensions, top_n;
     bool stream, include_usage, continuous_usage, want_logprobs, echo, ignore_eos, include_stop;
     bool skip_special, add_special, token_ids_as_text, return_token_ids, return_prompt_text;
-    bool base64;    /* vectors */
+    bool base64; /* vectors */
+    bool return_documents;
     bool rendering; /* the prompt is all that is asked for: nothing will be generated */
     bool truncate_right, add_generation_prompt, set_generation_prompt, continue_final, tool_choice_none;
     struct api_text stops[MAX_STOPS]; /* in the arena */
@@ -88,8 +94,8 @@ struct params {
     i32 *stop_ids, *allowed; /* in the arena */
     struct token_bias *bias;
     u32 n_stop_ids, n_allowed, n_bias;
-    const struct json *prompt /* or `input` */, *messages, *bad_words, *template_kwargs, *documents, *tools,
-        *stream_options;
+    const struct json *prompt /* or `input`, `documents`, `text_2` */, *query /* or `text_1` */, *messages,
+        *bad_words, *template_kwargs, *documents, *tools, *stream_options;
     const char *model, *request_id, *reasoning_effort, *session_id, *user;
 };
 /* Reads and checks all fields of body; 0, or -1 with *e naming the field. */
@@ -103,6 +109,8 @@ int api_ids(const struct json *array, const char *path, u32 vocab, struct arena 
             struct api_error *e);
 /* What the field of the prompts is called. */
 const char *api_prompt_name(enum api api);
+/* And that of the first texts of pairs; NULL: there are none. */
+const char *api_query_name(enum api api);
 /* max_tokens the client asked for, by the rules of both APIs; PARAM_NONE: the rest of the context. */
 i64 params_max_tokens(const struct params *p);
 

@@ -20,7 +20,9 @@ struct call;
 struct prompt {
     i32 *ids; /* in the call's arena */
     u32 n;
-    struct api_text text; /* what echo shows; NULL: the decoded ids */
+    u32 before, behind;   /* of these, what the tokenizer put around a text */
+    u32 second;           /* as in struct request */
+    struct api_text text; /* what echo shows (NULL: the decoded ids), or a document */
 };
 struct part {
     u64 id; /* of the request block */
@@ -234,6 +236,7 @@ void answer_usage(const struct call *c, struct buf *to,
 void answer_logprobs(const struct call *c, const struct choice *ch, struct buf *to);
 void answer_stop_reason(const struct call *c, const struct choice *ch, struct buf *to);
 void answer_vectors(struct call *c, struct buf *to); /* embeddings.c: the same of /v1/embeddings */
+void answer_scores(struct call *c, struct buf *to);  /* pairs.c: of /v1/rerank and /v1/score */
 void answer_base64(const void *from, size_t len, struct buf *to);
 void answer_float(struct buf *to,
                   float v); /* the shortest decimal that reads back as v; what is not finite: -9999 */

@@ -106,7 +106,7 @@ static void part_remove(struct ingress *in, struct part *p)
 static u32 part_max_tokens(const struct call *c, const struct prompt *prompt)
 {
     i64 room = (i64)c->in->limits.max_len - prompt->n, asked = params_max_tokens(&c->p);
-    if (c->p.api == API_EMBEDDINGS) return 1; /* sampling plays no part, but its values are checked */
+    if (api_pools(c->p.api)) return 1; /* sampling plays no part, but its values are checked */
     return (u32)(asked == PARAM_NONE ? room : MIN_OF(room, asked));
 }
 
@@ -118,7 +118,8 @@ static struct request *build(const struct call *c, const struct part *part, u64 
                            .n_samples = (u32)c->p.n,
                            .has_session = c->has_session,
                            .session = c->session,
-                           .pooling = c->p.api == API_EMBEDDINGS ? model->pooling.kind : POOLING_NONE,
+                           .pooling = api_pools(c->p.api) ? model->pooling.kind : POOLING_NONE,
+                           .second = prompt->second,
                            .sampling = c->sampling};
     if (strcmp(c->in->spec.config->scheduling_policy, "priority") == 0) head.priority = c->p.priority;
     head.sampling.max_tokens = part_max_tokens(c, prompt);
@@ -335,8 +336,8 @@ static void take_chunk(struct call *c, const struct chunk *chunk, u64 arrived)
         failed_by_agent(c, chunk);
         return;
     }
-    bool whole = c->p.api != API_EMBEDDINGS || chunk->finish != FINISH_STOP ||
-                 chunk->vector.len == c->in->limits.hidden;
+    bool whole =
+        !api_pools(c->p.api) || chunk->finish != FINISH_STOP || chunk->vector.len == c->in->limits.hidden;
     if (!whole || choice_feed(c, ch, chunk, arrived) < 0) {
         broken(c, "results are missing");
         return;

@@ -1,4 +1,4 @@
-/* The fields of /v1/completions, /v1/chat/completions and /v1/embeddings: one table, one row a field. Unknown fields are ignored, null is absent;
+/* The fields of /v1/completions, /v1/chat/completions, /v1/embeddings, /v1/rerank and /v1/score: one table, one row a field. Unknown fields are ignored, null is absent;
  * what would change the answer and is not offered is refused by name. */
 #include "ingress/api.h"
 
@@ -8,7 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BOTH = API_COMPLETIONS | API_CHAT, ALL = BOTH | API_EMBEDDINGS, PATH_SIZE = 160 };
+enum {
+    BOTH = API_COMPLETIONS | API_CHAT,
+    PAIRS = API_RERANK | API_SCORE,
+    POOLS = PAIRS | API_EMBEDDINGS,
+    ALL = BOTH | POOLS,
+    PATH_SIZE = 160
+};
 
 struct reader {
     struct params *p;
@@ -237,6 +243,15 @@ static int read_truncation_side(struct reader *r, const struct field *f, const s
     return 0;
 }
 
+/* Of two texts the end of the second is cut. */
+static int read_pair_side(struct reader *r, const struct field *f, const struct json *v)
+{
+    const char *side = json_text(v);
+    if (side && strcmp(side, "right") == 0) return 0;
+    return api_fail(r->e, API_UNSUPPORTED, f->name,
+                    "`truncation_side` other than \"right\" is not supported for pairs of texts.");
+}
+
 static int read_response_format(struct reader *r, const struct field *f, const struct json *v)
 {
     if (json_kind(v) != JK_OBJECT) return wrong_kind(r, f->name, "an object", v);
@@ -375,7 +390,7 @@ static const struct field FIELDS[] = {
     {"bad_words",                     BOTH, read_bad_words, 0, 0, AT(bad_words), 0},
     {"skip_special_tokens",           BOTH, read_bool, 0, 0, AT(skip_special), 0},
     {"truncate_prompt_tokens",         ALL, read_int, -1, INT_LIMIT, AT(truncate_prompt_tokens), 0},
-    {"truncation_side",                ALL, read_truncation_side, 0, 0, 0, 0},
+    {"truncation_side", BOTH | API_EMBEDDINGS, read_truncation_side, 0, 0, 0, 0},
     {"return_tokens_as_token_ids",    BOTH, read_bool, 0, 0, AT(token_ids_as_text), 0},
     {"return_token_ids",              BOTH, read_bool, 0, 0, AT(return_token_ids), 0},
     {"request_id",                     ALL, read_text, 0, 0, AT(request_id), 0},
@@ -386,7 +401,7 @@ static const struct field FIELDS[] = {
     {"stream",                        BOTH, read_bool, 0, 0, AT(stream), 0},
     {"stream_options",                BOTH, read_stream_options, 0, 0, AT(stream_options), 0},
     {"stream_interval",               BOTH, read_int, 1, INT_LIMIT, AT(stream_interval), 0},
-    {"add_special_tokens",             ALL, read_bool, 0, 0, AT(add_special), 0},
+    {"add_special_tokens", BOTH | API_EMBEDDINGS, read_bool, 0, 0, AT(add_special), 0},
     {"response_format",               BOTH, read_response_format, 0, 0, 0, NO_GRAMMAR},
     {"structured_outputs",            BOTH, refuse, 0, 0, 0, NO_GRAMMAR},
     {"guided_json",                   BOTH, refuse, 0, 0, 0, NO_GRAMMAR},
@@ -412,6 +427,15 @@ static const struct field FIELDS[] = {
     {"encoding_format",     API_EMBEDDINGS, read_encoding_format, 0, 0, 0, 0},
     {"dimensions",          API_EMBEDDINGS, read_dimensions, 1, 0, AT(dimensions), 0},
     {"messages",            API_EMBEDDINGS, refuse, 0, 0, 0, "send the text as `input`"},
+
+    {"query",                   API_RERANK, read_value, 0, 0, AT(query), 0},
+    {"documents",               API_RERANK, read_value, 0, 0, AT(prompt), 0},
+    {"top_n",                   API_RERANK, read_int, 0, INT_LIMIT, AT(top_n), 0},
+    {"return_documents",        API_RERANK, read_bool, 0, 0, AT(return_documents), 0},
+    {"max_tokens_per_doc",      API_RERANK, refuse, 0, 0, 0, "use truncate_prompt_tokens, which counts the query, too"},
+    {"text_1",                   API_SCORE, read_value, 0, 0, AT(query), 0},
+    {"text_2",                   API_SCORE, read_value, 0, 0, AT(prompt), 0},
+    {"truncation_side",              PAIRS, read_pair_side, 0, 0, 0, 0},
 
     {"messages",                  API_CHAT, read_array, 0, 0, AT(messages), 0},
     {"max_completion_tokens",     API_CHAT, read_int, 1, INT_LIMIT, AT(max_completion_tokens), 0},
@@ -453,7 +477,17 @@ i64 params_max_tokens(const struct params *p)
 
 const char *api_prompt_name(enum api api)
 {
-    return api == API_EMBEDDINGS ? "input" : "prompt";
+    switch (api) {
+    case API_EMBEDDINGS: return "input";
+    case API_RERANK: return "documents";
+    case API_SCORE: return "text_2";
+    default: return "prompt";
+    }
+}
+
+const char *api_query_name(enum api api)
+{
+    return api == API_RERANK ? "query" : api == API_SCORE ? "text_1" : NULL;
 }
 
 static const char *max_tokens_name(const struct params *p)
@@ -515,6 +549,9 @@ static int check_together(const struct params *p, const struct json *body, const
     if (check_lengths(p, limits, e) < 0) return -1;
     if (p->api == API_CHAT) return check_chat(p, e, json_kind(json_get(body, "tool_choice")) > JK_NULL);
     const char *name = api_prompt_name(p->api);
+    if (api_query_name(p->api) && !p->query)
+        return api_fail(e, API_BAD_VALUE, api_query_name(p->api), "`%s` is required.",
+                        api_query_name(p->api));
     if (!p->prompt) return api_fail(e, API_BAD_VALUE, name, "`%s` is required.", name);
     if (p->echo && p->logprobs != PARAM_NONE)
         return api_fail(
@@ -547,6 +584,7 @@ static int read_params(struct params *p, const struct json *body, enum api api, 
                          .stream_interval = 1,
                          .skip_special = true,
                          .dimensions = PARAM_NONE,
+                         .return_documents = true,
                          .add_special = api != API_CHAT,
                          .add_generation_prompt = true};
     if (json_kind(body) != JK_OBJECT)

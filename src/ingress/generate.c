@@ -1,4 +1,4 @@
-/* /v1/completions, /v1/chat/completions and /v1/embeddings: from the body to a running call, and from the call to an answer. */
+/* /v1/completions, /v1/chat/completions and what makes vectors and scores: from the body to a running call, and from the call to an answer. */
 #include "ingress/http.h"
 #include "ingress/prompts.h"
 
@@ -93,10 +93,12 @@ static int set_prompts(struct call *c, struct api_error *e)
         c->n_prompts = 1;
         if (prompts_chat(in, &c->p, &c->mem, c->prompts, e) < 0) return -1;
         if (c->p.return_prompt_text) c->prompt_text = c->prompts->text;
+    } else if (api_query_name(c->p.api)) {
+        if (prompts_pairs(in, &c->p, &c->mem, &c->prompts, &c->n_prompts, e) < 0) return -1;
     } else if (prompts_read(in, &c->p, &c->mem, &c->prompts, &c->n_prompts, e) < 0) {
         return -1;
     }
-    bool generating = params_max_tokens(&c->p) != 0 && c->p.api != API_EMBEDDINGS;
+    bool generating = params_max_tokens(&c->p) != 0 && !api_pools(c->p.api);
     for (u32 i = 0; i < c->n_prompts; i++)
         if (prompts_fit(in, &c->p, &c->prompts[i], generating, e) < 0) return -1;
     return prompts_bad_words(in, &c->p, &c->mem, &c->bad_words, &c->n_bad_words, e);
@@ -107,8 +109,12 @@ static void set_id(struct call *c, const struct exchange *x)
 {
     bool by_body = !x->named && request_id_ok(c->p.request_id);
     const char *name = by_body ? c->p.request_id : x->request_id;
-    const char *kind = c->p.api == API_CHAT ? "chatcmpl" : c->p.api == API_EMBEDDINGS ? "embd" : "cmpl";
-    snprintf(c->id, sizeof(c->id), "%s-%.128s", kind, name);
+    static const char *const kinds[] = {[API_COMPLETIONS] = "cmpl",
+                                        [API_CHAT] = "chatcmpl",
+                                        [API_EMBEDDINGS] = "embd",
+                                        [API_RERANK] = "rerank",
+                                        [API_SCORE] = "score"};
+    snprintf(c->id, sizeof(c->id), "%s-%.128s", kinds[c->p.api], name);
 }
 
 /* The whole text is a number that fits. */
@@ -135,19 +141,20 @@ static void set_session(struct call *c, const struct exchange *x)
     call_set_session(c, names, COUNT_OF(names));
 }
 
-/* The files of the model's folder say which of both it can do. */
+/* The files of the model's folder say which of the three it can do. */
 static int check_kind(const struct ingress *in, enum api api, struct api_error *e)
 {
-    bool vectors = in->limits.hidden > 0;
-    if (vectors == (api == API_EMBEDDINGS)) return 0;
-    if (vectors)
-        return api_fail(e, API_UNSUPPORTED, "model",
-                        "The model `%s` makes embeddings and generates no text: use /v1/embeddings.",
-                        in->model_name);
-    return api_fail(e, API_UNSUPPORTED, "model",
-                    "The model `%s` generates text and makes no embeddings: its folder has no modules.json "
-                    "that says how vectors are made.",
-                    in->model_name);
+    bool vectors = in->limits.hidden > 0, scores = in->spec.model->pooling.scores;
+    u32 can = scores ? API_RERANK | API_SCORE : vectors ? API_EMBEDDINGS : API_COMPLETIONS | API_CHAT;
+    if (can & api) return 0;
+    const char *does = scores    ? "scores pairs of texts: use /v1/rerank or /v1/score"
+                       : vectors ? "makes embeddings: use /v1/embeddings"
+                                 : "generates text: use /v1/chat/completions or /v1/completions";
+    const char *why = api_query_name(api) ? "A model that scores is a classifier with one label."
+                      : api == API_EMBEDDINGS
+                          ? "A model that makes embeddings has a modules.json in its folder, which says how."
+                          : "It generates no text.";
+    return api_fail(e, API_UNSUPPORTED, "model", "The model `%s` %s. %s", in->model_name, does, why);
 }
 
 static int prepare(struct call *c, struct exchange *x, enum api api, struct api_error *e)
@@ -164,7 +171,8 @@ static int prepare(struct call *c, struct exchange *x, enum api api, struct api_
         set_priority(c, x);
         set_session(c, x);
     }
-    c->p.prompt = c->p.messages = c->p.bad_words = c->p.template_kwargs = c->p.documents = c->p.tools = NULL;
+    c->p.prompt = c->p.query = c->p.messages = c->p.bad_words = c->p.template_kwargs = c->p.documents =
+        c->p.tools = NULL;
     c->p.model = c->p.request_id = c->p.reasoning_effort = c->p.session_id = c->p.user = NULL;
     json_drop(body);
     return rc;
@@ -213,6 +221,16 @@ int answer_embeddings(struct exchange *x)
     return generate(x, API_EMBEDDINGS);
 }
 
+int answer_rerank(struct exchange *x)
+{
+    return generate(x, API_RERANK);
+}
+
+int answer_score(struct exchange *x)
+{
+    return generate(x, API_SCORE);
+}
+
 int generate_go_on(struct exchange *x)
 {
     struct call *c = x->call;
@@ -224,6 +242,8 @@ int generate_go_on(struct exchange *x)
             struct buf body = {0};
             if (c->p.api == API_EMBEDDINGS)
                 answer_vectors(c, &body);
+            else if (api_query_name(c->p.api))
+                answer_scores(c, &body);
             else
                 answer_json(c, &body);
             return reply_json(x, 200, &body);

@@ -83,6 +83,8 @@ int answer_drain(struct exchange *x);
 int answer_completions(struct exchange *x);
 int answer_chat(struct exchange *x);
 int answer_embeddings(struct exchange *x);
+int answer_rerank(struct exchange *x);
+int answer_score(struct exchange *x);
 int generate_go_on(struct exchange *x); /* the connection was resumed */
 /* reservations.c */
 int answer_reserve(struct exchange *x);

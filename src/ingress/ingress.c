@@ -96,6 +96,7 @@ static int load_text(struct ingress *in, struct error *err)
     in->tokenizer = tokenizer_load(dir, err);
     if (!in->tokenizer) return err->code;
     in->longest_token = longest_token(in->tokenizer);
+    if (in->spec.model->pooling.scores && tokenizer_check_pairs(in->tokenizer, err)) return err->code;
     struct error why;
     in->chat_template = file[0] ? chat_template_read(file, &why) : chat_template_find(dir, &why);
     if (!in->chat_template && file[0]) return error_set(err, why.code, why.where, "%s", why.message);
@@ -120,7 +121,7 @@ struct ingress *ingress_new(const struct ingress_spec *spec, struct error *err)
     in->spec = *spec;
     in->model_name = first_name(in);
     in->limits = (struct api_limits){spec->model->vocab, spec->max_model_len, spec->config->max_logprobs,
-                                     spec->model->pooling.kind ? spec->model->hidden : 0};
+                                     model_vector(spec->model)};
     in->started_unix = clock_unix();
     in->listen_fd = in->watch_fd = in->watch_stop_fd = -1;
     for (int i = 0; i < SHARDS; i++) pthread_mutex_init(&in->shards[i].lock, NULL);

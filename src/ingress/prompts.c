@@ -6,7 +6,7 @@
 
 enum { COUNT_EXACTLY = 1 << 20 /* bytes */ };
 
-static i32 *keep_ids(struct arena *mem, struct ids *ids, u32 *n)
+i32 *prompts_keep(struct arena *mem, struct ids *ids, u32 *n)
 {
     i32 *out = arena_alloc(mem, (ids->len + 1) * sizeof(*out));
     if (ids->len) memcpy(out, ids->data, ids->len * sizeof(*out));
@@ -26,7 +26,7 @@ static int encode(const struct ingress *in, const char *path, const char *text, 
 
 /* Tokenizing takes time, so a long text that cannot fit whatever its tokens are is refused before. Then the number of its
  * tokens is the least there can be. */
-static int check_size(const struct ingress *in, const struct params *p, size_t len, struct api_error *e)
+int prompts_check_size(const struct ingress *in, const struct params *p, size_t len, struct api_error *e)
 {
     size_t least = len / in->longest_token;
     if (len <= COUNT_EXACTLY || least <= in->limits.max_len || p->truncate_prompt_tokens != PARAM_NONE)
@@ -34,17 +34,21 @@ static int check_size(const struct ingress *in, const struct params *p, size_t l
     return api_context_overflow(e, (u32)least, in->limits.max_len);
 }
 
-/* The text as it is to be tokenized: an embedding model may want a prompt in front of it. */
+/* The text as it is to be tokenized: an embedding model may want a prompt in front of it, and all of it in lower case. */
 static int encode_text(const struct ingress *in, const struct params *p, const struct json *v,
                        const char *path, struct ids *ids, struct api_error *e)
 {
-    const char *before = p->api == API_EMBEDDINGS ? in->spec.model->pooling.prompt : "";
-    if (!before[0]) return encode(in, path, json_text(v), json_len(v), p->add_special, ids, e);
-    struct buf text = {0};
-    buf_text(&text, before);
+    const struct pooling_config *pooling = &in->spec.model->pooling;
+    if (!pooling->prompt[0] && !pooling->lowercase)
+        return encode(in, path, json_text(v), json_len(v), p->add_special, ids, e);
+    struct buf text = {0}, lower = {0};
+    buf_text(&text, pooling->prompt);
     buf_add(&text, json_text(v), json_len(v));
-    int rc = encode(in, path, text.data, text.len, p->add_special, ids, e);
+    if (pooling->lowercase) text_lower_case(text.data, text.len, &lower);
+    const struct buf *whole = pooling->lowercase ? &lower : &text;
+    int rc = encode(in, path, whole->data, whole->len, p->add_special, ids, e);
     buf_release(&text);
+    buf_release(&lower);
     return rc;
 }
 
@@ -53,12 +57,13 @@ static int text_prompt(const struct ingress *in, const struct params *p, const s
 {
     struct ids ids = {0};
     if (!json_len(v)) return api_fail(e, API_BAD_VALUE, path, "`%s` is empty.", path);
-    if (check_size(in, p, json_len(v), e) < 0) return -1;
+    if (prompts_check_size(in, p, json_len(v), e) < 0) return -1;
     if (encode_text(in, p, v, path, &ids, e) < 0) {
         ids_release(&ids);
         return -1;
     }
-    out->ids = keep_ids(mem, &ids, &out->n);
+    out->ids = prompts_keep(mem, &ids, &out->n);
+    if (p->add_special) tokenizer_around(in->tokenizer, &out->before, &out->behind);
     if (!out->n) return api_fail(e, API_BAD_VALUE, path, "`%s` has no tokens.", path);
     if (p->echo) out->text = (struct api_text){arena_text(mem, json_text(v), json_len(v)), json_len(v)};
     return 0;
@@ -142,7 +147,7 @@ int prompts_chat(const struct ingress *in, const struct params *p, struct arena 
     struct ids ids = {0};
     struct error err;
     int rc = render(in, p, &text, &spans, e);
-    if (rc == 0) rc = check_size(in, p, text.len, e);
+    if (rc == 0) rc = prompts_check_size(in, p, text.len, e);
     if (rc == 0) {
         while (spans.len && spans.data[spans.len - 1].from >= text.len) spans.len--;
         if (spans.len) spans.data[spans.len - 1].to = MIN_OF(spans.data[spans.len - 1].to, text.len);
@@ -154,7 +159,7 @@ int prompts_chat(const struct ingress *in, const struct params *p, struct arena 
     if (rc == 0 && !ids.len) rc = api_fail(e, API_BAD_VALUE, "messages", "`messages` give no tokens.");
     if (rc == 0) {
         *prompt = (struct prompt){.text = {arena_text(mem, text.data, text.len), text.len}};
-        prompt->ids = keep_ids(mem, &ids, &prompt->n);
+        prompt->ids = prompts_keep(mem, &ids, &prompt->n);
     }
     ids_release(&ids);
     text_spans_release(&spans);
@@ -163,6 +168,20 @@ int prompts_chat(const struct ingress *in, const struct params *p, struct arena 
 }
 
 /* ---- lengths ------------------------------------------------------------------------------------------------- */
+/* To so many ids. What the tokenizer put around a text that becomes a vector stays: it may be all that the vector is made of. */
+static void cut(struct prompt *prompt, u32 keep, bool right, bool around)
+{
+    u32 over = prompt->n - keep, before = prompt->before, behind = prompt->behind;
+    if (!around || before + behind > keep) before = behind = 0;
+    i32 *ids = prompt->ids;
+    if (right)
+        memmove(ids + keep - behind, ids + prompt->n - behind, behind * sizeof(*ids));
+    else
+        memmove(ids + over, ids, before * sizeof(*ids));
+    if (!right) prompt->ids += over;
+    prompt->n = keep;
+}
+
 int prompts_fit(const struct ingress *in, const struct params *p, struct prompt *prompt, bool generating,
                 struct api_error *e)
 {
@@ -171,8 +190,7 @@ int prompts_fit(const struct ingress *in, const struct params *p, struct prompt 
         i64 keep =
             p->truncate_prompt_tokens == -1 ? (i64)context - (generating ? 1 : 0) : p->truncate_prompt_tokens;
         if ((i64)prompt->n > keep) {
-            if (!p->truncate_right) prompt->ids += prompt->n - keep;
-            prompt->n = (u32)keep;
+            cut(prompt, (u32)keep, p->truncate_right, api_pools(p->api));
             prompt->text = (struct api_text){0};
         }
     }
@@ -202,6 +220,6 @@ int prompts_bad_words(const struct ingress *in, const struct params *p, struct a
         ids_release(&ids);
     }
     buf_release(&spaced);
-    *words = keep_ids(mem, &all, n);
+    *words = prompts_keep(mem, &all, n);
     return rc;
 }

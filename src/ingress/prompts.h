@@ -7,6 +7,13 @@
 /* The four forms of `prompt` and `input`: a text, texts, ids, lists of ids. Ids and texts lie in mem. */
 int prompts_read(const struct ingress *in, const struct params *p, struct arena *mem, struct prompt **prompts,
                  u32 *n, struct api_error *e);
+/* pairs.c: `query` with each of `documents`; `text_1` with `text_2`, one with each or one by one. Cut by truncate_prompt_tokens. */
+int prompts_pairs(const struct ingress *in, const struct params *p, struct arena *mem,
+                  struct prompt **prompts, u32 *n, struct api_error *e);
+/* A text that cannot fit into the context whatever its tokens are is refused before it is tokenized. */
+int prompts_check_size(const struct ingress *in, const struct params *p, size_t len, struct api_error *e);
+/* The ids in the arena; the list is released. */
+i32 *prompts_keep(struct arena *mem, struct ids *ids, u32 *n);
 /* The messages through the chat template; prompt->text is what the template gave. */
 int prompts_chat(const struct ingress *in, const struct params *p, struct arena *mem, struct prompt *prompt,
                  struct api_error *e);

@@ -28,11 +28,10 @@ static const struct field {
     {                                                                                                        \
         key, offsetof(struct endpoint, field), 0                                                             \
     }
-    TEXT("url", url),     TEXT("host", host),
-    NUMBER("port", port), TEXT("key_file", key_file),
-    TEXT("model", model), TEXT("job", job),
-    NUMBER("pid", pid),   NUMBER("ranks", ranks),
-    TEXT("node", node),   TEXT("slurm_job", slurm_job),
+    TEXT("url", url),           TEXT("host", host),           NUMBER("port", port),
+    TEXT("key_file", key_file), TEXT("model", model),         TEXT("does", does),
+    TEXT("job", job),           NUMBER("pid", pid),           NUMBER("ranks", ranks),
+    TEXT("node", node),         TEXT("slurm_job", slurm_job),
 };
 
 int endpoint_write(const struct jobdir *d, const struct endpoint *e, struct error *err)

@@ -11,6 +11,11 @@
              "n_routed_experts n_shared_experts moe_intermediate_size first_k_dense_replace n_group "        \
              "topk_group topk_method norm_topk_prob routed_scaling_factor scoring_func "                     \
              "num_nextn_predict_layers "
+#define ENCODER_KEYS                                                                                         \
+    "layer_norm_eps type_vocab_size position_embedding_type hidden_dropout_prob "                            \
+    "attention_probs_dropout_prob classifier_dropout output_past directionality pooler_fc_size "             \
+    "pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type "                      \
+    "sentence_transformers sbert_ce_default_activation_function "
 #define GEMMA_KEYS "hidden_activation query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping "
 
 static const struct arch ARCHS[] = {
@@ -128,6 +133,29 @@ static const struct arch ARCHS[] = {
      .theta_default = 150000,
      .head_dim_default = 64,
      .window_default = 128},
+    {.model_type = "bert",
+     .class_name = "BertModel",
+     .keys = " " ENCODER_KEYS,
+     .encoder = true,
+     .prefix = "bert.",
+     .norms = NORMS_SUM,
+     .act = ACT_GELU},
+    {.model_type = "roberta",
+     .class_name = "RobertaModel",
+     .keys = " " ENCODER_KEYS,
+     .encoder = true,
+     .padded = true,
+     .prefix = "roberta.",
+     .norms = NORMS_SUM,
+     .act = ACT_GELU},
+    {.model_type = "xlm-roberta",
+     .class_name = "XLMRobertaModel",
+     .keys = " " ENCODER_KEYS,
+     .encoder = true,
+     .padded = true,
+     .prefix = "roberta.",
+     .norms = NORMS_SUM,
+     .act = ACT_GELU},
 };
 
 const struct arch *model_arch(const char *model_type)

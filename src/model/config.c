@@ -50,9 +50,11 @@ static int read_arch(struct fields *f, struct model_config *out)
         buf_release(&list);
         return f->rc;
     }
-    if (!fields_has(f, "architectures")) return 0;
+    if (!fields_has(f, "architectures"))
+        return out->arch->encoder ? config_encoder_class(f, out->arch->class_name, out) : 0;
     const char *class = json_text(json_item(json_get(f->object, "architectures"), 0));
     if (!class) return fields_fail(f, ERR_INPUT, "\"architectures\" must be a list of class names");
+    if (out->arch->encoder) return config_encoder_class(f, class, out);
     if (strcmp(class, out->arch->class_name) && !(out->pooling.kind && is_headless(class, out->arch)))
         return fields_fail(f, ERR_UNSUPPORTED, "\"architectures\" names %s; a %s model is offered as %s only",
                            shown(class, name), out->arch->model_type, out->arch->class_name);
@@ -117,9 +119,9 @@ static int read_biases(struct fields *f, struct model_config *out)
 }
 
 static const char *const ACTIVATIONS[] = {
-    [ACT_SILU] = "silu", [ACT_GELU_TANH] = "gelu_pytorch_tanh", [ACT_CLAMPED] = "silu"};
+    [ACT_SILU] = "silu", [ACT_GELU_TANH] = "gelu_pytorch_tanh", [ACT_CLAMPED] = "silu", [ACT_GELU] = "gelu"};
 
-static void check_activation(struct fields *f, const struct arch *a, const char *key)
+void config_activation(struct fields *f, const struct arch *a, const char *key)
 {
     char name[SHOWN_LEN];
     const char *wanted = ACTIVATIONS[a->act], *act = fields_text(f, key, wanted);
@@ -150,13 +152,13 @@ static void read_gemma(struct fields *f, struct model_config *out)
 static int read_rest(struct fields *f, struct model_config *out)
 {
     const struct arch *a = out->arch;
-    check_activation(f, a, "hidden_act");
+    config_activation(f, a, "hidden_act");
     out->eps = (float)fields_real(f, "rms_norm_eps", 1e-20, 1, a->eps_default > 0 ? a->eps_default : 1e-6);
     out->tied = fields_bool(f, "tie_word_embeddings", a->tied_default);
     out->embed_scale = 1;
     out->score_scale = 1 / sqrtf((float)out->head_dim);
     if (a->act == ACT_GELU_TANH) {
-        check_activation(f, a, "hidden_activation");
+        config_activation(f, a, "hidden_activation");
         read_gemma(f, out);
     }
     if (a->act == ACT_CLAMPED) {
@@ -174,6 +176,7 @@ static int read_all(struct fields *f, struct model_config *out)
     if (read_arch(f, out) || config_check_keys(f, out->arch)) return f->rc;
     for (size_t i = 0; i < COUNT_OF(SIZES); i++)
         *(u32 *)((char *)out + SIZES[i].at) = (u32)fields_need_int(f, SIZES[i].key, 1, SIZES[i].max);
+    if (out->arch->encoder) return config_encoder(f, out);
     if (f->rc || read_heads(f, out) || check_width(f, out) || read_biases(f, out) || config_windows(f, out) ||
         config_moe(f, out) || read_rest(f, out) || config_quant(f, out))
         return f->rc;

@@ -17,6 +17,11 @@ int config_windows(struct fields *f, struct model_config *out);
 int config_mla(struct fields *f, struct model_config *out);
 /* Experts and routing: out->moe, out->sparse. */
 int config_moe(struct fields *f, struct model_config *out);
+/* An encoder: which class it is (with what head), then all but the sizes. */
+int config_encoder_class(struct fields *f, const char *class, struct model_config *out);
+int config_encoder(struct fields *f, struct model_config *out);
+/* Complains unless the key names the architecture's activation. */
+void config_activation(struct fields *f, const struct arch *a, const char *key);
 /* quantization_config: how weights are stored. */
 int config_quant(struct fields *f, struct model_config *out);
 /* rope_parameters, or rope_theta and rope_scaling. Comes last: needs the sizes, may change score_scale and max_position. */

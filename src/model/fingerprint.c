@@ -35,7 +35,10 @@ static void add_config(struct buf *b, const struct model_config *c)
     buf_printf(b, "quant %d %u %d %d %d\nwindow", (int)c->quant.method, c->quant.block, c->quant.v2,
                (int)c->load.weights, c->load.dummy);
     for (u32 i = 0; i < c->layers; i++) buf_printf(b, " %u%s", c->window[i], c->sparse[i] ? "s" : "");
-    buf_printf(b, "\npooling %d %d %s", (int)c->pooling.kind, c->pooling.normalize, c->pooling.prompt);
+    buf_printf(b, "\npooling %d %d%d%d%d %s", (int)c->pooling.kind, c->pooling.normalize,
+               c->pooling.lowercase, c->pooling.scores, c->pooling.sigmoid, c->pooling.prompt);
+    if (c->arch->encoder)
+        buf_printf(b, "\nencoder %u %u %u", c->encoder.positions, c->encoder.first, c->encoder.types);
     buf_printf(b, "\nbos %d eos", c->bos);
     for (u32 i = 0; i < c->n_eos; i++) buf_printf(b, " %d", c->eos[i]);
     buf_printf(b, "\n%d %a %d %a %d %a %d %d\n", c->has_temperature, (double)c->temperature, c->has_top_p,

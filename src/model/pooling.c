@@ -161,7 +161,7 @@ int config_pooled(struct model_config *out, struct error *err)
 {
     char path[PATH_LEN];
     struct json *root;
-    if (!out->pooling.kind) return 0;
+    if (!out->pooling.kind || out->pooling.scores) return 0;
     if (out->pooling.width && out->pooling.width != out->hidden)
         return error_set(err, ERR_INPUT, out->dir,
                          "\"word_embedding_dimension\" is %u, and \"hidden_size\" of config.json is %u",
@@ -173,8 +173,7 @@ int config_pooled(struct model_config *out, struct error *err)
     if (!need_object(&f)) {
         u32 most = (u32)fields_int(&f, "max_seq_length", 1, INT32_MAX, out->max_position);
         out->max_position = MIN_OF(out->max_position, most);
-        if (fields_bool(&f, "do_lower_case", false))
-            fields_fail(&f, ERR_UNSUPPORTED, "\"do_lower_case\" true is not offered");
+        out->pooling.lowercase = fields_bool(&f, "do_lower_case", false);
     }
     json_drop(root);
     return f.rc;

@@ -131,6 +131,9 @@ int request_check(const void *block, size_t len, u32 vocab, struct error *err)
         return error_set(err, ERR_INPUT, "n", "%u is not in 1..%u", r->n_samples, REQUEST_MAX_SAMPLES);
     if (r->pooling > POOLING_CLS || (r->pooling && r->n_samples != 1))
         return error_set(err, ERR_INPUT, "pooling", "%u, with %u samples", r->pooling, r->n_samples);
+    if (r->second && (r->second >= r->prompt.len || !r->pooling))
+        return error_set(err, ERR_INPUT, "second", "token %u of %u, pooling %u", r->second, r->prompt.len,
+                         r->pooling);
     if (r->has_session > 1)
         return error_set(err, ERR_INPUT, "session_id", "the mark of a session is %u", r->has_session);
     if (r->prompt.len < 1) return error_set(err, ERR_INPUT, "prompt", "has no tokens");

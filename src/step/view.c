@@ -34,6 +34,7 @@ static int check_new(const struct step_view *v, const struct seq_new *n, struct 
     if (n->max_len < n->n_tok) return refuse(err, "seq_new: max_len", n->max_len);
     if (n->pooling > POOLING_CLS || (n->pooling && n->prompt_len != n->n_tok))
         return refuse(err, "seq_new: pooling", n->pooling);
+    if (n->second >= n->prompt_len) return refuse(err, "seq_new: second", n->second);
     const char *fault = sampling_fault(&n->sampling);
     if (fault) return error_set(err, ERR_PEER, "frame", "seq_new: sampling.%s is out of range", fault);
     return 0;

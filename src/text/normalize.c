@@ -166,6 +166,24 @@ static int strip_accents(const struct normalize_step *s, struct pattern_scratch 
     return 0;
 }
 
+/* ---- SentencePiece's ---- */
+
+static int load_precompiled(struct normalize_step *s, const struct json *field, struct error *err)
+{
+    const struct json *map = json_get(field, "precompiled_charsmap");
+    if (json_kind(map) != JK_TEXT)
+        return field_error(err, ERR_INPUT, "normalizer.precompiled_charsmap", "must be a string");
+    s->map = charsmap_read(json_text(map), json_len(map), err);
+    return s->map ? 0 : ERR_INPUT;
+}
+
+static int precompiled(const struct normalize_step *s, struct pattern_scratch *scratch, const char *text,
+                       size_t len, struct buf *out, struct error *err)
+{
+    (void)scratch;
+    return charsmap_run(s->map, text, len, out, err);
+}
+
 /* ---- BERT's ---- */
 
 static int load_bert(struct normalize_step *s, const struct json *field, struct error *err)
@@ -260,6 +278,7 @@ static const struct normalize_row rows[] = {
     {"Lowercase", load_nothing, lowercase, 0, false},
     {"StripAccents", load_nothing, strip_accents, 0, true},
     {"BertNormalizer", load_bert, bert, 0, false},
+    {"Precompiled", load_precompiled, precompiled, 0, false},
 };
 
 static int load_step(struct normalizer *n, const struct json *field, struct error *err)
@@ -297,6 +316,7 @@ void normalizer_release(struct normalizer *n)
     for (int i = 0; i < n->n; i++) {
         pattern_free(n->steps[i].pattern);
         free(n->steps[i].content);
+        charsmap_free(n->steps[i].map);
     }
     n->n = 0;
 }

@@ -1,4 +1,4 @@
-/* Upper and lower case as Python's str has them: full mappings, the final sigma, title case by words. */
+/* Upper and lower case as Python's str has them: full mappings, the final sigma (lower.c), title case by words. */
 #include "text/template.h"
 #include "text/utf8.h"
 
@@ -31,50 +31,10 @@ static void put(struct render *r, struct writer *w, u32 cp, enum origin origin)
     write_text(r, w, c, (size_t)utf8_put(cp, c), origin);
 }
 
-static bool is_cased(u32 cp)
+static void put_lower(struct render *r, struct writer *w, struct value v, size_t at)
 {
-    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-    return c == UTF8PROC_CATEGORY_LU || c == UTF8PROC_CATEGORY_LL || c == UTF8PROC_CATEGORY_LT;
-}
-
-static bool is_case_ignorable(u32 cp)
-{
-    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-    return c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_ME || c == UTF8PROC_CATEGORY_CF ||
-           c == UTF8PROC_CATEGORY_LM || c == UTF8PROC_CATEGORY_SK ||
-           (cp < 0x80 && cp && strchr("'.:^`", (int)cp)) || cp == 0xB7 || cp == 0x2019;
-}
-
-/* A sigma is final after a letter and not before one. */
-static bool is_final_sigma(struct value v, size_t at)
-{
-    bool after = false;
-    int n;
-    for (size_t i = at; i > 0 && !after;) {
-        i -= (size_t)utf8_last(v.text, i);
-        u32 cp = utf8_at(v.text + i, &n);
-        if (is_case_ignorable(cp)) continue;
-        if (!is_cased(cp)) return false;
-        after = true;
-    }
-    if (!after) return false;
-    for (size_t i = at + 2; i < v.len; i += (size_t)n) {
-        u32 cp = utf8_at(v.text + i, &n);
-        if (!is_case_ignorable(cp)) return !is_cased(cp);
-    }
-    return true;
-}
-
-static void put_lower(struct render *r, struct writer *w, struct value v, size_t at, u32 cp)
-{
-    if (cp == 0x130) {
-        put(r, w, 'i', origin_at(v, at));
-        put(r, w, 0x307, origin_at(v, at));
-    } else if (cp == 0x3A3 && is_final_sigma(v, at)) {
-        put(r, w, 0x3C2, origin_at(v, at));
-    } else {
-        put(r, w, (u32)utf8proc_tolower((utf8proc_int32_t)cp), origin_at(v, at));
-    }
+    u32 cp[2];
+    for (int i = 0, n = utf8_lower(v.text, v.len, at, cp); i < n; i++) put(r, w, cp[i], origin_at(v, at));
 }
 
 static void put_upper(struct render *r, struct writer *w, struct value v, size_t at, u32 cp, bool title)
@@ -107,11 +67,11 @@ static struct value convert(struct render *r, struct value v, enum casing casing
         } else if (casing == UPPER || is_lower) {
             put_upper(r, &w, v, at, cp, false);
         } else if (casing == LOWER || casing == SWAP || !begins) {
-            put_lower(r, &w, v, at, cp);
+            put_lower(r, &w, v, at);
         } else {
             put_upper(r, &w, v, at, cp, casing != TITLE_FILTER);
         }
-        begins = (casing == TITLE && !is_cased(cp)) || (casing == TITLE_FILTER && parts_words(cp));
+        begins = (casing == TITLE && !utf8_is_cased(cp)) || (casing == TITLE_FILTER && parts_words(cp));
         at += (size_t)n;
     }
     return written(r, &w);

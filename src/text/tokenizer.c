@@ -188,6 +188,9 @@ void tokenizer_free(struct tokenizer *t)
     wordpiece_release(&t->wordpiece);
     ids_release(&t->prefix);
     ids_release(&t->suffix);
+    ids_release(&t->pair.before);
+    ids_release(&t->pair.between);
+    ids_release(&t->pair.behind);
     for (int i = 0; i < TOKENIZER_NAMED; i++) free(t->named_text[i]);
     free(t);
 }

@@ -107,11 +107,19 @@ void pattern_scratch_free(struct pattern_scratch *s);
 int pattern_find(const struct pattern *p, struct pattern_scratch *s, const char *text, size_t len, size_t at,
                  size_t *from, size_t *to, struct error *err);
 
+/* ---- charsmap: SentencePiece's character map ------------------------------------------------------------------- */
+struct charsmap;
+struct charsmap *charsmap_read(const char *text, size_t len, struct error *err); /* base64 */
+void charsmap_free(struct charsmap *m);                                          /* NULL: nothing */
+/* ERR_INPUT: the map is damaged. */
+int charsmap_run(const struct charsmap *m, const char *text, size_t len, struct buf *out, struct error *err);
+
 /* ---- normalize ------------------------------------------------------------------------------------------------ */
 enum { NORMALIZE_STEPS = 16 };
 struct normalize_step {
     const struct normalize_row *row;
     struct pattern *pattern; /* of Replace */
+    struct charsmap *map;    /* of Precompiled */
     char *content;           /* of Replace and Prepend */
     size_t content_len;
     bool left, right;                              /* of Strip */
@@ -123,7 +131,7 @@ struct normalizer {
 };
 int normalizer_load(struct normalizer *n, const struct json *field, struct error *err);
 void normalizer_release(struct normalizer *n);
-/* The normalized text: text itself, or what is then in *out. < 0: ERR_FULL. */
+/* The normalized text: text itself, or what is then in *out. < 0: ERR_FULL, ERR_INPUT (Precompiled). */
 int normalizer_run(const struct normalizer *n, struct pattern_scratch *s, const char **text, size_t *len,
                    struct buf *out, struct error *err);
 
@@ -256,6 +264,14 @@ int decoder_load(struct tokenizer *t, const struct json *field, struct error *er
 
 /* ---- the whole -------------------------------------------------------------------------------------------------- */
 enum { TOKENIZER_NAMED = 4 };
+/* Two texts: before A between B behind. Types of tokens are 0 up to n_first tokens of `between`, then 1; or 0 throughout. */
+struct pair_form {
+    struct ids before, between, behind;
+    size_t n_first;
+    bool typed; /* there are two types */
+    bool offered;
+    struct error why; /* not */
+};
 struct tokenizer {
     struct vocab vocab;
     struct added raw, normalized; /* by the added token's "normalized" */
@@ -267,6 +283,7 @@ struct tokenizer {
     struct wordpiece wordpiece;
     struct decoder decoder;
     struct ids prefix, suffix; /* of the post-processor */
+    struct pair_form pair;
     char *named_text[TOKENIZER_NAMED];
     i32 named_id[TOKENIZER_NAMED];
 };

@@ -23,6 +23,11 @@ static inline int utf8_width(const char *s) /* bytes of the character at s */
 }
 int utf8_last(const char *s, size_t len);
 
+/* lower.c: cased (of the categories Lu, Ll, Lt); the one or two characters that the one at `at` becomes in lower case, which
+ * depends on its neighbours. */
+bool utf8_is_cased(u32 cp);
+int utf8_lower(const char *text, size_t len, size_t at, u32 out[2]);
+
 bool utf8_is_space(u32 cp); /* White_Space */
 bool utf8_is_word(u32 cp);  /* Alphabetic, marks, decimal digits, connectors, joiners */
 

@@ -10,6 +10,9 @@ MODEL = os.path.join(FOLDER, "qwen3")
 OPTIONS = ("--compute", "f32", "--max-num-batched-tokens", "64", "--max-num-seqs", "8")
 with open(os.path.join(FOLDER, "vectors.json")) as f:
     GOLDEN = json.load(f)
+with open(os.path.join(FOLDER, "encoders.json")) as f:
+    ENCODERS = json.load(f)["models"]
+WHOLE = ("--compute", "f32", "--max-num-batched-tokens", "320", "--max-num-seqs", "8")
 TEXTS, END, TOLERANCE = GOLDEN["texts"], GOLDEN["end"], GOLDEN["tolerance"]
 LONG = max(range(len(TEXTS)), key=lambda i: len(TEXTS[i]["ids"]))
 
@@ -75,6 +78,7 @@ def the_four_forms_of_input():
             equal((one["object"], one["model"]), ("list", "qwen3"))
             near(vectors(one)[0], unit(t["lasttoken"]), f"text {i}")
             equal(vectors(ask(job, whole)), vectors(one), "ids of the same text")
+        until(lambda: "/v1/embeddings -H" in job.output(), 5 * SLOW, "the example when it is ready")
         all_texts = ask(job, [text(t["ids"]) for t in TEXTS])
         all_ids = ask(job, [t["ids"] + [END] for t in TEXTS])
         equal(all_texts["usage"]["prompt_tokens"], sum(len(t["ids"]) + 1 for t in TEXTS))
@@ -139,6 +143,80 @@ def replicas_of_several_engines():
             for i, t in enumerate(TEXTS):
                 near(got[i], unit(t["lasttoken"]), f"text {i} with {options}")
             equal([vectors(ask(job, g))[0] for g in given], got, f"bits with {options}")
+
+
+# ---- encoders ----------------------------------------------------------------------------------------------------------
+def encoder(name):
+    """Its folder, texts, their ids and wanted vectors, and the tolerance."""
+    texts = ENCODERS[name]["texts"]
+    wanted = [unit(t["mean"]) for t in texts] if name == "bert" else [t["cls"] for t in texts]
+    return os.path.join(FOLDER, name), [t["text"] for t in texts], [t["ids"] for t in texts], wanted
+
+
+def encoders_read_whole_prompts():
+    for name in ("bert", "xlmr"):
+        model, texts, ids, wanted = encoder(name)
+        with Job(*WHOLE, ranks=1, model=model) as job:
+            answer = ask(job, texts)
+            got = vectors(answer)
+            equal(answer["usage"]["prompt_tokens"], sum(map(len, ids)), "special tokens count")
+            for i in range(len(texts)):
+                near(got[i], wanted[i], f"{name}, text {i}", 1e-5)
+            equal(vectors(ask(job, ids)), got, "ids of the same texts")
+            equal([vectors(ask(job, t))[0] for t in texts], got, "one by one")
+            equal(vectors(ask(job, texts * 20)), got * 20, "more than fit at once")
+            equal(job.metric("vllm:prefix_cache_hits_total"), 0, "no cached blocks are of use")
+        for options, ranks in ((("-tp", "2"), 2), (("-pp", "2"), 2)):
+            with Job(*WHOLE, *options, ranks=ranks, model=model) as job:
+                parts = vectors(ask(job, texts))
+                for i in range(len(texts)):
+                    near(parts[i], wanted[i], f"{name}, text {i} with {options}", 1e-5)
+                equal([vectors(ask(job, t))[0] for t in texts], parts, f"bits with {options}")
+
+
+def an_encoder_killed_in_the_middle():
+    for name in ("bert", "xlmr"):
+        model, texts, _, _ = encoder(name)
+        given = texts * 6
+        with Job(*WHOLE, ranks=1, model=model) as job:
+            wanted = vectors(ask(job, given))
+        with Job(*WHOLE, ranks=1, model=model, env={"MPISERVE_FAULT": "slow-step:30"}) as job:
+            for delay in (0.05, 0.2):
+                old = job.engines()
+                results = together(2, lambda i: (ask(job, given), time.monotonic()) if i == 0 else
+                                   (time.sleep(delay), [p.kill() for p in old.values()], time.monotonic()))
+                equal(vectors(results[0][0]), wanted, f"killed after {delay} s")
+                check(results[1][2] < results[0][1], "the kill came before the answer")
+                until(job.healthy, 10 * SLOW, "/health is 200 again")
+
+
+def what_an_encoder_does_not_do():
+    model, texts, ids, _ = encoder("bert")
+    cls, sep = ids[0][0], ids[0][-1]
+    long, body = ids[-1] + ids[-1], [5, 6, 7, 8, 9] * 80
+    with Job(*WHOLE, ranks=1, model=model) as job:
+        refused(job, {"prompt": "a"}, "model", "/v1/embeddings", path="/v1/completions")
+        refused(job, {"messages": [{"role": "user", "content": "a"}]}, "model", "/v1/embeddings", path="/v1/chat/completions")
+        refused(job, {"query": "a", "documents": ["b"]}, "model", "classifier", path="/v1/rerank")
+        refused(job, {"input": long}, "input_tokens", str(len(long)), "320")
+        refused(job, {"input": texts[-1] * 2}, "input_tokens", "320")
+        equal(ask(job, body[:320])["usage"]["prompt_tokens"], 320, "all positions")
+        # a cut leaves what the tokenizer puts around a text
+        for side, kept in (("right", ids[2][1:8]), ("left", ids[2][-8:-1])):
+            cut = ask(job, texts[2], truncate_prompt_tokens=9, truncation_side=side)
+            equal(cut["usage"]["prompt_tokens"], 9)
+            equal(vectors(cut), vectors(ask(job, [cls] + kept + [sep])), f"cut {side}")
+        equal(ask(job, texts[-1] * 2, truncate_prompt_tokens=-1)["usage"]["prompt_tokens"], 320)
+    for options, words in ((("--max-num-batched-tokens", "300", "--max-num-seqs", "8"), ("300", "320", "--max-num-batched-tokens 320")),
+                           (("--engine", "cuda"), ("cuda",))):
+        done = subprocess.run([PROGRAM, "up", "-n", "1", model, "--port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True, timeout=60 * SLOW)
+        check(done.returncode not in (0, None), "it ends with an error")
+        for word in words:
+            check(word in done.stderr + done.stdout, f"no {word!r} in {done.stderr + done.stdout}")
+    with Job("--max-num-batched-tokens", "64", "--max-model-len", "64", "--max-num-seqs", "8", "--compute", "f32", ranks=1, model=model) as job:
+        refused(job, {"input": ids[-1]}, "input_tokens", str(len(ids[-1])), "64")
+        near(vectors(ask(job, texts[1]))[0], encoder("bert")[3][1], "a lower limit", 1e-5)
 
 
 # ---- deaths ----------------------------------------------------------------------------------------------------------
@@ -227,6 +305,7 @@ def without_maths():
 
 
 run(the_four_forms_of_input, base64_and_dimensions, other_poolings, a_default_prompt_comes_first,
-    bits_do_not_depend_on_company_or_chunks, replicas_of_several_engines, killed_in_the_middle,
+    bits_do_not_depend_on_company_or_chunks, replicas_of_several_engines, encoders_read_whole_prompts,
+    an_encoder_killed_in_the_middle, what_an_encoder_does_not_do, killed_in_the_middle,
     vectors_that_are_not_finite_fail_alone, errors_name_the_field, models_do_what_their_folders_say,
     reservations_hold_for_embeddings, without_maths)

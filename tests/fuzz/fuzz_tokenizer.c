@@ -40,6 +40,24 @@ static void check_text(const struct tokenizer *t, const char *text, size_t len)
     ids_release(&ids);
 }
 
+/* The text with itself, cut and not. */
+static void check_pair(const struct tokenizer *t, const char *text, size_t len)
+{
+    struct error err;
+    u32 second, before, behind;
+    struct ids ids = {0};
+    tokenizer_around(t, &before, &behind);
+    for (u32 most = 0; most < 40; most += 13) {
+        const struct text_pair pair = {text, text, len, len, most};
+        ids.len = 0;
+        if (tokenizer_encode_pair(t, &pair, &ids, &second, &err)) continue;
+        if (second > ids.len || (most && ids.len > most)) abort();
+        for (size_t i = 0; i < ids.len; i++)
+            if (ids.data[i] < 0 || ids.data[i] >= tokenizer_vocab_size(t)) abort();
+    }
+    ids_release(&ids);
+}
+
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
@@ -51,6 +69,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
     char *text =
         mem_textn(nul ? nul + 1 : "", nul ? size - len - 1 : 0); /* a block of its own: its end is guarded */
     check_text(t, text, nul ? size - len - 1 : 0);
+    check_pair(t, text, nul ? size - len - 1 : 0);
     free(text);
     tokenizer_free(t);
     return 0;

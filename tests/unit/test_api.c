@@ -9,7 +9,15 @@
 
 #include <cmocka.h>
 
-enum { C = API_COMPLETIONS, X = API_CHAT, B = API_COMPLETIONS | API_CHAT, E = API_EMBEDDINGS };
+enum {
+    C = API_COMPLETIONS,
+    X = API_CHAT,
+    B = API_COMPLETIONS | API_CHAT,
+    E = API_EMBEDDINGS,
+    R = API_RERANK,
+    S = API_SCORE,
+    P = R | S,
+};
 static const struct api_limits LIMITS = {.vocab = 1000, .max_len = 512, .max_logprobs = 20, .hidden = 64};
 
 struct parsed {
@@ -25,11 +33,15 @@ static void parse(struct parsed *r, enum api api, const char *fields)
 {
     char text[70000];
     struct error err;
-    const char *needed = api == API_CHAT         ? "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
-                         : api == API_EMBEDDINGS ? "\"input\":\"x\""
-                                                 : "\"prompt\":\"x\"";
-    const char *name = api == API_CHAT ? "\"messages\"" : api == API_EMBEDDINGS ? "\"input\"" : "\"prompt\"";
-    bool has = strstr(fields, name) != NULL;
+    static const struct {
+        const char *name, *needed;
+    } all[] = {[C] = {"\"prompt\"", "\"prompt\":\"x\""},
+               [X] = {"\"messages\"", "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"},
+               [E] = {"\"input\"", "\"input\":\"x\""},
+               [R] = {"\"documents\"", "\"query\":\"x\",\"documents\":[\"y\"]"},
+               [S] = {"\"text_2\"", "\"text_1\":\"x\",\"text_2\":\"y\""}};
+    const char *needed = all[api].needed;
+    bool has = strstr(fields, all[api].name) != NULL;
     snprintf(text, sizeof(text), "{%s%s%s}", has ? "" : needed, has || !fields[0] ? "" : ",", fields);
     arena_init(&r->mem, 0);
     r->body = json_read(text, strlen(text), &err);
@@ -252,13 +264,32 @@ static const struct {
     {X, "\"modalities\":[\"audio\"]", "modalities"},
     {X, "\"mm_processor_kwargs\":{\"a\":1}", "mm_processor_kwargs"},
     {X, "\"web_search_options\":{},\"verbosity\":\"low\"", NULL},
+    {P, "", NULL},
+    {P, "\"temperature\":7,\"n\":0,\"stream\":true", NULL}, /* not fields of theirs */
+    {P, "\"model\":\"m\",\"user\":\"u\",\"priority\":3,\"truncate_prompt_tokens\":-1", NULL},
+    {P, "\"truncate_prompt_tokens\":0", "truncate_prompt_tokens"},
+    {P, "\"truncate_prompt_tokens\":513", "truncate_prompt_tokens"},
+    {P, "\"truncation_side\":\"right\"", NULL},
+    {P, "\"truncation_side\":\"left\"", "truncation_side"},
+    {P, "\"model\":1", "model"},
+    {R, "\"top_n\":0", NULL},
+    {R, "\"top_n\":3,\"return_documents\":false", NULL},
+    {R, "\"top_n\":-1", "top_n"},
+    {R, "\"top_n\":1.5", "top_n"},
+    {R, "\"return_documents\":1", "return_documents"},
+    {R, "\"max_tokens_per_doc\":64", "max_tokens_per_doc"},
+    {R, "\"documents\":[\"a\"]", "query"},
+    {R, "\"query\":\"a\",\"documents\":null", "documents"},
+    {S, "\"text_2\":\"a\"", "text_1"},
+    {S, "\"text_1\":\"a\",\"text_2\":null", "text_2"},
+    {S, "\"top_n\":-1", NULL},
 };
 
 static void test_every_field(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT_OF(CASES); i++) {
-        for (int api = API_COMPLETIONS; api <= API_EMBEDDINGS; api *= 2) {
+        for (int api = API_COMPLETIONS; api <= API_SCORE; api *= 2) {
             if (!(CASES[i].apis & api)) continue;
             struct parsed r;
             parse(&r, (enum api)api, CASES[i].fields);

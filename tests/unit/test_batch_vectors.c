@@ -19,7 +19,7 @@ static struct got {
 } got;
 static struct step_view plan;
 
-static void start(u32 hidden)
+static void start_as(u32 hidden, bool whole)
 {
     struct error err;
     struct batch_spec spec = {.max_rows = 4,
@@ -32,10 +32,16 @@ static void start(u32 hidden)
                               .numerics = 5,
                               .hidden = hidden,
                               .max_frame = 1 << 16,
-                              .prefix_cache = true};
+                              .whole = whole,
+                              .prefix_cache = !whole};
     got = (struct got){.b = batch_new(&spec, &err)};
     assert_non_null(got.b);
     batch_engine_ready(got.b, 1);
+}
+
+static void start(u32 hidden)
+{
+    start_as(hidden, false);
 }
 
 static void stop(void)
@@ -200,6 +206,45 @@ static void lengths(void **state)
     stop();
 }
 
+/* Encoders: a prompt is in one step, several where they fit; what does not fit into a step is refused. */
+static void whole_prompts(void **state)
+{
+    (void)state;
+    struct error err;
+    static const u32 lengths[] = {5, 6, 2, 8, 1, 3};
+    static const u32 steps[][3] = {{5, 2, 1}, {6}, {8}, {3}}; /* in order, and who fits goes along */
+    start_as(HIDDEN, true);
+    assert_int_equal(add(9, POOLING_CLS, 9), ERR_INPUT);
+    for (u32 i = 0; i < COUNT_OF(lengths); i++) assert_int_equal(add(i + 1, POOLING_LAST, lengths[i]), 0);
+    for (u32 k = 0; k < COUNT_OF(steps); k++) {
+        struct results h = {.step = k + 1, .gen = 1, .kind = STEP_FORWARD};
+        struct results_view v;
+        u64 memory[128];
+        assert_true(next());
+        for (u32 i = 0; i < plan.head->n_rows; i++) {
+            const struct row *r = &plan.rows[i];
+            assert_true(r->pos == 0 && r->n_tok == steps[k][i] && r->want == WANT_HIDDEN);
+            h.n++;
+            h.data_len += HIDDEN * 4 + 4;
+        }
+        assert_true(plan.head->n_rows == 3 || !steps[k][plan.head->n_rows]);
+        assert_true(results_frame_bytes(&h) <= sizeof memory);
+        results_frame_layout(memory, &h, &v);
+        memset((void *)v.data, 0, h.data_len);
+        for (u32 i = 0; i < h.n; i++)
+            ((struct result *)v.rows)[i] = (struct result){.row = plan.rows[i].row,
+                                                           .row_gen = plan.rows[i].row_gen,
+                                                           .pos0 = plan.rows[i].n_tok,
+                                                           .hidden = {i * (HIDDEN * 4 + 4), HIDDEN}};
+        results_frame_seal(memory);
+        assert_int_equal(results_view(&v, memory, results_frame_bytes(&h), &err), 0);
+        assert_int_equal(batch_commit(got.b, &v, 0, &err), 0);
+        flush();
+    }
+    assert_true(got.n_ended == COUNT_OF(lengths) && batch_idle(got.b));
+    stop();
+}
+
 static void cached_prompts(void **state)
 {
     (void)state;
@@ -237,8 +282,8 @@ static void deaths(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_vector),     cmocka_unit_test(wrong_results), cmocka_unit_test(lengths),
-        cmocka_unit_test(cached_prompts), cmocka_unit_test(deaths),
+        cmocka_unit_test(one_vector),    cmocka_unit_test(wrong_results),  cmocka_unit_test(lengths),
+        cmocka_unit_test(whole_prompts), cmocka_unit_test(cached_prompts), cmocka_unit_test(deaths),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

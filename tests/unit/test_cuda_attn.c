@@ -73,7 +73,8 @@ static void world_init(struct world *w, enum compute compute, const struct shape
     w->type = w->kv.dtype;
     fill_pool(w, pieces);
     for (u32 q = 0; q < n; q++) {
-        w->spans[q] = (struct attn_span){w->table[q], w->rows, pieces[q].length - pieces[q].n, pieces[q].n};
+        w->spans[q] =
+            (struct attn_span){w->table[q], w->rows, pieces[q].length - pieces[q].n, pieces[q].n, 0};
         w->rows += pieces[q].n;
     }
     size_t count = (size_t)w->rows * s->heads * s->dim;
@@ -235,7 +236,7 @@ static void test_parts(void **state)
                           .ld_out = HEADS * DIM};
     u32 *dtable = cuda_memory(d, table, sizeof table);
     for (u32 i = 0; i < SPANS; i++) /* most have one key, so that this takes no minutes */
-        spans[i] = (struct attn_span){dtable, i, i == 0 || i == SPANS - 1 ? KEYS - 1 : 0, 1};
+        spans[i] = (struct attn_span){dtable, i, i == 0 || i == SPANS - 1 ? KEYS - 1 : 0, 1, 0};
     float *q = calloc((size_t)SPANS * HEADS * DIM, 4);
     u16 *block = malloc(kv.block_bytes), *out = malloc((size_t)SPANS * HEADS * DIM * 2);
     for (size_t i = 0; i < kv.block_bytes / 2; i++) block[i] = bf16_from_f32(i < kv.v_offset / 2 ? 1 : 3);

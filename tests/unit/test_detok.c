@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
-static const char *const sets[] = {"gpt2",   "llama3",  "qwen",  "deepseek", "o200k",
-                                   "llama2", "mistral", "gemma", "unigram",  "wordpiece"};
+static const char *const sets[] = {"gpt2",    "llama3", "qwen",    "deepseek",    "o200k",    "llama2",
+                                   "mistral", "gemma",  "unigram", "precompiled", "wordpiece"};
 
 static struct tokenizer *load(const char *set, struct json **cases)
 {

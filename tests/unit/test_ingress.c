@@ -371,6 +371,47 @@ static void embeddings(void **state)
     buf_release(&json);
 }
 
+static void scores(void **state)
+{
+    (void)state;
+    static struct model_config classifier;
+    const struct model_config *before = in->spec.model;
+    struct buf json = {0};
+    static const float numbers[] = {-2, 0, 3, 0};
+    classifier = *before;
+    classifier.pooling = (struct pooling_config){.kind = POOLING_CLS, .scores = true};
+    in->spec.model = &classifier;
+    in->limits.hidden = 1;
+    for (int sigmoid = 0; sigmoid < 2; sigmoid++) {
+        classifier.pooling.sigmoid = sigmoid;
+        struct call *c =
+            start_as(API_RERANK, "\"query\":\"q\",\"documents\":[[1],[2,3],[4],[5]],\"top_n\":3", -1);
+        for (u32 i = 0; i < 4; i++) feed_vector(c->parts[i].id, &numbers[i], 1);
+        assert_false(call_advance(c));
+        assert_true(c->over && !c->failed);
+        c->prompts[1].text = (struct api_text){"a \"b\"", 5};
+        buf_clear(&json);
+        answer_scores(c, &json);
+        assert_non_null(strstr(
+            json.data,
+            sigmoid
+                ? "\"results\":[{\"index\":2,\"document\":{\"text\":\"\"},\"relevance_score\":0.95257413},"
+                  "{\"index\":1,\"document\":{\"text\":\"a \\\"b\\\"\"},\"relevance_score\":0.5},"
+                  "{\"index\":3,\"document\":{\"text\":\"\"},\"relevance_score\":0.5}]}"
+                : "\"results\":[{\"index\":2,\"document\":{\"text\":\"\"},\"relevance_score\":3.0},"));
+        assert_non_null(strstr(json.data, "\"usage\":{\"prompt_tokens\":5,\"total_tokens\":5}"));
+        c->p.api = API_SCORE; /* the same numbers */
+        buf_clear(&json);
+        answer_scores(c, &json);
+        assert_non_null(strstr(json.data, "\"data\":[{\"index\":0,\"object\":\"score\",\"score\":"));
+        assert_non_null(strstr(json.data, sigmoid ? "\"score\":0.11920292}" : "\"score\":-2.0}"));
+        call_close(c);
+    }
+    in->spec.model = before;
+    in->limits.hidden = 0;
+    buf_release(&json);
+}
+
 static void base64(void **state)
 {
     (void)state;
@@ -396,6 +437,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_session),
         cmocka_unit_test(embeddings),
+        cmocka_unit_test(scores),
         cmocka_unit_test(base64),
         cmocka_unit_test(test_whole_answer),
         cmocka_unit_test(test_duplicates_and_gaps),

@@ -161,6 +161,7 @@ static void endpoint_there_and_back(void **state)
                          .port = 0,
                          .key_file = "/a \"b\"/key",
                          .model = "m\n",
+                         .does = "rerank",
                          .job = "x",
                          .pid = 1,
                          .ranks = 8},

@@ -87,6 +87,7 @@ static void kinds(void **state)
         assert_string_equal(c.pooling.prompt, cases[i].prompt);
         assert_int_equal(c.max_position, cases[i].max_position);
         assert_int_equal(c.tied, c.pooling.kind != POOLING_NONE);
+        assert_false(c.pooling.lowercase);
     }
 }
 
@@ -132,7 +133,7 @@ static void refusals(void **state)
          ERR_UNSUPPORTED,
          "include_prompt",
          ""},
-        {{PLAIN, LAST "}", NULL, "{\"do_lower_case\":true}"}, ERR_UNSUPPORTED, "do_lower_case", ""},
+        {{PLAIN, LAST "}", NULL, "{\"do_lower_case\":1}"}, ERR_INPUT, "do_lower_case", ""},
         {{[CLASS] = "Qwen3Model"}, ERR_UNSUPPORTED, "Qwen3Model", "Qwen3ForCausalLM"},
         {{PLAIN, LAST "}", [CLASS] = "Qwen3Other"}, ERR_UNSUPPORTED, "Qwen3Other", ""},
     };
@@ -155,6 +156,7 @@ static void fingerprints(void **state)
         {NULL},
         {PLAIN, LAST "}"},
         {WITH_NORMALIZE, LAST "}"},
+        {PLAIN, LAST "}", NULL, "{\"do_lower_case\":true}"},
         {PLAIN, "{}"},
         {PLAIN, "{}", "{\"prompts\":{\"q\":\"Q\"},\"default_prompt_name\":\"q\"}"},
     };

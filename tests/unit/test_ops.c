@@ -289,6 +289,35 @@ static void check_norm(const float *x, u32 n, enum dtype out, const void *y)
     }
 }
 
+static const float *norm_bias;
+static void run_centred(const struct ops *ops, const float *x, u32 n, enum dtype out, void *y)
+{
+    struct norm_args a = {.x = x,
+                          .w = norm_weight,
+                          .bias = norm_bias,
+                          .eps = 1e-5f,
+                          .y = y,
+                          .y_dtype = out,
+                          .rows = 3,
+                          .n = n,
+                          .ld_x = 2 * n,
+                          .ld_y = WIDEST};
+    for (u32 i = 0; i < 2; i++) ops->norm(&a, (struct share){i, 2, NULL});
+}
+static void check_centred(const float *x, u32 n, enum dtype out, const void *y)
+{
+    for (u32 r = 0; r < 3; r++) {
+        double sum = 0, squares = 0;
+        for (u32 i = 0; i < n; i++) sum += x[r * 2 * n + i];
+        for (u32 i = 0; i < n; i++) squares += pow(x[r * 2 * n + i] - sum / n, 2);
+        for (u32 i = 0; i < n; i++) {
+            double scaled = (x[r * 2 * n + i] - sum / n) / sqrt(squares / n + 1e-5f) * norm_weight[i];
+            double slack = (fabs(scaled) + fabs(norm_bias[i])) * (out == DTYPE_F32 ? 2e-6 : 4e-3) + 1e-6;
+            assert_true(fabs(number(y, out, r * WIDEST + i) - scaled - norm_bias[i]) <= slack);
+        }
+    }
+}
+
 /* Added to what is there, in place of x. */
 static void run_norm_add(const struct ops *ops, const float *x, u32 n, enum dtype out, void *y)
 {
@@ -339,6 +368,7 @@ static void run_glu(const struct ops *ops, const float *x, u32 n, enum dtype out
 }
 static double glu_of(double g, double u)
 {
+    if (glu_act == ACT_GELU) return 0.5 * g * erfc(-g / sqrt(2));
     if (glu_act == ACT_SILU) return g / (1 + exp(-g)) * u;
     if (glu_act == ACT_GELU_TANH)
         return 0.5 * g * (1 + tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) * u;
@@ -351,7 +381,8 @@ static void check_glu(const float *x, u32 n, enum dtype out, const void *y)
     for (u32 r = 0; r < 3; r++)
         for (u32 i = 0; i < n; i++) {
             double want = glu_of(x[r * 2 * n + i], x[r * 2 * n + n + i]);
-            double slack = fabs(want) * (out == DTYPE_F32 ? 4e-6 : 4e-3) + 1e-6;
+            double slack =
+                fabs(want) * (out == DTYPE_F32 ? 4e-6 : 4e-3) + (glu_act == ACT_GELU ? 3e-7 : 1e-6);
             if (!(fabs(number(y, out, r * WIDEST + i) - want) <= slack))
                 fail_msg("activation %d: %g, not %g", (int)glu_act, number(y, out, r * WIDEST + i), want);
         }
@@ -403,17 +434,20 @@ static void check_row_op(row_op *run, void (*check)(const float *, u32, enum dty
 static void test_rows(void **state)
 {
     (void)state;
-    float *w = numbers(WIDEST, 1);
+    float *w = numbers(WIDEST, 1), *bias = numbers(WIDEST, 1);
     norm_weight = w;
+    norm_bias = bias;
+    check_row_op(run_centred, check_centred, DTYPE_BF16, 3);
     check_row_op(run_norm, check_norm, DTYPE_BF16, 3);
     check_row_op(run_norm, check_norm, DTYPE_BF16, 1e-4f);
     check_row_op(run_norm_add, check_norm_add, DTYPE_F32, 3);
-    for (glu_act = ACT_SILU; glu_act <= ACT_CLAMPED; glu_act++) {
+    for (glu_act = ACT_SILU; glu_act <= ACT_GELU; glu_act++) {
         check_row_op(run_glu, check_glu, DTYPE_BF16, 3);
         check_row_op(run_glu, check_glu, DTYPE_BF16, 60);
     }
     check_row_op(run_cap, check_cap, DTYPE_F32, 3);
     check_row_op(run_cap, check_cap, DTYPE_F32, 1000);
+    free(bias);
     free(w);
 }
 
@@ -450,6 +484,12 @@ static void test_embed(void **state)
                     float stored = ids[r] < 0 ? 0 : number(rows, dtype, (size_t)ids[r] * N + k);
                     assert_true(y[r * N + k] == stored * (scale > 0 ? scale : 1));
                 }
+            if (i % 4 != 1) continue; /* a table, without scale: a second row on top */
+            a.add = true;
+            a.rows = 2;
+            for (u32 t = 0; t < 3; t++) ops_cpu(levels[i / 4])->embed(&a, (struct share){t, 3, NULL});
+            for (u32 k = 0; k < 2 * N; k++)
+                assert_true(y[k] == 2 * number(rows, dtype, (size_t)ids[k / N] * N + k % N));
         }
         free(data);
     }

@@ -13,16 +13,18 @@ struct setting {
     bool norm;
     float cap; /* 0: none */
     bool sinks;
-    u32 rotary; /* 0: all of d */
+    u32 rotary;   /* 0: all of d */
+    bool encoder; /* nothing is rotated, and every token sees all */
 };
 static const struct setting settings[] = {
-    {8, 2, 1, 0, 16, 560, false, 0, false, 0},    {16, 1, 2, 16, 32, 300, true, 0, false, 0},
-    {32, 2, 2, 0, 32, 530, false, 0, false, 0},   {64, 1, 7, 100, 48, 300, true, 0, false, 0},
-    {128, 1, 4, 130, 16, 300, true, 0, false, 0}, {256, 1, 1, 0, 512, 270, false, 0, false, 0},
-    {40, 1, 3, 5, 64, 100, true, 0, false, 0},    {32, 1, 20, 1, 16, 40, false, 0, false, 0},
-    {2, 3, 5, 257, 16, 520, false, 0, false, 0},  {16, 2, 2, 0, 16, 300, true, 1.5f, false, 0},
-    {24, 1, 4, 40, 32, 300, false, 0, true, 0},   {32, 1, 18, 0, 16, 270, false, 2, true, 24},
-    {16, 2, 1, 0, 16, 60, true, 0, false, 4}};
+    {8, 2, 1, 0, 16, 560, false, 0, false, 0, false},    {16, 1, 2, 16, 32, 300, true, 0, false, 0, false},
+    {32, 2, 2, 0, 32, 530, false, 0, false, 0, false},   {64, 1, 7, 100, 48, 300, true, 0, false, 0, false},
+    {128, 1, 4, 130, 16, 300, true, 0, false, 0, false}, {256, 1, 1, 0, 512, 270, false, 0, false, 0, false},
+    {40, 1, 3, 5, 64, 100, true, 0, false, 0, false},    {32, 1, 20, 1, 16, 40, false, 0, false, 0, false},
+    {2, 3, 5, 257, 16, 520, false, 0, false, 0, false},  {16, 2, 2, 0, 16, 300, true, 1.5f, false, 0, false},
+    {24, 1, 4, 40, 32, 300, false, 0, true, 0, false},   {32, 1, 18, 0, 16, 270, false, 2, true, 24, false},
+    {16, 2, 1, 0, 16, 60, true, 0, false, 4, false},     {32, 2, 1, 0, 16, 530, false, 0, false, 0, true},
+    {16, 1, 3, 20, 48, 17, false, 0, false, 0, true}};
 
 /* Tokens of one sequence, and where they are kept. */
 struct scene {
@@ -100,7 +102,7 @@ static void store_tokens(struct scene *x, const struct ops *ops, enum dtype dtyp
     memset(x->kv.memory, 0xff, bytes);
     memcpy(x->rotated, x->qkv, (size_t)s->length * x->ld * 4);
     struct rope_args a = {.qkv = x->rotated,
-                          .angles = x->angles,
+                          .angles = s->encoder ? NULL : x->angles,
                           .rotary = s->rotary,
                           .q_norm = s->norm ? x->q_norm : NULL,
                           .k_norm = s->norm ? x->k_norm : NULL,
@@ -122,7 +124,8 @@ static void attend(struct scene *x, const struct ops *ops, enum dtype out, u32 m
     _Atomic u32 ticket = 0;
     u32 n = 0, fit = attn_tokens(x->s.group), step = most && most < fit ? most : fit;
     for (u32 t = 0; t < x->s.length; t += step)
-        spans[n++] = (struct attn_span){x->blocks, t, t, MIN_OF(step, x->s.length - t)};
+        spans[n++] = (struct attn_span){x->blocks, t, t, MIN_OF(step, x->s.length - t),
+                                        x->s.encoder ? x->s.length : 0};
     struct attn_args a = {.q = x->rotated,
                           .out = x->out,
                           .out_dtype = out,
@@ -150,7 +153,7 @@ static void head_double(const struct scene *x, u32 t, const float *from, const f
     for (u32 j = 0; j < d; j++) h[j] = x->s.norm ? from[j] / sqrt(squares / d + 1e-6) * norm[j] : from[j];
     u32 half = x->rotary / 2;
     memcpy(to, h, d * sizeof *to);
-    for (u32 m = 0; m < half; m++) {
+    for (u32 m = 0; m < half && !x->s.encoder; m++) {
         double c = x->angles[t * 2 * half + m], s = x->angles[t * 2 * half + half + m];
         to[m] = h[m] * c - h[m + half] * s;
         to[m + half] = h[m + half] * c + h[m] * s;
@@ -214,13 +217,14 @@ static void check_stored(struct scene *x)
 static void check_token(const struct scene *x, u32 t, enum dtype out)
 {
     const struct setting *s = &x->s;
-    u32 from = s->window && t >= s->window ? t - s->window + 1 : 0;
+    u32 from = !s->encoder && s->window && t >= s->window ? t - s->window + 1 : 0,
+        end = s->encoder ? s->length : t + 1;
     double q[256], p[600], o[256];
     for (u32 i = 0; i < x->heads; i++) {
         double top = -INFINITY, sum = 0;
         u32 h = i / s->group;
         head_double(x, t, x->qkv + (size_t)t * x->ld + i * s->d, x->q_norm, q);
-        for (u32 u = from; u <= t; u++) {
+        for (u32 u = from; u < end; u++) {
             p[u] = 0;
             for (u32 j = 0; j < s->d; j++) p[u] += q[j] * x->k[((size_t)u * s->kv_heads + h) * s->d + j];
             p[u] /= sqrt(s->d);
@@ -229,7 +233,7 @@ static void check_token(const struct scene *x, u32 t, enum dtype out)
         }
         if (s->sinks) sum = exp(x->sinks[i] - top);
         memset(o, 0, sizeof o);
-        for (u32 u = from; u <= t; u++) {
+        for (u32 u = from; u < end; u++) {
             sum += p[u] = exp(p[u] - top);
             for (u32 j = 0; j < s->d; j++) o[j] += p[u] * x->v[((size_t)u * s->kv_heads + h) * s->d + j];
         }

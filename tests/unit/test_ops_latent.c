@@ -172,7 +172,7 @@ static void attend(struct scene *x, const struct ops *ops, u32 most)
     _Atomic u32 ticket = 0;
     u32 n = 0, fit = attn_tokens(x->s.heads), step = most && most < fit ? most : fit;
     for (u32 t = 0; t < x->s.length; t += step)
-        spans[n++] = (struct attn_span){x->blocks, t, t, MIN_OF(step, x->s.length - t)};
+        spans[n++] = (struct attn_span){x->blocks, t, t, MIN_OF(step, x->s.length - t), 0};
     struct attn_args a = {.q = x->absorbed,
                           .out = x->out,
                           .out_dtype = DTYPE_F32,

@@ -13,8 +13,8 @@
 
 #include <cmocka.h>
 
-static const char *const sets[] = {"gpt2",   "llama3",  "qwen",  "deepseek", "o200k",
-                                   "llama2", "mistral", "gemma", "unigram",  "wordpiece"};
+static const char *const sets[] = {"gpt2",    "llama3", "qwen",    "deepseek",    "o200k",    "llama2",
+                                   "mistral", "gemma",  "unigram", "precompiled", "wordpiece"};
 
 enum { BYTE_LEVEL = 5 }; /* the first of them */
 

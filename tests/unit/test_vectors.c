@@ -89,7 +89,7 @@ static void engine_start(u32 gen, const char *fault)
                                            .block_size = RUNNER_BLOCK,
                                            .n_blocks = 200,
                                            .vocab = fix.model.config.vocab,
-                                           .hidden = engine_vector(&fix.model.config),
+                                           .hidden = model_vector(&fix.model.config),
                                            .pooling = fix.model.config.pooling.kind},
                                 .forward = fix.model.forward,
                                 .pool = fix.model.pool,

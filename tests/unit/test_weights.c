@@ -136,9 +136,9 @@ static void check_all(const struct loaded *x)
     const struct model_config *c = &x->config;
     const struct tensor *t;
     void *embed = stored(x, "model.embed_tokens.weight", &t);
-    assert_int_equal(x->weights.embed == NULL, c->tied);
-    for (size_t i = 0; x->weights.embed && i < (size_t)c->vocab * c->hidden; i++)
-        if (number(x->weights.embed, x->weights.embed_dtype, i) != number(embed, t->dtype, i))
+    assert_int_equal(x->weights.embed.data == NULL, c->tied);
+    for (size_t i = 0; x->weights.embed.data && i < (size_t)c->vocab * c->hidden; i++)
+        if (number(x->weights.embed.data, x->weights.embed.dtype, i) != number(embed, t->dtype, i))
             fail_msg("embed %zu", i);
     free(embed);
     same_rows(x, &x->weights.head, 0, c->tied ? "model.embed_tokens.weight" : "lm_head.weight");
@@ -234,12 +234,12 @@ static void check_part(const struct loaded *x)
     const struct slice hidden = {0, x->config.hidden, x->config.hidden};
     const char *embed = "model.embed_tokens.weight";
     bool first = s->pp_rank == 0, last = s->pp_rank + 1 == s->pp, shared = first && last && x->config.tied;
-    assert_int_equal(x->weights.embed != NULL, first && !shared);
+    assert_int_equal(x->weights.embed.data != NULL, first && !shared);
     if (first && !shared) {
         const struct tensor *t;
         void *data = stored(x, embed, &t);
         for (size_t i = 0; i < (size_t)s->vocab.n * hidden.n; i++)
-            assert_true(number(x->weights.embed, x->weights.embed_dtype, i) ==
+            assert_true(number(x->weights.embed.data, x->weights.embed.dtype, i) ==
                         number(data, t->dtype, (size_t)s->vocab.first * hidden.n + i));
         free(data);
     }
@@ -344,7 +344,7 @@ static void test_mixed_types(void **state)
     put_config(9, 6, false);
     put_model(SMALL, COUNT_OF(SMALL), "");
     load(folder, &x);
-    assert_int_equal(x.weights.embed_dtype, DTYPE_F32);
+    assert_int_equal(x.weights.embed.dtype, DTYPE_F32);
     assert_int_equal(x.weights.head.dtype, DTYPE_BF16);
     assert_int_equal(x.weights.layer[0].qkv.dtype, DTYPE_F32);
     assert_int_equal(x.weights.layer[0].gate_up.dtype, DTYPE_BF16);

@@ -337,8 +337,8 @@ static void attn_rows(const struct attn_args *a, const struct attn_span *span, u
         for (u32 q = q0; q < q1; q++, u.rows++) {
             u32 pos = span->pos + t;
             u.q[u.rows] = a->q + (span->row + t) * a->ld_q + q * u.d;
-            u.from[u.rows] = a->window && pos >= a->window ? pos - a->window + 1 : 0;
-            u.to[u.rows] = pos + 1;
+            u.from[u.rows] = !span->sees && a->window && pos >= a->window ? pos - a->window + 1 : 0;
+            u.to[u.rows] = span->sees ? span->sees : pos + 1;
             u.out[u.rows] = out[u.rows];
         }
     u32 from = u.from[0], to = u.to[u.rows - 1];

@@ -30,10 +30,13 @@ ALWAYS_INLINE void head_rotate(float *x, const float *angles, u32 rotary, u32 d,
 static void rope(const struct rope_args *a, struct share s)
 {
     const struct kv_pool *kv = a->kv;
-    u32 d = kv->head_dim, group = a->heads / kv->kv_heads, rotary = a->rotary ? a->rotary : d;
+    u32 d = kv->head_dim, group = a->heads / kv->kv_heads,
+        rotary = !a->angles  ? 0
+                 : a->rotary ? a->rotary
+                             : d;
     for (u32 unit = s.i; unit < a->rows * kv->kv_heads; unit += s.n) {
         u32 r = unit / kv->kv_heads, h = unit % kv->kv_heads;
-        const float *angles = a->angles + (size_t)r * rotary;
+        const float *angles = a->angles ? a->angles + (size_t)r * rotary : NULL;
         float *q = a->qkv + r * a->ld + h * group * d, *k = a->qkv + r * a->ld + (a->heads + h) * d;
         for (u32 i = 0; i < group; i++, q += d) {
             if (a->q_norm) head_norm(q, a->q_norm, d, a->eps);

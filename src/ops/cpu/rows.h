@@ -76,11 +76,49 @@ ALWAYS_INLINE float norm_scale(const float *x, u32 n, float eps)
     return 1.0f / __builtin_sqrtf(total / (float)n + eps);
 }
 
+/* The sum of (x - mean)^power, power 1 or 2, in the same order. */
+ALWAYS_INLINE float norm_moment(const float *x, u32 n, float mean, int power)
+{
+    vf sum[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+    for (u32 i = 0; i < n; i += 64) {
+        UNROLL for (u32 j = 0; j < 4; j++)
+        {
+            u32 at = i + j * 16;
+            if (at >= n) continue;
+            vf v = vf_sub(vf_load_n(x + at, n - at), vf_set(mean));
+            if (n - at < 16) v = vf_select(v, vf_zero(), 0, (i32)(n - at)); /* what does not lie in the row */
+            sum[j] = power == 1 ? vf_add(sum[j], v) : vf_fma(v, v, sum[j]);
+        }
+    }
+    return vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3])));
+}
+
+/* LayerNorm; x and y may be the same row. */
+static void norm_centred(const struct norm_args *a, const float *x, void *y)
+{
+    float mean = norm_moment(x, a->n, 0, 1) / (float)a->n,
+          square = norm_moment(x, a->n, mean, 2) / (float)a->n;
+    vf scale = vf_set(1.0f / __builtin_sqrtf(square + a->eps));
+    for (u32 i = 0; i < a->n; i += 16) {
+        vf v = vf_mul(vf_sub(vf_load_n(x + i, a->n - i), vf_set(mean)), scale);
+        v = vf_fma(v, vf_load_n(a->w + i, a->n - i), vf_load_n(a->bias + i, a->n - i));
+        if (a->n - i < 16) v = vf_select(v, vf_zero(), 0, (i32)(a->n - i));
+        if (a->add)
+            vf_store_n((float *)y + i, vf_add(vf_load_n((float *)y + i, a->n - i), v), a->n - i);
+        else
+            act_store_tail(y, a->y_dtype, i, v, a->n);
+    }
+}
+
 static void norm(const struct norm_args *a, struct share s)
 {
     for (u32 r = s.i; r < a->rows; r += s.n) {
         const float *x = a->x + (a->list ? a->list[r] : r) * a->ld_x;
         void *y = act_row(a->y, a->y_dtype, r, a->ld_y);
+        if (a->bias) {
+            norm_centred(a, x, y);
+            continue;
+        }
         vf scale = vf_set(norm_scale(x, a->n, a->eps));
         for (u32 i = 0; i < a->n; i += 16) {
             vf v = vf_mul(vf_load_n(x + i, a->n - i), scale);
@@ -113,6 +151,33 @@ ALWAYS_INLINE vf glu_clamped(vf g, vf u, float limit, float alpha)
     return vf_mul(vf_add(u, vf_set(1)), gated(g, vf_mul(g, vf_set(alpha))));
 }
 
+/* erfc(z) / 2 for z >= 0, to 1e-7: Abramowitz and Stegun, 7.1.26. A NaN stays. */
+ALWAYS_INLINE vf half_erfc(vf z)
+{
+    vf t = vf_div(vf_set(1), vf_fma(z, vf_set(0.3275911f), vf_set(1)));
+    vf p = vf_set(1.061405429f / 2);
+    p = vf_fma(p, t, vf_set(-1.453152027f / 2));
+    p = vf_fma(p, t, vf_set(1.421413741f / 2));
+    p = vf_fma(p, t, vf_set(-0.284496736f / 2));
+    p = vf_fma(p, t, vf_set(0.254829592f / 2));
+    return vf_mul(vf_mul(p, t), vf_exp(vf_sub(vf_zero(), vf_mul(z, z))));
+}
+
+/* x (1 + erf(x / sqrt 2)) / 2 = max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, which loses no digits where x is far below 0. */
+ALWAYS_INLINE vf gelu(vf x)
+{
+    vf size = vf_max(vf_sub(vf_zero(), x), x);
+    return vf_sub(vf_max(vf_zero(), x), vf_mul(size, half_erfc(vf_mul(size, vf_set(0.70710678f)))));
+}
+
+static void gelu_row(const struct glu_args *a, u32 r)
+{
+    const float *x = a->x + r * a->ld_x;
+    void *y = act_row(a->y, a->y_dtype, r, a->ld_y);
+    for (u32 i = 0; i < a->n; i += 16)
+        act_store_tail(y, a->y_dtype, i, gelu(vf_load_n(x + i, a->n - i)), a->n);
+}
+
 ALWAYS_INLINE void glu_row(const struct glu_args *a, u32 r, enum activation act)
 {
     const float *gate = a->x + r * a->ld_x, *up = gate + a->n;
@@ -133,6 +198,8 @@ static void glu(const struct glu_args *a, struct share s)
             glu_row(a, r, ACT_SILU);
         else if (a->act == ACT_GELU_TANH)
             glu_row(a, r, ACT_GELU_TANH);
+        else if (a->act == ACT_GELU)
+            gelu_row(a, r);
         else
             glu_row(a, r, ACT_CLAMPED);
     }
@@ -166,12 +233,24 @@ static void embed_packed(const struct packed *w, u32 id, float *y, u32 n)
     }
 }
 
+static void embed_add(const struct embed_args *a, size_t from, float *y)
+{
+    for (u32 i = 0; i < a->n; i += 16) {
+        u32 n = a->n - i;
+        vf v = a->dtype == DTYPE_F32 ? vf_load_n((const float *)a->table + from + i, n)
+                                     : vf_load_bf16_n((const u16 *)a->table + from + i, n);
+        vf_store_n(y + i, vf_add(vf_load_n(y + i, n), v), n);
+    }
+}
+
 static void embed(const struct embed_args *a, struct share s)
 {
     for (u32 r = s.i; r < a->rows; r += s.n) {
         float *y = a->y + r * a->ld_y;
         size_t from = (size_t)a->ids[r] * a->n;
-        if (a->ids[r] < 0)
+        if (a->add)
+            embed_add(a, from, y);
+        else if (a->ids[r] < 0)
             __builtin_memset(y, 0, a->n * sizeof *y);
         else if (!a->table)
             embed_packed(a->packed, (u32)a->ids[r], y, a->n);

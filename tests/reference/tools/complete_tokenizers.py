@@ -13,7 +13,7 @@ import sys
 
 from tokenizers import Tokenizer
 
-OTHER = ("unigram", "wordpiece")
+OTHER = ("unigram", "precompiled", "wordpiece")
 BYTES = ("llama2", "mistral", "gemma")
 
 
