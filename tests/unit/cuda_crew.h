@@ -29,10 +29,11 @@ static inline void *cuda_crew_memory(size_t bytes)
 
 static inline struct device *cuda_open_number(u32 n)
 {
-    char uuid[48];
+    char uuid[] = "GPU-63756461-7369-6d2d-6465-766963652d30";
     struct error err = {0};
+    crew_need(n < 8, NULL);
     setenv("CUDASIM_DEVICES", "8", 1);
-    snprintf(uuid, sizeof uuid, "GPU-63756461-7369-6d2d-6465-766963652d3%u", n);
+    uuid[sizeof uuid - 2] = (char)('0' + n);
     struct device *d = device_open(uuid, &err);
     crew_need(d != NULL, &err);
     return d;
