@@ -100,7 +100,7 @@ $(BUILD)/sim/%.o: %
 	$(call say,CXX $<)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
-# The whole program on it, for tests/e2e/t_cuda.py.
+# The whole program on it, for tests/e2e/t_cuda*.py.
 SIM_PROGRAM := $(BUILD)/sim/mpiserve
 $(SIM_PROGRAM): $(BUILD)/src/main.o $(SIM) $(LIBRARY)
 	$(call say,LD  $@)

@@ -147,6 +147,8 @@ struct coll_gpu {
     const char *uuid; /* that GPU's: no two members may have the same */
     u64 wait_ns;      /* until all members have come, and until they are connected */
 };
+/* Of the library here: 22809 is 2.28.9. ERR_NOT_FOUND says what to install. */
+int coll_nccl_version(struct error *err);
 struct coll_nccl;
 /* Collective over all engines of w (at least two), which is used meanwhile and has to outlive it. Calls have w's deadline and
  * tick. Before NCCL is asked, members that have not come, have another version of the library or none, or a GPU that is

@@ -61,6 +61,16 @@ static int load(struct nccl_api *api, struct error *err)
     return 0;
 }
 
+int coll_nccl_version(struct error *err)
+{
+    struct nccl_api api;
+    int version = 0, rc = load(&api, err);
+    if (rc) return rc;
+    rc = api.version(&version);
+    return rc ? error_set(err, ERR_STATE, "libnccl.so.2", "does not tell its version: result %d", rc)
+              : version;
+}
+
 static const char *result_name(int result)
 {
     static const char *const names[NCCL_RESULTS] = {

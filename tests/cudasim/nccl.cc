@@ -297,6 +297,12 @@ void cudasim_nccl_never_connects(void)
     never_connects = true;
 }
 
+static bool lacks(const char *name)
+{
+    const char *said = missing ? missing : getenv("CUDASIM_NCCL_WITHOUT");
+    return said && !strcmp(said, name);
+}
+
 /* coll/ asks for functions of NCCL by name. */
 extern "C" void *nccl_symbol(const char *name)
 {
@@ -317,6 +323,6 @@ extern "C" void *nccl_symbol(const char *name)
         {"ncclRecv", (void *)receive},
     };
     for (const auto &f : all)
-        if (!strcmp(f.name, name)) return missing && !strcmp(missing, name) ? nullptr : f.function;
+        if (!strcmp(f.name, name)) return lacks(name) ? nullptr : f.function;
     return nullptr;
 }

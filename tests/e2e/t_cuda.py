@@ -13,9 +13,6 @@ SEEDED = {"prompt": "Once upon a time", "max_tokens": 60, "seed": 7, "temperatur
           "presence_penalty": 0.5, "ignore_eos": True, "logprobs": 3}
 
 
-STREAMED = {**{k: v for k, v in SEEDED.items() if k != "logprobs"}, "max_tokens": 60}
-
-
 def gpu(n):
     return f"GPU-63756461-7369-6d2d-6465-766963652d3{n}"
 
@@ -73,47 +70,6 @@ def an_error_of_cuda_ends_the_engine_and_no_answer():
             equal(job.post("/v1/completions", SEEDED).json["choices"][0], wanted, "with the new engine")
 
 
-def group(tp, pp, *options, **env):
-    return Job(*CUDA, "-tp", str(tp), "-pp", str(pp), *options, program=SIM, ranks=tp * pp, env={"CUDASIM_DEVICES": "4", **env})
-
-
-def groups_of_gpus():
-    for tp, pp in ((2, 1), (1, 2), (2, 2)):
-        with group(tp, pp) as job:
-            together(len(CHATS), lambda i: ask(job, CHATS[i]))
-            log = job.log()
-            for n in range(4):
-                equal(log.count(f"f32 on cuda, {gpu(n)}"), int(n < tp * pp), f"engines with GPU {n}")
-            job.signal(signal.SIGINT)
-            equal(job.wait(), 0, job.output())
-
-
-def all_new(job, old):
-    until(lambda: len(job.engines()) == len(old) and not {p.pid for p in job.engines().values()} & {p.pid for p in old.values()},
-          20 * SLOW, "all engines of the group are new")
-    until(job.healthy, 10 * SLOW, "/health is 200 again")
-
-
-def interrupted(job, wanted, end, says):
-    """Something ends an engine behind some letters: the group starts anew, and the text is as without."""
-    old = job.engines()
-    equal(streamed_until(job, STREAMED, len(wanted) // 4, lambda: end(old)), (wanted, True))
-    all_new(job, old)
-    check(re.search(says, job.log()), job.log())
-
-
-def any_end_of_an_engine_is_the_groups():
-    with tempfile.TemporaryDirectory() as folder:
-        fail, nccl = os.path.join(folder, "fail"), os.path.join(folder, "nccl")
-        with group(2, 1, "--step-timeout", str(5 * SLOW), CUDASIM_FAIL=fail, CUDASIM_NCCL_FAIL=nccl) as job:
-            wanted = text_of(job.post("/v1/completions", STREAMED))
-            interrupted(job, wanted, lambda _: open(nccl, "w").close(),
-                        r"step \d+: ncclRemoteError in \w+ \d+ of \d+ bytes of engine 0 \(rank 0\) to engine 1 \(rank 1\)")
-            interrupted(job, wanted, lambda _: open(fail, "w").close(), r"step \d+: cudaErrorIllegalAddress in ")
-            interrupted(job, wanted, lambda engines: engines[1].kill(), "killed from outside|signal 9|SIGKILL")
-            interrupted(job, wanted, lambda engines: engines[1].kill(signal.SIGSTOP), r"(is not done|has not come) within [\d.]+ s")
-
-
 def refusal(*options, program=SIM, env=None, ranks=1):
     job = Job(*options, program=program, env=env, ranks=ranks, wait=False)
     try:
@@ -129,11 +85,25 @@ def what_is_missing_is_said():
             (dict(options=CUDA, env={"CUDASIM_DEVICES": "0"}), "there is no GPU that an engine here could use"),
             (dict(options=CUDA, ranks=2), "the 1 GPUs that rank 1 may use are other engines' already: one engine takes one GPU"),
             (dict(options=(*CUDA, "-tp", "2"), ranks=2), "the 1 GPUs that rank 1 may use are other engines' already: one engine takes one GPU"),
+            (dict(options=(*CUDA, "-tp", "2"), ranks=2, env={"CUDASIM_DEVICES": "2", "CUDASIM_NCCL_WITHOUT": "ncclSend"}),
+             "a model on several GPUs needs NCCL, and rank 0 finds none: install it (libnccl2)"),
             (dict(options=(*CUDA, "--gpu-memory-utilization", "0.01")), "of the GPU's 4294967296 bytes"),
             (dict(options=(*CUDA, "--kv-cache-memory-bytes", "8G")), "are more than the GPU has left"),
             (dict(options=("--engine", "cpu", "--compute", "f16")), "f16 is for --engine cuda")):
         said = refusal(*words.pop("options"), **words)
         check(text in said, said)
+
+
+def devices_are_listed():
+    def listed(**env):
+        done = subprocess.run([SIM, "devices"], capture_output=True, text=True, env={**os.environ, "CUDASIM_DEVICES": "2", **env})
+        equal(done.returncode, 0, done.stderr)
+        return done.stdout.splitlines()
+    lines = listed()
+    check(len(lines) == 3 and gpu(1) in lines[1], lines)
+    equal(lines[2], "NCCL 2.28.9: a model may have several GPUs")
+    check(listed(CUDASIM_NCCL_WITHOUT="ncclSend")[2].startswith("no NCCL: one GPU for a model (libnccl.so.2: cannot be opened, or has no ncclSend"),
+          "what is missing")
 
 
 def a_build_without_cuda_says_so():
@@ -144,5 +114,5 @@ def a_build_without_cuda_says_so():
     check("--engine cuda: this build has no CUDA: make CUDA=1" in refusal(*CUDA, program=PROGRAM), "the job says so, too")
 
 
-run(a_gpu_for_each_engine, groups_of_gpus, any_end_of_an_engine_is_the_groups, draws_of_a_cpu, other_numbers, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
-    a_build_without_cuda_says_so)
+run(a_gpu_for_each_engine, draws_of_a_cpu, other_numbers, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
+    devices_are_listed, a_build_without_cuda_says_so)

@@ -367,11 +367,41 @@ static void test_late_error(void **state)
     drop(s);
 }
 
+/* A host that is far ahead waits for its uploads, and for no longer than for anything else. */
+static void far_ahead(struct cuda_member *m, void *arg)
+{
+    struct said *s = arg;
+    struct error err = {0};
+    float number = 1;
+    connect_all(m);
+    float *x = cuda_memory(m->device, NULL, 2 * WORDS * sizeof *x);
+    if (m->me == 1) {
+        crew_need(!coll_nccl_all_gather(m->gpus, x + WORDS, x, WORDS * sizeof *x, &err), &err);
+        for (u32 i = 0; i < 2 * DEVICE_UPLOADS; i++) device_upload(m->device, x, &number, sizeof number);
+        crew_need(device_check(m->device, &err) == ERR_PEER, NULL);
+        say(s, 1, &err);
+        coll_nccl_close(m->gpus);
+        m->gpus = NULL;
+    }
+    device_free(m->device, x);
+}
+
+static void test_far_ahead(void **state)
+{
+    (void)state;
+    struct said *s = run_and_listen(2, soon_ns, "", 0, far_ahead);
+    assert_string_equal(s->words[1],
+                        "NCCL: all_gather 1 of 4000 bytes of engine 0 (rank 100) to engine 1 (rank 101) is "
+                        "not done within 0.3 s");
+    drop(s);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_moves),  cmocka_unit_test(test_sums),
-                                       cmocka_unit_test(test_starts), cmocka_unit_test(test_no_id),
-                                       cmocka_unit_test(test_work),   cmocka_unit_test(test_late_error)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_moves),    cmocka_unit_test(test_sums),
+                                       cmocka_unit_test(test_starts),   cmocka_unit_test(test_no_id),
+                                       cmocka_unit_test(test_work),     cmocka_unit_test(test_late_error),
+                                       cmocka_unit_test(test_far_ahead)};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("cuda_nccl", tests, NULL, NULL);
 }
