@@ -205,6 +205,55 @@ static void test_stages(void **state)
     reference_release(&ref);
 }
 
+/* ---- steps of more tokens than a chunk, and sums that are made in slices: the bits of small steps ----------------*/
+enum { LONG = 700, SEQS = 3, SMALL = 100 };
+
+static void fill_tokens(i32 *tokens, u32 seq, u32 vocab)
+{
+    for (u32 i = 0; i < LONG; i++) tokens[i] = (i32)((i * 31 + seq * 17 + i * i) % vocab);
+}
+
+static void long_steps(struct cuda_member *m, void *arg)
+{
+    const struct division *d = arg;
+    struct cuda_runner c;
+    struct error err = {0};
+    static i32 tokens[SEQS][LONG];
+    static float once[SEQS * 1024];
+    crew_need(!cuda_connect(m, 0, &err), &err);
+    const struct cuda_part part = {d->tp, d->pp, m->me, m->device, m->world, m->gpus};
+    cuda_runner_start_part(&c, d->ref->dir, COMPUTE_F32, SEQS * LONG, &part);
+    bool sampler = shard_last(&c.r.shard) && c.r.shard.tp_rank == 0;
+    struct fwd_seq seqs[SEQS];
+    for (u32 i = 0; i < SEQS; i++) {
+        fill_tokens(tokens[i], i, d->vocab);
+        seqs[i] = runner_seq(&c.r, i, tokens[i], 0, LONG);
+    }
+    memcpy(once, fetch(&c, forward_run(c.r.forward, seqs, SEQS), SEQS), SEQS * d->vocab * sizeof *once);
+    for (u32 i = 0; i < SEQS; i++)
+        for (u32 at = 0; at < LONG; at += SMALL) {
+            seqs[i] = runner_seq(&c.r, SEQS + i, tokens[i] + at, at, SMALL);
+            const float *row = fetch(&c, forward_run(c.r.forward, &seqs[i], 1), 1);
+            if (sampler && at + SMALL == LONG)
+                crew_need(!memcmp(row, once + i * d->vocab, d->vocab * sizeof *row), NULL);
+        }
+    cuda_runner_stop_part(&c);
+}
+
+static void test_long_steps(void **state)
+{
+    struct reference ref;
+    struct model_config config;
+    struct error err = {0};
+    (void)state;
+    reference_read(&ref, "llama_tied_llama3");
+    runner_need(!model_read_config(ref.dir, &config, &err), &err);
+    struct division d = {.ref = &ref, .tp = 2, .pp = 2, .vocab = config.vocab};
+    struct crew c = {.shape = crew_shape(2, 2, NULL), .arg = &d};
+    cuda_crew_run(&c, long_steps);
+    reference_release(&ref);
+}
+
 /* Parts whose sizes the kernels cannot take are refused by size. */
 static void test_refused(void **state)
 {
@@ -226,10 +275,11 @@ static void test_refused(void **state)
 
 int main(void)
 {
-    struct CMUnitTest tests[COUNT_OF(folders) + 3] = {
-        cmocka_unit_test(test_four), cmocka_unit_test(test_stages), cmocka_unit_test(test_refused)};
+    struct CMUnitTest tests[COUNT_OF(folders) + 4] = {
+        cmocka_unit_test(test_four), cmocka_unit_test(test_stages), cmocka_unit_test(test_long_steps),
+        cmocka_unit_test(test_refused)};
     for (u32 i = 0; i < COUNT_OF(folders); i++)
-        tests[3 + i] = (struct CMUnitTest){folders[i], test_two, NULL, NULL, (void *)(uintptr_t)folders[i]};
+        tests[4 + i] = (struct CMUnitTest){folders[i], test_two, NULL, NULL, (void *)(uintptr_t)folders[i]};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("cuda_parallel", tests, NULL, NULL);
 }
