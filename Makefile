@@ -22,11 +22,11 @@ MPICC    ?= $(if $(MPI_HOME),$(MPI_HOME)/bin/mpicc,mpicc)
 # Recursive on purpose: nothing is asked before a recipe needs it, so that `deps` can install it first.
 MPI_CFLAGS = $(shell $(MPICC) --showme:compile)
 MPI_LIBS   = $(shell $(MPICC) --showme:link)
-LIBS       = $(MPI_LIBS) -lmicrohttpd -lhwloc -ljansson -lpcre2-8 -lutf8proc -lyaml -lm -pthread
+LIBS       = $(MPI_LIBS) -lmicrohttpd -lhwloc -ljansson -lpcre2-8 -lutf8proc -lyaml -lm -ldl -pthread
 Q        := $(if $(V),,@)
 say       = $(if $(V),,@echo "  $(1)")
 
-# With CUDA=1 nvcc compiles the kernels; cublasLt and the driver are opened when an engine needs them (the runtime is linked
+# With CUDA=1 nvcc compiles the kernels; cublasLt, NCCL and the driver are opened when an engine needs them (the runtime is linked
 # statically and opens the driver itself), so that the program starts where they are not.
 CUDA_HOME  ?= /usr/local/cuda
 NVCC       ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
@@ -34,7 +34,7 @@ CUDA_ARCHS ?= 80 90 100
 NVCC_FLAGS  = -std=c++17 -O3 -g -Xcompiler -Wall $(CPPFLAGS) $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$a,code=sm_$a) \
               -gencode=arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
 KERNELS    := $(wildcard src/ops/cuda/*.cu)
-LIBS       += $(if $(CUDA),-L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt)
+LIBS       += $(if $(CUDA),-L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -lrt)
 
 SOURCES  := $(filter-out $(if $(CUDA),src/ops/cuda/without.c),$(wildcard src/*.c src/*/*.c src/*/*/*.c))
 OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o) $(if $(CUDA),$(KERNELS:%=$(BUILD)/%.o))
@@ -100,7 +100,7 @@ $(BUILD)/sim/%.o: %
 	$(call say,CXX $<)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
-# The whole program on it, for tests/e2e/t_cuda.py.
+# The whole program on it, for tests/e2e/t_cuda*.py.
 SIM_PROGRAM := $(BUILD)/sim/mpiserve
 $(SIM_PROGRAM): $(BUILD)/src/main.o $(SIM) $(LIBRARY)
 	$(call say,LD  $@)

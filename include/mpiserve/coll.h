@@ -9,6 +9,7 @@
  *   relay  a group that spans nodes: messages; between nodes they go from an engine's outbound ring to its
  *          agent, which sends them to the other engine's agent (MPI is not known here), which puts them into
  *          an inbound ring.
+ * Memory of GPUs moves through NCCL (below): a third transport, of the same members, that goes by a stream.
  *
  * Sums are exact in this sense: every element is added from member 0 to member n - 1, in f32, and rounded
  * once if the type is narrower; so the bits depend neither on the transport, nor on the algorithm (one-shot
@@ -122,6 +123,55 @@ int coll_send(struct coll *c, u32 to, const void *data, size_t bytes, const stru
               struct error *err);
 int coll_receive(struct coll *c, u32 from, void *data, size_t bytes, const struct coll_how *how,
                  struct error *err);
+
+/* ---- for engines with GPUs: NCCL -------------------------------------------------------------------------------
+ * The same groups for memory of GPUs. Calls put work on the engine's one stream and return; the work of a call begins when
+ * that of the calls before it on that stream is done, and nothing here waits for it. Who waits for the stream asks
+ * coll_nccl_look meanwhile.
+ *
+ * NCCL moves bytes here and adds nothing up: ncclAllReduce promises no order of the members, and its order changes with
+ * the length of a call and with its choice of algorithm. Sums in the order of members are made of all_to_all, all_gather and
+ * additions of the caller's, so that they are those of the host's transports, bit for bit.
+ *
+ * The library, libnccl.so.2 (2.14 or later), is opened by coll_nccl_open; programs are built without it. Communicators are
+ * made without blocking: the id that the group's first member makes travels through the group's own coll_broadcast, that
+ * is through shared memory, and between nodes with the agents' MPI; then NCCL is asked until it is ready, with a
+ * deadline. In the same way every call is asked about until NCCL has put it on the stream: that waits for no work of
+ * the GPU, but for handshakes where a connection is used for the first time. (NCCL 2.28 starts a thread for each call of
+ * such a communicator.)
+ * Errors: a call that NCCL refuses, an asynchronous error, and a deadline that is over break all of it: every call
+ * then returns that error, in NCCL's words with the call, and only coll_nccl_close is of use. Who is missing in a call
+ * NCCL does not say: the members are named. Thread rule: one thread. */
+struct coll_gpu {
+    void *stream;     /* cudaStream_t, of the GPU that is the calling thread's */
+    const char *uuid; /* that GPU's: no two members may have the same */
+    u64 wait_ns;      /* until all members have come, and until they are connected */
+};
+/* Of the library here: 22809 is 2.28.9. ERR_NOT_FOUND says what to install. */
+int coll_nccl_version(struct error *err);
+struct coll_nccl;
+/* Collective over all engines of w (at least two), which is used meanwhile and has to outlive it. Calls have w's deadline and
+ * tick. Before NCCL is asked, members that have not come, have another version of the library or none, or a GPU that is
+ * another member's, are named. */
+struct coll_nccl *coll_nccl_open(struct coll_world *w, const struct coll_gpu *gpu, struct error *err);
+/* Aborts what is on its way: work that waits for others ends, without a result. NULL: nothing. */
+void coll_nccl_close(struct coll_nccl *n);
+/* Of the stage's engines. out [tp, bytes]; in may be where it belongs in out. */
+int coll_nccl_all_gather(struct coll_nccl *n, const void *in, void *out, size_t bytes, struct error *err);
+/* The same, to member root only: its own block of out stays as it is, and its in is not used; nor is the others' out. */
+int coll_nccl_gather(struct coll_nccl *n, u32 root, const void *in, void *out, size_t bytes,
+                     struct error *err);
+/* in, out [tp, bytes]: as coll_all_to_all. */
+int coll_nccl_all_to_all(struct coll_nccl *n, const void *in, void *out, size_t bytes, struct error *err);
+/* Between two engines of all, by engine index. The sender's stream may wait for the receiver's. */
+int coll_nccl_send(struct coll_nccl *n, u32 to, const void *data, size_t bytes, struct error *err);
+int coll_nccl_receive(struct coll_nccl *n, u32 from, void *data, size_t bytes, struct error *err);
+/* Calls so far: the number of the last one. */
+u64 coll_nccl_calls(const struct coll_nccl *n);
+/* To be asked every now and then by who waits for the stream, for waited_ns so far, and knows that the first `done` calls
+ * are done: asks NCCL for errors, and beats w's tick. Fails too when waited_ns are more than w's deadline, with the call that is not
+ * done. */
+int coll_nccl_look(struct coll_nccl *n, u64 done, u64 waited_ns, struct error *err);
 
 /* ---- for agents: the relay between nodes ----------------------------------------------------------------------
  * For each engine that it has, an agent moves messages both ways, as opaque bytes:

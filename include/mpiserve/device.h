@@ -53,8 +53,38 @@ void device_upload(struct device *d, void *to, const void *from, size_t bytes);
 void device_download(struct device *d, void *to, const void *from, size_t bytes);
 void device_copy(struct device *d, void *to, const void *from, size_t bytes);
 void device_zero(struct device *d, void *at, size_t bytes);
+/* Rows of `bytes` each, ld_to and ld_from bytes from row to row. */
+void device_copy_rows(struct device *d, void *to, size_t ld_to, const void *from, size_t ld_from,
+                      size_t bytes, u32 rows);
 /* Waits until all is done; the first error since device_open. */
 int device_finish(struct device *d, struct error *err);
+/* The first error so far, without waiting: 0 does not say that there will be none. */
+int device_check(const struct device *d, struct error *err);
+
+/* ---- with the devices of other processes: what moves between them is put on this device's stream by others (coll_nccl), and
+ * would make device_finish wait for as long as they do. So somebody looks after that meanwhile. */
+void *device_stream_handle(const struct device *d); /* cudaStream_t */
+struct device_watch {
+    /* Every now and then while device_finish waits, for waited_ns by then. Not 0: it waits no longer and fails with this error; the
+     * device is of no further use. */
+    int (*look)(void *arg, u64 waited_ns, struct error *err);
+    void *arg;
+};
+int device_watch(struct device *d, const struct device_watch *w,
+                 struct error *err); /* before the first mark */
+/* Says number when all before it is done. device_marked: the last one said, without waiting; 0: none. */
+void device_mark(struct device *d, u64 number);
+u64 device_marked(const struct device *d);
+struct sum_args {       /* out = the sum of n parts, added from the first to the last, or out += that */
+    const float *parts; /* [n, ld] */
+    size_t ld;
+    u32 n;
+    size_t count; /* it and ld: multiples of 4 */
+    float *out;   /* [count]; not part of parts, or exactly one of them */
+    bool add;
+    u64 mark; /* as device_mark when the parts are there; 0: nothing */
+};
+void device_sum(struct device *d, const struct sum_args *a);
 
 /* ---- a lane: how another thread brings memory in while it prepares more. A thread's own: made, used and freed by it. Two pinned
  * buffers: one is filled while the other travels. */

@@ -40,6 +40,7 @@ static int read_devices(const char *text, size_t len, const struct cpuset *cpus,
     struct json *root = json_read(text, len, err);
     const struct json *list = json_get(root, "devices");
     if (!root) return err->code;
+    out->nccl = (u32)json_int(json_get(root, "nccl"), 0);
     for (size_t i = 0; i < json_len(list) && out->n < GPUS_MAX; i++) {
         const struct json *d = json_item(list, i);
         struct gpu *g = &out->gpu[out->n++];
@@ -109,11 +110,23 @@ static int take(struct agent *a, const struct gpu_view *all, struct error *err)
     return rc;
 }
 
+/* Where a replica has several engines. */
+static int check_nccl(const struct agent *a, const struct gpu_view *mine, struct error *err)
+{
+    if (mine->nccl || a->config.tensor_parallel_size * a->config.pipeline_parallel_size < 2) return 0;
+    return error_set(
+        err, ERR_NOT_FOUND, "--engine cuda",
+        "a model on several GPUs needs NCCL, and rank %u finds none: install it (libnccl2), or add "
+        "the folder of libnccl.so.2 to LD_LIBRARY_PATH (`mpiserve devices`)",
+        agent_rank(a));
+}
+
 int gpus_choose(struct agent *a, struct error *err)
 {
     struct gpu_view mine = {0}, *all = mem_zero(wire_size(a->wire), sizeof *all);
     bool engine = a->plan.ranks[agent_rank(a)].replica >= 0;
     int rc = engine ? ask("", &a->cpus, &mine, err) : 0;
+    if (!rc && engine) rc = check_nccl(a, &mine, err);
     struct error trouble;
     if (wire_allgather(a->wire, &mine, sizeof mine, all, rc ? &trouble : err)) rc = rc ? rc : err->code;
     if (!rc && engine) rc = take(a, all, err);

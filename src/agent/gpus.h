@@ -11,7 +11,7 @@ struct gpu {
     u32 near, pad; /* 1: its PCI bus is on the NUMA domain of the engine's cores */
 };
 struct gpu_view { /* what a rank may use; n 0: nothing, or it has no engine */
-    u32 n, pad;
+    u32 n, nccl;  /* its version; 0: there is none */
     struct gpu gpu[GPUS_MAX];
 };
 /* Pure. views [n]: of the ranks of a node, in order; out [n]: one for each, none twice, near ones first; NULL: none is left. */

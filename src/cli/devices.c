@@ -1,5 +1,6 @@
 /* mpiserve devices: GPUs, as engines see them. */
 #include "mpiserve/cli.h"
+#include "mpiserve/coll.h"
 #include "mpiserve/device.h"
 #include "mpiserve/json.h"
 
@@ -29,8 +30,10 @@ static void add_device(struct json_out *o, const struct device_info *d)
     json_out_end_object(o);
 }
 
+/* nccl: its version, 0: there is none. */
 static void print_json(const struct device_info *list, int n)
 {
+    int nccl = coll_nccl_version(NULL);
     struct buf text = {0};
     struct json_out o;
     json_out_init(&o, &text);
@@ -39,6 +42,8 @@ static void print_json(const struct device_info *list, int n)
     json_out_array(&o);
     for (int i = 0; i < n; i++) add_device(&o, &list[i]);
     json_out_end_array(&o);
+    json_out_key(&o, "nccl");
+    json_out_int(&o, MAX_OF(nccl, 0));
     json_out_end_object(&o);
     puts(text.data);
     buf_release(&text);
@@ -50,10 +55,17 @@ static void print_text(const struct device_info *list, int n)
         printf("%d  %s  %s  %s  %llu of %llu MiB free  compute capability %u.%u, %u multiprocessors\n", i,
                list[i].name, list[i].uuid, list[i].bus, (unsigned long long)(list[i].free >> 20),
                (unsigned long long)(list[i].total >> 20), list[i].major, list[i].minor, list[i].processors);
+    struct error err;
+    char line[1100];
+    int nccl = coll_nccl_version(&err);
+    if (nccl < 0)
+        printf("no NCCL: one GPU for a model (%s)\n", error_text(&err, line, sizeof line));
+    else
+        printf("NCCL %d.%d.%d: a model may have several GPUs\n", nccl / 10000, nccl / 100 % 100, nccl % 100);
 }
 
 static const char usage[] =
-    "mpiserve devices [--json [UUID]]: the GPUs that an engine started here could use\n";
+    "mpiserve devices [--json [UUID]]: the GPUs that an engine started here could use, and NCCL\n";
 
 /* Those asked for, looked at if somebody wants to know what is free. */
 static int find(struct device_info *list, const char *uuid, bool look, struct error *err)

@@ -133,6 +133,9 @@ u32 device_sampler_add(struct device_sampler *s, const struct sampler_row *r, co
 static int grow_lists(struct device_sampler *s, struct error *err)
 {
     if (s->n_lists <= s->device_cap) return 0;
+    int rc =
+        device_finish(s->device, err); /* freeing waits for all work, and looks after nothing meanwhile */
+    if (rc) return rc;
     device_free(s->device, s->device_lists);
     s->device_cap = s->cap_lists;
     s->device_lists = device_alloc(s->device, s->device_cap * sizeof *s->lists, err);

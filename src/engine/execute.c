@@ -86,7 +86,7 @@ struct execute *execute_new(const struct execute_spec *spec, struct error *err)
     x->samplers = mem_zero((size_t)x->n_samplers, sizeof(*x->samplers));
     for (int i = 0; i < x->n_samplers; i++) x->samplers[i] = sampler_new(l->vocab);
     x->out = mem_alloc(execute_results_max(l->max_rows, l->max_logprobs, l->hidden));
-    if (!spec->device) return x;
+    if (!spec->device || spec->follows) return x;
     x->device_sampler = device_sampler_new(spec->device, l->max_rows, l->vocab, l->max_logprobs, err);
     if (x->device_sampler) return x;
     execute_free(x);
@@ -199,6 +199,15 @@ static int break_group(struct execute *x, const struct error *why, struct error 
     return error_set(err, why->code, why->where, "%s", why->message);
 }
 
+/* What a device's queue had to do is long asked for when it fails: its words say in which step that was. */
+static int break_step(struct execute *x, const struct error *why, struct error *err)
+{
+    struct error named;
+    error_set(&named, why->code, why->where, "step %llu: %.700s", (unsigned long long)x->last_id,
+              why->message);
+    return break_group(x, &named, err);
+}
+
 /* ---- sampling ---- */
 
 static struct token_logprob *logprobs_of(const struct execute *x, const struct job *job)
@@ -238,14 +247,13 @@ static void sample_all(struct execute *x)
         sample_some(x, 0, 1);
 }
 
-/* Waits for the device: whatever was wrong in the step shows here. */
+/* Waits for the device: whatever was wrong in the step shows here. Who follows has nothing to sample. */
 static int finish_on_device(struct execute *x, struct error *err)
 {
     struct error why;
-    if (device_sampler_run(x->device_sampler, x->logits, &why) == 0) return 0;
-    struct error named;
-    error_set(&named, why.code, why.where, "step %llu: %.700s", (unsigned long long)x->last_id, why.message);
-    return break_group(x, &named, err);
+    int rc = x->device_sampler ? device_sampler_run(x->device_sampler, x->logits, &why)
+                               : device_finish(x->spec.device, &why);
+    return rc ? break_step(x, &why, err) : 0;
 }
 
 static int sample_on_device(struct execute *x, struct error *err)
@@ -339,7 +347,9 @@ int execute_learn(struct execute *x, const struct outcome *list, u32 n, struct e
 static int run_seqs(struct execute *x, const struct fwd_seq *seqs, u32 n, struct error *err)
 {
     x->logits = forward_run(x->spec.forward, seqs, n);
-    return x->logits ? 0 : break_group(x, forward_error(x->spec.forward), err);
+    if (x->logits) return 0;
+    const struct error *why = forward_error(x->spec.forward);
+    return x->spec.device ? break_step(x, why, err) : break_group(x, why, err);
 }
 
 static int run_forward(struct execute *x, const struct step_view *v, struct error *err)
@@ -352,8 +362,9 @@ static int run_forward(struct execute *x, const struct step_view *v, struct erro
         null_wait(x->spec.null_step_us);
     else if (x->n_seqs)
         rc = run_seqs(x, x->seqs, x->n_seqs, err);
+    if (rc == 0 && x->spec.device && x->spec.follows) return finish_on_device(x, err);
     if (rc < 0 || x->spec.follows) return rc;
-    if (x->device_sampler)
+    if (x->spec.device)
         rc = sample_on_device(x, err);
     else
         sample_all(x);
@@ -400,7 +411,8 @@ static int run_canary(struct execute *x, struct error *err)
     seq.hidden.n = vector;
     seq.hidden.sum = x->canary;
     rc = run_seqs(x, &seq, 1, err);
-    if (rc == 0 && x->device_sampler) return check_on_device(x, err);
+    if (rc == 0 && x->spec.device)
+        return x->spec.follows ? finish_on_device(x, err) : check_on_device(x, err);
     const float *numbers = vector ? x->canary : x->logits;
     for (u32 i = 0, n = vector ? l->hidden : l->vocab; i < n && rc == 0 && !x->spec.follows; i++)
         if (!isfinite(numbers[i]))

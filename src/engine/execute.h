@@ -15,7 +15,8 @@ struct execute_spec {
     struct forward *forward; /* NULL: no maths (compute "null") */
     u32 null_step_us;
     struct pool *pool;
-    struct device *device; /* where the forward pass works; NULL: on the host */
+    struct device
+        *device; /* where the forward pass works; NULL: on the host. Each step ends with device_finish */
     u32 gen, numerics;
     struct fault fault;
     struct coll *all; /* the replica's engines; NULL: one */

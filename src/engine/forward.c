@@ -143,6 +143,8 @@ static size_t rooms_of(struct forward *f, struct room *list)
     u32 vectors = c->pooling.kind && forward_has_logits(s) ? n : 0, scores = c->pooling.scores ? vectors : 0;
     f->logits_ld = forward_has_logits(s) ? part->vocab.of : part->vocab.n;
     f->act_ld = padded(act);
+    if (part->tp > 1)
+        f->parallel.parts_n = parallel_parts(part->tp, (size_t)n * c->hidden, last ? part->vocab.of : 0);
     const struct room all[] = {
         ROOM_ON_HOST(lists.inv[0], rotary_size(&c->rope, n), sizeof(float)),
         ROOM(angles[0], n, c->rope.dims * sizeof(float)),
@@ -152,7 +154,8 @@ static size_t rooms_of(struct forward *f, struct room *list)
         ROOM(wide, n, widest * sizeof(float)),
         ROOM(act, n, f->act_ld * sizeof(float)),
         ROOM(branch, behind ? n : 0, c->hidden * sizeof(float)),
-        ROOM(partial, part->tp > 1 ? n : 0, c->hidden * sizeof(float)),
+        ROOM(partial, part->tp > 1 ? parallel_padded(part->tp, (size_t)n * c->hidden) : 0, sizeof(float)),
+        ROOM(parallel.parts, s->on_device ? f->parallel.parts_n : 0, sizeof(float)),
         ROOM(logits,
              !last || c->arch->encoder ? 0
              : c->pooling.kind         ? 1
@@ -211,7 +214,7 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
                  {"vectors of an embedding model", c->pooling.kind != POOLING_NONE},
                  {"a KV cache of another format than --compute",
                   c->load.kv_set && c->load.kv != compute_dtype(s->compute)}};
-    const u32 sizes[] = {c->hidden, c->ffn, c->head_dim};
+    const u32 sizes[] = {c->hidden, s->shard.ffn.n, c->head_dim};
     static const char *const names[] = {"hidden_size", "intermediate_size", "head_dim"};
     for (size_t i = 0; i < COUNT_OF(parts); i++)
         if (parts[i].refused)
@@ -219,12 +222,8 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
                              parts[i].where);
     for (size_t i = 0; i < COUNT_OF(sizes); i++)
         if (sizes[i] % 8)
-            return error_set(err, ERR_UNSUPPORTED, names[i], "%u: on devices it has to be a multiple of 8",
-                             sizes[i]);
-    if (s->shard.tp * s->shard.pp > 1)
-        return error_set(err, ERR_UNSUPPORTED, "--engine cuda",
-                         "a replica of several engines (tp %u, pp %u) runs on CPUs only", s->shard.tp,
-                         s->shard.pp);
+            return error_set(err, ERR_UNSUPPORTED, names[i],
+                             "%u for an engine: on devices it has to be a multiple of 8", sizes[i]);
     return 0;
 }
 
@@ -244,6 +243,7 @@ static int check_spec(const struct forward_spec *s, struct error *err)
         return error_set(err, ERR_INPUT, "forward", "a step needs room for at least one row and one token");
     if (s->device && forward_check_device(s, err)) return ERR_UNSUPPORTED;
     BUG_ON((s->shard.tp > 1 && !s->stage) || (s->shard.pp > 1 && !s->all));
+    BUG_ON(s->device && s->shard.tp * s->shard.pp > 1 && !s->gpus);
     return 0;
 }
 
@@ -303,8 +303,12 @@ struct forward *forward_new(const struct forward_spec *spec, struct error *err)
     f->spec = *spec;
     f->spec.on_device = spec->device != NULL;
     f->part = spec->shard;
-    f->parallel =
-        (struct parallel){.shard = spec->shard, .all = spec->all, .stage = spec->stage, .pool = spec->pool};
+    f->parallel = (struct parallel){.shard = spec->shard,
+                                    .all = spec->all,
+                                    .stage = spec->stage,
+                                    .pool = spec->pool,
+                                    .device = spec->device,
+                                    .gpus = spec->gpus};
     init_pool(&f->kv, c, &f->part, spec->compute, spec->block_size);
     f->kv.memory = spec->kv;
     f->layer_work = layer_work(f);
@@ -402,11 +406,12 @@ static int run_embed(struct forward *f, struct share s)
 {
     const struct model_config *c = f->spec.config;
     const struct weights *w = f->spec.weights;
+    float *to = f->parallel.device && parallel_tensor(&f->parallel) ? f->partial : f->x;
     f->spec.ops->embed(&(struct embed_args){.table = w->embed.data,
                                             .packed = &w->head,
                                             .dtype = w->embed.dtype,
                                             .ids = f->seen.ids,
-                                            .y = f->x,
+                                            .y = to,
                                             .rows = f->rows,
                                             .n = c->hidden,
                                             .ld_y = c->hidden,
@@ -415,7 +420,7 @@ static int run_embed(struct forward *f, struct share s)
     forward_wait(f, s);
     int rc = 0;
     if (parallel_tensor(&f->parallel))
-        rc = parallel_sum(&f->parallel, f->x, f->x, (size_t)f->rows * c->hidden, false, s);
+        rc = parallel_sum(&f->parallel, to, f->x, (size_t)f->rows * c->hidden, false, s);
     if (!rc && c->arch->encoder) run_places(f, s);
     return rc;
 }

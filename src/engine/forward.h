@@ -35,6 +35,7 @@ struct forward_spec {
     const struct model_config *config;
     struct shard shard;       /* shard_whole, or this engine's part: of weights and KV too */
     struct coll *all, *stage; /* the replica's groups; NULL: one engine */
+    struct coll_nccl *gpus;   /* the same between devices */
     const struct weights *weights;
     const struct ops *ops;
     enum compute compute;

@@ -6,7 +6,8 @@
 #include <sys/stat.h>
 
 enum { FIRST_BYTES = 4096, MOST_BYTES = 1 << 30, DEFAULT_WAIT_MS = 20000 };
-enum { STAGES_LATER = 8 }; /* beyond, none waits longer: an agent's patience with a step ends, too */
+enum { CONNECT_WAITS = 3 }; /* GPUs: contexts and connections take their time at the start */
+enum { STAGES_LATER = 8 };  /* beyond, none waits longer: an agent's patience with a step ends, too */
 static const u64 tick_ns = 250 * NS_PER_MS;
 
 struct packet {
@@ -76,6 +77,7 @@ int group_open(struct group *g, struct channel *c, int fd, struct error *err)
     rc = map(g, fd, b->group_bytes, err);
     if (rc < 0) return rc;
     spec.memory = g->memory;
+    g->wait_ns = spec.wait_ns;
     g->world = coll_open(&spec, err);
     if (!g->world) return err->code;
     g->all = coll_all(g->world);
@@ -83,6 +85,31 @@ int group_open(struct group *g, struct channel *c, int fd, struct error *err)
     g->root = spec.me == 0;
     g->sampler = b->tp_rank == 0 && b->pp_rank + 1 == b->group.pp;
     return 0;
+}
+
+/* ---- between GPUs */
+static int look(void *arg, u64 waited_ns, struct error *err)
+{
+    struct group *g = arg;
+    return coll_nccl_look(g->gpus, device_marked(g->device), waited_ns, err);
+}
+
+int group_connect(struct group *g, struct device *d, struct error *err)
+{
+    if (!g->world) return 0;
+    const struct coll_gpu gpu = {.stream = device_stream_handle(d),
+                                 .uuid = device_info(d)->uuid,
+                                 .wait_ns = CONNECT_WAITS * g->wait_ns};
+    const struct device_watch watch = {look, g};
+    g->device = d;
+    g->gpus = coll_nccl_open(g->world, &gpu, err);
+    return g->gpus ? device_watch(d, &watch, err) : ERR_PEER;
+}
+
+void group_disconnect(struct group *g)
+{
+    coll_nccl_close(g->gpus);
+    g->gpus = NULL;
 }
 
 void group_close(struct group *g)

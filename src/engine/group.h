@@ -8,12 +8,16 @@
 
 #include "engine/execute.h"
 #include "mpiserve/coll.h"
+#include "mpiserve/device.h"
 #include "mpiserve/step.h"
 
 struct group {
     struct coll_world *world; /* NULL: one engine, and all below is nothing */
     struct coll *all, *stage;
+    struct coll_nccl *gpus; /* and its way between GPUs */
+    struct device *device;
     bool root, sampler; /* one engine is both */
+    u64 wait_ns;        /* for another engine */
     void *memory;       /* mapping */
     size_t bytes;
     u8 *packet;
@@ -28,6 +32,10 @@ struct group_step {
 /* By the boot parameters; fd: the group's memory. */
 int group_open(struct group *g, struct channel *c, int fd, struct error *err);
 void group_close(struct group *g);
+/* Engines with GPUs: the way between these, and who looks after others while this one waits for its own. One engine: nothing.
+ * group_disconnect: nothing waits for others any more; before the device's memory is freed. */
+int group_connect(struct group *g, struct device *d, struct error *err);
+void group_disconnect(struct group *g);
 /* Root: to all others. The copy that *s then points to is valid until the next call. */
 int group_hand_on(struct group *g, struct group_step *s, struct error *err);
 /* The others: the next one, however long it takes (with ticks of the heartbeat). */

@@ -159,9 +159,7 @@ static int load_on_device(struct loaded *l, struct channel_head *head, struct er
     enum compute compute;
     if (compute_parse(boot->compute, &compute) < 0)
         return error_set(err, ERR_PEER, "compute", "\"%s\"", boot->compute);
-    if (!(l->device = device_open(boot->device, err))) return -1;
     l->place = (struct weights_place){l->device, compute_dtype(compute)};
-    atomic_store(&head->heartbeat_ns, clock_ns());
     int rc = weights_plan(&l->config, &l->shard, l->files, &l->place, &l->image_bytes, err);
     if (rc < 0) return rc;
     if (boot->weights_bytes != l->image_bytes)
@@ -170,14 +168,11 @@ static int load_on_device(struct loaded *l, struct channel_head *head, struct er
     return fill_device(l, head, err);
 }
 
-static bool on_device(const struct engine_boot *b)
-{
-    return strcmp(b->isa, "cuda") == 0;
-}
-
-int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int kv_fd, struct error *err)
+int load_model(struct loaded *l, struct device *device, struct channel_head *head, int weights_fd, int kv_fd,
+               struct error *err)
 {
     memset(l, 0, sizeof(*l));
+    l->device = device;
     l->kv_bytes = head->boot.kv_bytes;
     const struct engine_boot *b = &head->boot;
     int rc = model_read_config(b->model, &l->config, err);
@@ -187,11 +182,9 @@ int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int 
                       b->pp_rank, err);
     if (rc == 0) {
         l->files = load_files(&l->config, err);
-        rc = !l->files      ? -1
-             : on_device(b) ? load_on_device(l, head, err)
-                            : load_weights(l, head, weights_fd, err);
+        rc = !l->files ? -1 : device ? load_on_device(l, head, err) : load_weights(l, head, weights_fd, err);
     }
-    if (rc == 0 && !on_device(b)) rc = map(kv_fd, "KV", l->kv_bytes, true, &l->kv, err);
+    if (rc == 0 && !device) rc = map(kv_fd, "KV", l->kv_bytes, true, &l->kv, err);
     if (rc != 0) load_release(l);
     return rc;
 }
@@ -201,7 +194,6 @@ void load_release(struct loaded *l)
     if (l->device) {
         device_free(l->device, l->image);
         device_free(l->device, l->kv);
-        device_close(l->device);
     } else {
         if (l->image) munmap(l->image, l->image_bytes);
         if (l->kv) munmap(l->kv, l->kv_bytes);

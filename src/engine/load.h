@@ -13,7 +13,7 @@ struct loaded {
     struct weights weights;
     void *image, *kv; /* mappings, or the device's memory, or NULL */
     size_t image_bytes, kv_bytes;
-    struct device *device; /* NULL: on the host */
+    struct device *device; /* the caller's; NULL: on the host */
     struct weights_place place;
 };
 /* Words of --quantization, --load-format and --kv-cache-dtype (NULL: auto) to c->load. */
@@ -22,9 +22,10 @@ int load_formats(struct model_config *c, const char *quantization, const char *l
 /* The files of c->dir, or none where there is nothing to be read of them. */
 struct model_files *load_files(const struct model_config *c, struct error *err);
 /* Reads the model, fills the image in weights_fd or waits until its loader has, and maps kv_fd. head: for progress and
- * heartbeats, and its boot for all else. With isa "cuda" it opens the device, reads the weights into its memory and takes memory for KV
+ * heartbeats, and its boot for all else. With a device (isa "cuda") it reads the weights into its memory and takes memory for KV
  * there; the descriptors are not looked at. On an error *l needs no release. */
-int load_model(struct loaded *l, struct channel_head *head, int weights_fd, int kv_fd, struct error *err);
-void load_release(struct loaded *l);
+int load_model(struct loaded *l, struct device *device, struct channel_head *head, int weights_fd, int kv_fd,
+               struct error *err);
+void load_release(struct loaded *l); /* the device stays open */
 
 #endif

@@ -22,6 +22,7 @@ struct engine {
     struct channel_head *head;
     const struct engine_boot *boot;
     struct fault fault;
+    struct device *device; /* NULL: CPUs compute */
     struct loaded model;
     struct pool *pool;
     struct forward *forward;
@@ -95,6 +96,15 @@ static bool without_maths(const struct engine_boot *b)
     return strcmp(b->compute, "null") == 0;
 }
 
+/* With a GPU: it, and its way to those of the other engines. Before weights are read, since all come at about the same time then. */
+static int open_device(struct engine *e, struct error *err)
+{
+    if (strcmp(e->boot->isa, "cuda") != 0 || without_maths(e->boot)) return 0;
+    if (!(e->device = device_open(e->boot->device, err))) return -1;
+    atomic_store(&e->head->heartbeat_ns, clock_ns());
+    return group_connect(&e->group, e->device, err);
+}
+
 static int make_pool(struct engine *e, u32 threads, struct error *err)
 {
     e->pool = pool_new((int)threads, e->boot->spin_us * NS_PER_US, err);
@@ -108,6 +118,7 @@ static int make_forward(struct engine *e, struct error *err)
                                 .shard = e->model.shard,
                                 .all = e->group.all,
                                 .stage = e->group.stage,
+                                .gpus = e->group.gpus,
                                 .weights = &e->model.weights,
                                 .ops = e->model.device ? ops_cuda() : ops_cpu(b->isa),
                                 .device = e->model.device,
@@ -168,6 +179,7 @@ static int prepare(struct engine *e, struct error *err)
     if (rc == 0) rc = group_open(&e->group, e->channel, FD_GROUP, err);
     if (rc == 0) rc = check_boot(e, err);
     if (rc == 0) rc = bind_to_cpus(e->boot, err);
+    if (rc == 0) rc = open_device(e, err);
     if (rc < 0) return rc;
     if (e->fault.kind) fault_load(&e->fault);
     if (without_maths(e->boot)) {
@@ -175,7 +187,7 @@ static int prepare(struct engine *e, struct error *err)
         rc = model_read_config(e->boot->model, &e->model.config, err);
         if (rc == 0) rc = make_pool(e, 1, err);
     } else {
-        rc = load_model(&e->model, e->head, FD_WEIGHTS, FD_KV, err);
+        rc = load_model(&e->model, e->device, e->head, FD_WEIGHTS, FD_KV, err);
         if (rc == 0) rc = make_forward(e, err);
     }
     if (rc == 0) rc = check_frames(e, err);
@@ -241,12 +253,15 @@ static int follow(struct engine *e, struct error *err)
     return err->code;
 }
 
+/* First what waits for other engines ends: freeing a device's memory waits for all that is done there. */
 static void release(struct engine *e)
 {
+    group_disconnect(&e->group);
     execute_free(e->execute);
     forward_free(e->forward);
     pool_free(e->pool);
     load_release(&e->model);
+    device_close(e->device);
     group_close(&e->group);
     channel_free(e->channel);
 }

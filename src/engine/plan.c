@@ -88,8 +88,9 @@ static u64 device_work_bytes(const struct model_config *c, const struct shard *p
                                 .max_step_tokens = ask->max_step_tokens,
                                 .max_rows = ask->max_rows,
                                 .max_seq_blocks = (len + ask->block_size - 1) / ask->block_size};
-    return device_own_bytes() + forward_work_bytes(&spec) +
-           device_sampler_bytes(ask->max_rows, c->vocab, ask->max_logprobs);
+    u64 sampler =
+        forward_has_logits(&spec) ? device_sampler_bytes(ask->max_rows, c->vocab, ask->max_logprobs) : 0;
+    return device_own_bytes() + forward_work_bytes(&spec) + sampler;
 }
 
 /* An encoder reads a prompt in one step. */

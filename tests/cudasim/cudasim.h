@@ -28,6 +28,13 @@ size_t cudasim_allocated(void);
 /* A kernel whose barrier not all threads reach ends here (default: a message and abort()). */
 void cudasim_on_deadlock(void (*what)(const char *message));
 
+/* NCCL, between processes. The n-th next call (1: the next; asking for errors counts) gives this result, as do all behind it; 0: none
+ * does. */
+void cudasim_nccl_fail(uint64_t n, int result);
+void cudasim_nccl_version(int version);
+void cudasim_nccl_without(const char *function); /* a library that lacks it; NULL: a whole one */
+void cudasim_nccl_never_connects(void);          /* this process does not come to new communicators */
+
 #ifdef __cplusplus
 }
 #endif

@@ -15,7 +15,7 @@ struct cudasim_event {
     uint64_t wanted, done; /* the record to wait for, the last one reached */
 };
 struct cudasim_stream {
-    std::deque<std::function<void()>> work;
+    std::deque<std::function<bool()>> work; /* false: it waits for another process */
 };
 
 namespace
@@ -82,27 +82,46 @@ cudaError_t release(void *at)
     return cudaSuccess;
 }
 
-void run(cudaStream_t s)
+/* The next work of the stream; false: it could not be done now. */
+bool advance(cudaStream_t s)
 {
-    ONE_AT_A_TIME;
-    while (!s->work.empty()) {
-        std::function<void()> next = std::move(s->work.front());
-        s->work.pop_front();
-        next();
-    }
+    std::function<bool()> next = std::move(s->work.front());
+    s->work.pop_front();
+    if (next()) return true;
+    s->work.push_front(std::move(next));
+    return false;
 }
 
-void reach(cudaEvent_t e, uint64_t record)
+bool run(cudaStream_t s)
 {
     ONE_AT_A_TIME;
-    while (e->done < record && e->stream && !e->stream->work.empty()) {
-        std::function<void()> next = std::move(e->stream->work.front());
-        e->stream->work.pop_front();
-        next();
-    }
+    while (!s->work.empty())
+        if (!advance(s)) return false;
+    return true;
 }
 
-cudaError_t queue(cudaStream_t s, std::function<void()> work)
+bool reach(cudaEvent_t e, uint64_t record)
+{
+    ONE_AT_A_TIME;
+    while (e->done < record && e->stream && !e->stream->work.empty())
+        if (!advance(e->stream)) return false;
+    return true;
+}
+
+const unsigned nap_us = 50; /* other processes are about to do what is waited for */
+
+template <class F> void until(F done)
+{
+    while (!done()) usleep(nap_us);
+}
+
+cudaError_t asked(bool done)
+{
+    if (!done) usleep(nap_us);
+    return done ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t queue(cudaStream_t s, std::function<bool()> work)
 {
     ONE_AT_A_TIME;
     if (cudaError_t e = called()) return e;
@@ -111,9 +130,17 @@ cudaError_t queue(cudaStream_t s, std::function<void()> work)
 }
 } // namespace
 
-cudaError_t cudasim::later(cudaStream_t stream, std::function<void()> work)
+cudaError_t cudasim::later_until(cudaStream_t stream, std::function<bool()> work)
 {
     return queue(stream, std::move(work));
+}
+
+cudaError_t cudasim::later(cudaStream_t stream, std::function<void()> work)
+{
+    return queue(stream, [=] {
+        work();
+        return true;
+    });
 }
 
 void cudasim_fail(uint64_t n, int error)
@@ -182,12 +209,22 @@ cudaError_t cudaFreeHost(void *at)
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream)
 {
-    return queue(stream, [=] { memcpy(to, from, bytes); });
+    return cudasim::later(stream, [=] { memcpy(to, from, bytes); });
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t ld_to, const void *from, size_t ld_from, size_t bytes,
+                              size_t rows, cudaMemcpyKind, cudaStream_t stream)
+{
+    if (bytes > ld_to || bytes > ld_from) return m.last = cudaErrorInvalidValue;
+    return cudasim::later(stream, [=] {
+        for (size_t i = 0; i < rows; i++)
+            memcpy((char *)to + i * ld_to, (const char *)from + i * ld_from, bytes);
+    });
 }
 
 cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stream)
 {
-    return queue(stream, [=] { memset(at, value, bytes); });
+    return cudasim::later(stream, [=] { memset(at, value, bytes); });
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
@@ -200,14 +237,20 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     if (cudaError_t e = called()) return e;
-    run(stream);
+    until([=] { return run(stream); });
     return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    if (cudaError_t e = called()) return e;
+    return asked(run(stream));
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
     uint64_t record = event->wanted;
-    return queue(stream, [=] { reach(event, record); });
+    return queue(stream, [=] { return reach(event, record); });
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
@@ -227,14 +270,20 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     uint64_t record = ++event->wanted;
     event->stream = stream;
-    return queue(stream, [=] { event->done = record; });
+    return cudasim::later(stream, [=] { event->done = record; });
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     if (cudaError_t e = called()) return e;
-    reach(event, event->wanted);
+    until([=] { return reach(event, event->wanted); });
     return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    if (cudaError_t e = called()) return e;
+    return asked(reach(event, event->wanted));
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
@@ -259,6 +308,7 @@ const char *cudaGetErrorName(cudaError_t error)
     case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
     case cudaErrorNoDevice: return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
+    case cudaErrorNotReady: return "cudaErrorNotReady";
     case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
     }
@@ -289,5 +339,5 @@ cudaError_t cudasim::launch(const cudaLaunchConfig_t *c, const void *kernel, std
         return m.last = cudaErrorInvalidValue;
     dim3 grid = c->gridDim, block = c->blockDim;
     size_t bytes = c->dynamicSmemBytes;
-    return queue(c->stream, [=] { run_grid(grid, block, bytes, thread); });
+    return cudasim::later(c->stream, [=] { run_grid(grid, block, bytes, thread); });
 }

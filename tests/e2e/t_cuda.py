@@ -84,11 +84,26 @@ def what_is_missing_is_said():
     for words, text in (
             (dict(options=CUDA, env={"CUDASIM_DEVICES": "0"}), "there is no GPU that an engine here could use"),
             (dict(options=CUDA, ranks=2), "the 1 GPUs that rank 1 may use are other engines' already: one engine takes one GPU"),
+            (dict(options=(*CUDA, "-tp", "2"), ranks=2), "the 1 GPUs that rank 1 may use are other engines' already: one engine takes one GPU"),
+            (dict(options=(*CUDA, "-tp", "2"), ranks=2, env={"CUDASIM_DEVICES": "2", "CUDASIM_NCCL_WITHOUT": "ncclSend"}),
+             "a model on several GPUs needs NCCL, and rank 0 finds none: install it (libnccl2)"),
             (dict(options=(*CUDA, "--gpu-memory-utilization", "0.01")), "of the GPU's 4294967296 bytes"),
             (dict(options=(*CUDA, "--kv-cache-memory-bytes", "8G")), "are more than the GPU has left"),
             (dict(options=("--engine", "cpu", "--compute", "f16")), "f16 is for --engine cuda")):
         said = refusal(*words.pop("options"), **words)
         check(text in said, said)
+
+
+def devices_are_listed():
+    def listed(**env):
+        done = subprocess.run([SIM, "devices"], capture_output=True, text=True, env={**os.environ, "CUDASIM_DEVICES": "2", **env})
+        equal(done.returncode, 0, done.stderr)
+        return done.stdout.splitlines()
+    lines = listed()
+    check(len(lines) == 3 and gpu(1) in lines[1], lines)
+    equal(lines[2], "NCCL 2.28.9: a model may have several GPUs")
+    check(listed(CUDASIM_NCCL_WITHOUT="ncclSend")[2].startswith("no NCCL: one GPU for a model (libnccl.so.2: cannot be opened, or has no ncclSend"),
+          "what is missing")
 
 
 def a_build_without_cuda_says_so():
@@ -100,4 +115,4 @@ def a_build_without_cuda_says_so():
 
 
 run(a_gpu_for_each_engine, draws_of_a_cpu, other_numbers, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
-    a_build_without_cuda_says_so)
+    devices_are_listed, a_build_without_cuda_says_so)

@@ -13,18 +13,30 @@ struct cuda_runner {
     struct weights_place place;
 };
 
-static inline void cuda_runner_start(struct cuda_runner *c, const char *dir, enum compute compute,
-                                     u32 max_tokens)
+struct cuda_part { /* an engine of several */
+    u32 tp, pp, me;
+    struct device *device;
+    struct coll_world *world;
+    struct coll_nccl *gpus;
+};
+
+/* part NULL: all of the model on a device that is opened here. */
+static inline void cuda_runner_start_part(struct cuda_runner *c, const char *dir, enum compute compute,
+                                          u32 max_tokens, const struct cuda_part *part)
 {
     static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     struct error err = {0};
     struct runner *r = &c->r;
     size_t bytes;
     memset(c, 0, sizeof *c);
-    c->device = cuda_open();
+    c->device = part ? part->device : cuda_open();
     c->place = (struct weights_place){c->device, types[compute]};
     runner_need(!model_read_config(dir, &r->config, &err), &err);
     r->shard = shard_whole(&r->config);
+    if (part)
+        runner_need(!shard_of(&r->shard, &r->config, part->tp, part->pp, part->me % part->tp,
+                              part->me / part->tp, &err),
+                    &err);
     runner_need((r->files = model_open(dir, &err)) != NULL, &err);
     runner_need(!weights_plan(&r->config, &r->shard, r->files, &c->place, &bytes, &err), &err);
     r->image = cuda_memory(c->device, NULL, bytes);
@@ -35,6 +47,9 @@ static inline void cuda_runner_start(struct cuda_runner *c, const char *dir, enu
     runner_blocks(r);
     struct forward_spec spec = {.config = &r->config,
                                 .shard = r->shard,
+                                .all = part ? coll_all(part->world) : NULL,
+                                .stage = part ? coll_stage(part->world) : NULL,
+                                .gpus = part ? part->gpus : NULL,
                                 .weights = &r->weights,
                                 .ops = ops_cuda(),
                                 .compute = compute,
@@ -51,13 +66,25 @@ static inline void cuda_runner_start(struct cuda_runner *c, const char *dir, enu
     if (cudasim_allocated() - before != forward_work_bytes(&spec)) BUG("another size than was planned");
 }
 
-static inline void cuda_runner_stop(struct cuda_runner *c)
+static inline void cuda_runner_start(struct cuda_runner *c, const char *dir, enum compute compute,
+                                     u32 max_tokens)
+{
+    cuda_runner_start_part(c, dir, compute, max_tokens, NULL);
+}
+
+/* A part's device stays open. */
+static inline void cuda_runner_stop_part(struct cuda_runner *c)
 {
     forward_free(c->r.forward);
     device_free(c->device, c->r.image);
     device_free(c->device, c->r.kv);
-    device_close(c->device);
     model_close(c->r.files);
+}
+
+static inline void cuda_runner_stop(struct cuda_runner *c)
+{
+    cuda_runner_stop_part(c);
+    device_close(c->device);
 }
 
 #endif

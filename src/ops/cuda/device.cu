@@ -1,6 +1,7 @@
 /* A device of this process: its stream, memory, copies and the first error. */
 #include "table.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -18,7 +19,9 @@ struct device {
     u32 next_stage;
     float *partial;
     struct blas *blas;
-    char failure[160]; /* the first one; empty: none */
+    struct error failure;      /* the first one; code 0: none */
+    struct device_watch watch; /* look NULL: nobody looks */
+    volatile u64 *marked;      /* pinned: the last mark that was reached */
 };
 
 /* ---- what is there */
@@ -150,6 +153,7 @@ void device_close(struct device *d)
     if (!d) return;
     blas_close(d);
     device_free(d, d->partial);
+    device_host_free(d, (void *)d->marked);
     for (u32 i = 0; i < DEVICE_UPLOADS; i++) {
         if (d->stages[i].done) cudaEventDestroy(d->stages[i].done);
         if (d->stages[i].at) cudaFreeHost(d->stages[i].at);
@@ -191,27 +195,77 @@ struct blas **device_blas(struct device *d)
 /* ---- errors */
 bool device_works(const struct device *d)
 {
-    return !*d->failure;
+    return !d->failure.code;
 }
 
 void device_failed(struct device *d, cudaError_t e, const char *operation)
 {
-    if (e && !*d->failure)
-        snprintf(d->failure, sizeof d->failure, "%s in %s: %s", cudaGetErrorName(e), operation,
-                 cudaGetErrorString(e));
+    if (e && device_works(d))
+        error_set(&d->failure, ERR_STATE, "CUDA", "%s in %s: %s", cudaGetErrorName(e), operation,
+                  cudaGetErrorString(e));
 }
 
 void device_failed_product(struct device *d, int status, u32 n_out, u32 n_in, u32 rows)
 {
-    if (!*d->failure)
-        snprintf(d->failure, sizeof d->failure, "cublasLt status %d in a product of [%u, %u] with %u rows",
-                 status, n_out, n_in, rows);
+    if (device_works(d))
+        error_set(&d->failure, ERR_STATE, "CUDA", "cublasLt status %d in a product of [%u, %u] with %u rows",
+                  status, n_out, n_in, rows);
+}
+
+int device_check(const struct device *d, struct error *err)
+{
+    const struct error *e = &d->failure;
+    return e->code ? error_set(err, e->code, e->where, "%s", e->message) : 0;
+}
+
+/* Until there is nothing to wait for, as ask says; or until who looks has seen enough. */
+template <class Ask> static void wait_watched(struct device *d, Ask ask)
+{
+    const u64 look_ns = NS_PER_MS;
+    u64 start = clock_ns(), looked = start;
+    cudaError_t e;
+    while ((e = ask()) == cudaErrorNotReady) {
+        u64 now = clock_ns();
+        if (now - looked >= look_ns) {
+            looked = now;
+            if (d->watch.look(d->watch.arg, now - start, &d->failure)) return;
+        }
+        sched_yield();
+    }
+    device_failed(d, e, "waiting for the work before");
 }
 
 int device_finish(struct device *d, struct error *err)
 {
-    device_failed(d, cudaStreamSynchronize(d->stream), "waiting for the work before");
-    return *d->failure ? error_set(err, ERR_STATE, "CUDA", "%s", d->failure) : 0;
+    if (!d->watch.look)
+        device_failed(d, cudaStreamSynchronize(d->stream), "waiting for the work before");
+    else if (device_works(d))
+        wait_watched(d, [=] { return cudaStreamQuery(d->stream); });
+    return device_check(d, err);
+}
+
+/* ---- with devices of other processes */
+void *device_stream_handle(const struct device *d)
+{
+    return d->stream;
+}
+
+int device_watch(struct device *d, const struct device_watch *w, struct error *err)
+{
+    if (!d->marked && !(d->marked = (u64 *)device_host_alloc(d, sizeof *d->marked, err))) return ERR_MEMORY;
+    *d->marked = 0;
+    d->watch = *w;
+    return 0;
+}
+
+volatile u64 *device_mark_place(const struct device *d)
+{
+    return d->marked;
+}
+
+u64 device_marked(const struct device *d)
+{
+    return *d->marked;
 }
 
 /* ---- memory */
@@ -250,12 +304,20 @@ void device_host_free(struct device *d, void *at)
 }
 
 /* ---- copies */
+static void await_stage(struct device *d, const struct stage *s)
+{
+    if (d->watch.look)
+        wait_watched(d, [=] { return cudaEventQuery(s->done); });
+    else
+        device_failed(d, cudaEventSynchronize(s->done), "waiting for an upload");
+}
+
 void device_upload(struct device *d, void *to, const void *from, size_t bytes)
 {
     for (size_t at = 0, n; at < bytes && device_works(d); at += n) {
         struct stage *s = &d->stages[d->next_stage++ % DEVICE_UPLOADS];
         n = MIN_OF(bytes - at, (size_t)STAGE_BYTES);
-        device_failed(d, cudaEventSynchronize(s->done), "waiting for an upload");
+        await_stage(d, s);
         if (!device_works(d)) return;
         memcpy(s->at, (const u8 *)from + at, n);
         device_failed(d, cudaMemcpyAsync((u8 *)to + at, s->at, n, cudaMemcpyHostToDevice, d->stream),
@@ -274,6 +336,15 @@ void device_copy(struct device *d, void *to, const void *from, size_t bytes)
 {
     if (device_works(d) && bytes)
         device_failed(d, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream), "copy");
+}
+
+void device_copy_rows(struct device *d, void *to, size_t ld_to, const void *from, size_t ld_from,
+                      size_t bytes, u32 rows)
+{
+    if (device_works(d) && bytes && rows)
+        device_failed(
+            d, cudaMemcpy2DAsync(to, ld_to, from, ld_from, bytes, rows, cudaMemcpyDeviceToDevice, d->stream),
+            "copy of rows");
 }
 
 void device_zero(struct device *d, void *at, size_t bytes)

@@ -69,6 +69,7 @@ void prefill_prepare(struct device *d);
 enum { PARTIAL_BYTES = 64 << 20 };
 float *device_partial(const struct device *d);
 int device_ordinal(const struct device *d);
+volatile u64 *device_mark_place(const struct device *d); /* NULL: without device_watch */
 /* Products. */
 enum { WORKSPACE_BYTES = 32 << 20 };
 int blas_open(struct device *d, struct error *err);

@@ -117,6 +117,56 @@ void device_zero(struct device *d, void *at, size_t bytes)
     device_upload(d, at, NULL, bytes);
 }
 
+void device_copy_rows(struct device *d, void *to, size_t ld_to, const void *from, size_t ld_from,
+                      size_t bytes, u32 rows)
+{
+    (void)ld_to;
+    (void)ld_from;
+    (void)rows;
+    device_upload(d, to, from, bytes);
+}
+
+int device_check(const struct device *d, struct error *err)
+{
+    (void)d;
+    (void)err;
+    NO_DEVICE;
+}
+
+void *device_stream_handle(const struct device *d)
+{
+    (void)d;
+    NO_DEVICE;
+}
+
+int device_watch(struct device *d, const struct device_watch *w, struct error *err)
+{
+    (void)d;
+    (void)w;
+    (void)err;
+    NO_DEVICE;
+}
+
+void device_mark(struct device *d, u64 number)
+{
+    (void)d;
+    (void)number;
+    NO_DEVICE;
+}
+
+u64 device_marked(const struct device *d)
+{
+    (void)d;
+    NO_DEVICE;
+}
+
+void device_sum(struct device *d, const struct sum_args *a)
+{
+    (void)d;
+    (void)a;
+    NO_DEVICE;
+}
+
 int device_finish(struct device *d, struct error *err)
 {
     (void)d;

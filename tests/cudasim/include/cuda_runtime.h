@@ -172,6 +172,7 @@ enum cudaError_t {
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchFailure = 719,
 };
@@ -216,14 +217,18 @@ cudaError_t cudaMallocHost(void **at, size_t bytes);
 cudaError_t cudaFreeHost(void *at);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void *to, size_t ld_to, const void *from, size_t ld_from, size_t bytes,
+                              size_t rows, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaGetLastError();
 const char *cudaGetErrorName(cudaError_t error);
@@ -234,6 +239,8 @@ namespace cudasim
 cudaError_t launch(const cudaLaunchConfig_t *config, const void *kernel, std::function<void()> thread);
 /* Work on a stream that is no kernel. */
 cudaError_t later(cudaStream_t stream, std::function<void()> work);
+/* The same, that may have to wait for another process: it is called again until it returns true. */
+cudaError_t later_until(cudaStream_t stream, std::function<bool()> work);
 cudaError_t allow_shared(const void *kernel, int bytes);
 } // namespace cudasim
 template <class... P, class... A>
