@@ -116,6 +116,11 @@ cudaError_t cudasim::later(cudaStream_t stream, std::function<void()> work)
     return queue(stream, std::move(work));
 }
 
+int cudasim_here(void)
+{
+    return 1;
+}
+
 void cudasim_fail(uint64_t n, int error)
 {
     m.fail_in = n;

@@ -3,25 +3,13 @@
 said where CUDA or GPUs are missing."""
 import re
 
-from harness import *
+from harness_cuda import *
 
 SIM = os.path.join(BUILD, "sim/mpiserve")
-CHATS = [c for c in expected_chats() if c["min_gap"] >= 0.1 and len(c["ids"]) < 30][:6]
-LIMITS = ("--compute", "f32", "--max-model-len", "512", "--max-num-seqs", "8", "--max-num-batched-tokens", "256")
-CUDA = ("--engine", "cuda", *LIMITS)
-SEEDED = {"prompt": "Once upon a time", "max_tokens": 60, "seed": 7, "temperature": 0.9, "top_p": 0.95, "top_k": 40,
-          "presence_penalty": 0.5, "ignore_eos": True, "logprobs": 3}
 
 
 def gpu(n):
     return f"GPU-63756461-7369-6d2d-6465-766963652d3{n}"
-
-
-def ask(job, chat):
-    body = {"messages": chat["messages"], "temperature": 0, "max_completion_tokens": len(chat["ids"]) + 8, "return_token_ids": True}
-    answer = job.post("/v1/chat/completions", body)
-    equal(answer.status, 200, f"{answer}")
-    equal(answer.json["choices"][0]["token_ids"], chat["ids"], chat["messages"][-1]["content"][:60])
 
 
 def a_gpu_for_each_engine():
@@ -31,25 +19,13 @@ def a_gpu_for_each_engine():
         check(f"f32 on cuda, {gpu(0)}" in log and f"f32 on cuda, {gpu(1)}" in log and gpu(2) not in log, log)
 
 
-def draws_of_a_cpu():
-    def completion(*options, program):
-        with Job(*options, program=program, ranks=1) as job:
-            answer = job.post("/v1/completions", SEEDED)
-            equal(answer.status, 200, f"{answer}")
-            return answer.json["choices"][0]
-    cpu, cuda = completion(*LIMITS, program=PROGRAM), completion(*CUDA, program=SIM)
-    equal(cuda["text"], cpu["text"])
-    for got, wanted in zip(cuda["logprobs"]["top_logprobs"], cpu["logprobs"]["top_logprobs"]):
-        equal(list(got), list(wanted), "the best tokens")
-        check(all(abs(got[t] - wanted[t]) < 1e-3 for t in got), f"{got} {wanted}")
+def numbers_and_draws():
+    draws_of_a_cpu(SIM)
+    other_numbers(SIM)
 
 
-def other_numbers():
-    for compute in ("auto", "f16"):
-        with Job("--engine", "cuda", "--compute", compute, *LIMITS[2:], program=SIM, ranks=1) as job:
-            check(f"{'bf16' if compute == 'auto' else compute} on cuda" in job.log(), job.log())
-            answer = job.chat("What is 17 + 25?")
-            check("42" in answer["choices"][0]["message"]["content"], answer)
+def an_engine_that_is_killed():
+    killed_in_a_stream(SIM, 20)
 
 
 def an_error_of_cuda_ends_the_engine_and_no_answer():
@@ -99,5 +75,5 @@ def a_build_without_cuda_says_so():
     check("--engine cuda: this build has no CUDA: make CUDA=1" in refusal(*CUDA, program=PROGRAM), "the job says so, too")
 
 
-run(a_gpu_for_each_engine, draws_of_a_cpu, other_numbers, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
+run(a_gpu_for_each_engine, numbers_and_draws, an_engine_that_is_killed, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
     a_build_without_cuda_says_so)

@@ -262,6 +262,7 @@ static int set_up(void **state)
 
 int main(void)
 {
+    cuda_begin();
     static const struct CMUnitTest all[] = {cmocka_unit_test(test_single), cmocka_unit_test(test_spans)};
     struct CMUnitTest tests[CUDA_ORDERS * COUNT_OF(all) + 2] = {cmocka_unit_test(test_tokens),
                                                                 cmocka_unit_test(test_parts)};

@@ -202,6 +202,7 @@ static void test_refused(void **state)
 
 int main(void)
 {
+    cuda_begin();
     struct CMUnitTest tests[COUNT_OF(folders) + 2] = {cmocka_unit_test(test_blocks),
                                                       cmocka_unit_test(test_refused)};
     for (u32 i = 0; i < COUNT_OF(folders); i++)
