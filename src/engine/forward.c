@@ -200,22 +200,34 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
         const char *where;
         bool refused;
     } parts[] = {{"--quantization", dtype_quantised(c->load.weights)},
-                 {"latent attention", c->arch->mla},
-                 {"experts", c->moe.experts != 0},
-                 {"norms behind the layers only", c->arch->norms == NORMS_POST},
                  {"vectors of an embedding model", c->pooling.kind != POOLING_NONE},
                  {"a KV cache of another format than --compute",
                   c->load.kv_set && c->load.kv != compute_dtype(s->compute)}};
-    const u32 sizes[] = {c->hidden, c->ffn, c->head_dim};
-    static const char *const names[] = {"hidden_size", "intermediate_size", "head_dim"};
+    const struct {
+        const char *where;
+        u32 n;
+    } sizes[] = {{"hidden_size", c->hidden},
+                 {"intermediate_size", c->ffn},
+                 {"head_dim", c->head_dim},
+                 {"moe_intermediate_size", c->moe.ffn},
+                 {"the shared experts' intermediate size", c->moe.shared_ffn},
+                 {"q_lora_rank", c->mla.q_rank},
+                 {"kv_lora_rank", c->mla.kv_rank},
+                 {"qk_nope_head_dim", c->mla.nope},
+                 {"qk_rope_head_dim", c->mla.rope},
+                 {"v_head_dim", c->mla.value}};
     for (size_t i = 0; i < COUNT_OF(parts); i++)
         if (parts[i].refused)
             return error_set(err, ERR_UNSUPPORTED, c->dir, "%s: on CPUs only; leave out --engine cuda",
                              parts[i].where);
     for (size_t i = 0; i < COUNT_OF(sizes); i++)
-        if (sizes[i] % 8)
-            return error_set(err, ERR_UNSUPPORTED, names[i], "%u: on devices it has to be a multiple of 8",
-                             sizes[i]);
+        if (sizes[i].n % 8)
+            return error_set(err, ERR_UNSUPPORTED, sizes[i].where,
+                             "%u: on devices it has to be a multiple of 8", sizes[i].n);
+    if (c->mla.kv_rank + c->mla.rope > DEVICE_MAX_LATENT)
+        return error_set(err, ERR_UNSUPPORTED, "kv_lora_rank",
+                         "%u and %u of the rope: on devices %d together", c->mla.kv_rank, c->mla.rope,
+                         DEVICE_MAX_LATENT);
     if (s->shard.tp * s->shard.pp > 1)
         return error_set(err, ERR_UNSUPPORTED, "--engine cuda",
                          "a replica of several engines (tp %u, pp %u) runs on CPUs only", s->shard.tp,
@@ -475,9 +487,8 @@ static void chunk_thread(void *arg, int thread, int threads)
 /* ---- a step, cut into chunks */
 static u32 span_tokens(const struct forward *f)
 {
-    u32 heads = f->part.heads.n, kv_heads = f->kv.kv_heads;
-    if (f->spec.device) return device_attn_tokens(f->spec.compute, heads, kv_heads, f->spec.config->head_dim);
-    return attn_tokens(heads / kv_heads);
+    u32 heads = f->part.heads.n;
+    return f->spec.device ? device_attn_tokens(&f->kv, heads) : attn_tokens(heads / f->kv.kv_heads);
 }
 
 static void add_span(struct forward *f, struct attn_span span)

@@ -62,6 +62,9 @@ def what_is_missing_is_said():
             (dict(options=CUDA, ranks=2), "the 1 GPUs that rank 1 may use are other engines' already: one engine takes one GPU"),
             (dict(options=(*CUDA, "--gpu-memory-utilization", "0.01")), "of the GPU's 4294967296 bytes"),
             (dict(options=(*CUDA, "--kv-cache-memory-bytes", "8G")), "are more than the GPU has left"),
+            (dict(options=(*CUDA, "--quantization", "int8")), "--quantization: on CPUs only; leave out --engine cuda"),
+            (dict(options=(*CUDA, "--quantization", "int4")), "--quantization: on CPUs only; leave out --engine cuda"),
+            (dict(options=(*CUDA, "--kv-cache-dtype", "int8")), "a KV cache of another format than --compute: on CPUs only"),
             (dict(options=("--engine", "cpu", "--compute", "f16")), "f16 is for --engine cuda")):
         said = refusal(*words.pop("options"), **words)
         check(text in said, said)
