@@ -161,7 +161,16 @@ struct plain_shared {
     float w[BANK_OUT][PLAIN_STEP + 1], x[PLAIN_ROWS][PLAIN_STEP];
 };
 
-__global__ void __launch_bounds__(BANK_THREADS) bank_f32_kernel(struct bank_params p)
+/* PLAIN_STEP columns of `tile` rows, zeros where there are none. */
+__device__ inline void plain_load(float *to, u32 ld_to, u32 tile, const float *from, size_t ld, u32 rows,
+                                  u32 columns)
+{
+    u32 c = threadIdx.x % PLAIN_STEP;
+    for (u32 r = threadIdx.x / PLAIN_STEP; r < tile; r += BANK_THREADS / PLAIN_STEP)
+        to[r * ld_to + c] = r < rows && c < columns ? from[r * ld + c] : 0;
+}
+
+__global__ void __launch_bounds__(BANK_THREADS, 4) bank_f32_kernel(struct bank_params p)
 {
     SHARED(plain_shared, s);
     enum { EACH = PLAIN_ROWS / (BANK_THREADS / BANK_OUT) };
@@ -172,16 +181,12 @@ __global__ void __launch_bounds__(BANK_THREADS) bank_f32_kernel(struct bank_para
         float acc[EACH] = {0};
         for (u32 k0 = 0; k0 < p.n_in; k0 += PLAIN_STEP) {
             __syncthreads();
-            for (u32 i = threadIdx.x; i < (BANK_OUT + PLAIN_ROWS) * PLAIN_STEP; i += BANK_THREADS) {
-                u32 r = i / PLAIN_STEP, c = i % PLAIN_STEP, k = k0 + c;
-                if (r < BANK_OUT)
-                    s.w[r][c] = w.first_out + r < p.n_out && k < p.n_in ? weights[(size_t)r * p.n_in + k] : 0;
-                else
-                    s.x[r - BANK_OUT][c] = row + r - BANK_OUT < w.end && k < p.n_in
-                                               ? ((const float *)w.x)[(row + r - BANK_OUT) * p.ld_x + k]
-                                               : 0;
-            }
+            plain_load(&s.w[0][0], PLAIN_STEP + 1, BANK_OUT, weights + k0, p.n_in, p.n_out - w.first_out,
+                       p.n_in - k0);
+            plain_load(&s.x[0][0], PLAIN_STEP, PLAIN_ROWS, (const float *)w.x + row * p.ld_x + k0, p.ld_x,
+                       w.end - row, p.n_in - k0);
             __syncthreads();
+#pragma unroll 8
             for (u32 k = 0; k < PLAIN_STEP; k++) {
 #pragma unroll
                 for (int r = 0; r < EACH; r++) acc[r] += s.w[out][k] * s.x[first + r][k];
