@@ -24,6 +24,7 @@ int cli_up(int argc, char **argv);
  *                     null, engine_takes, cores_shared, nodes: [{node, engines, ranks: [{rank, replica or null, tp_rank, pp_rank,
  *                     replica_rank: {rank, node_rank, local_rank}, cpus}]}]}
  *   engine            {compute, isa, least_cores, most_cores, threads, weights_bytes, kv_cache_bytes, activation_bytes, ring_bytes}
+ *   gpu               with --engine cuda: {needed_bytes (the engine's first three), memory_bytes or null}
  *   node              {weights_bytes, rank_bytes, most_engines, needed_bytes} of the fullest node; weights lie there once
  *   max_model_len, kv_blocks, block_size
  *   replica, job      {kv_tokens, full_sequences, max_num_seqs, max_ongoing_requests} at the same time

@@ -68,9 +68,14 @@ struct engine_needs {          /* of this one engine */
  * neither of tp and KV heads divides the other, and where there are fewer layers than stages. Parts of a
  * replica share the block numbers: all its engines get the same n_blocks, the least that one of them has room for. */
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err);
-/* Bytes for KV on a device of which so much is free, and which may be used up to this share of its memory: what weights and
- * work leave (max_rows and max_step_tokens must have been asked for). ERR_MEMORY with the numbers when that is nothing. */
-int engine_device_room(const struct engine_needs *needs, u64 total, u64 free, double share, u64 *out,
+/* Bytes for KV on a device: of its memory may be used up to that share, and not more than is free. */
+struct engine_device {
+    u64 total, free;
+    double share;
+    u64 asked; /* for KV; 0: what weights and work leave (max_rows and max_step_tokens must have been asked for) */
+};
+/* ERR_MEMORY with the numbers when nothing is left, ERR_INPUT when less is left than was asked for. */
+int engine_device_room(const struct engine_needs *needs, const struct engine_device *d, u64 *out,
                        struct error *err);
 /* Blocks of the KV cache that an engine gets out of kv_bytes: one that is never handed out, and enough for max_rows sequences of
  * max_model_len tokens if there is room, else as many as there is room for. Pure. ERR_INPUT with both numbers when not

@@ -70,13 +70,42 @@ def what_is_missing_is_said():
         check(text in said, said)
 
 
+def plan(*options, program=SIM):
+    done = subprocess.run([program, "plan", *CUDA, "--json", *options], capture_output=True, text=True, timeout=60 * SLOW)
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def a_plan_says_what_a_gpu_needs():
+    code, value, err = plan("--ranks", "1", "--cores", "8")
+    equal((code, err), (0, ""))
+    e, gpu = value["engine"], value["gpu"]
+    equal((e["isa"], value["placement"]["engine_takes"], gpu["memory_bytes"]), ("cuda", "gpu", 4 << 30))
+    equal(gpu["needed_bytes"], e["weights_bytes"] + e["kv_cache_bytes"] + e["activation_bytes"])
+    equal(value["node"]["needed_bytes"], value["node"]["rank_bytes"] + e["ring_bytes"], "no weights in the node's memory")
+    check(" --gpus-per-node=1 slurm/serve.slurm" in value["commands"]["sbatch"], value["commands"]["sbatch"])
+    with Job(*CUDA, program=SIM, ranks=1) as job:
+        check(f"{e['kv_cache_bytes'] >> 20} MiB for KV" in job.log(), job.log())
+    least = gpu["needed_bytes"] - e["kv_cache_bytes"]
+    for options, where, words in (
+            (("--memory-per-gpu", "64M"), "--gpu-memory-utilization", ("0.90 of the GPU's 67108864 bytes", "do not fit")),
+            (("--memory-per-gpu", "1G", "--kv-cache-memory-bytes", "2G"), "--kv-cache-memory-bytes", ("2147483648 are more than the GPU has left",)),
+            (("--memory-per-gpu", str(int(least / 0.9) + 100000)), "--kv-cache-memory-bytes", ("one sequence of 512 tokens needs",))):
+        code, value, err = plan("--ranks", "1", "--cores", "8", *options)
+        equal((code, value["refusals"][0]["where"]), (1, where), err)
+        check(all(w in err for w in words), err)
+    code, value, err = plan("--ranks", "1", "--cores", "8", "--memory-per-gpu", "60G", program=SIM)
+    equal((code, value["gpu"]["memory_bytes"]), (0, 60 << 30), err)
+
+
 def a_build_without_cuda_says_so():
     devices = subprocess.run([PROGRAM, "devices"], capture_output=True, text=True)
     if "this build has no CUDA" not in devices.stderr:
         return  # it has
     equal((devices.returncode, devices.stderr), (1, "mpiserve devices: device: this build has no CUDA: make CUDA=1\n"))
     check("--engine cuda: this build has no CUDA: make CUDA=1" in refusal(*CUDA, program=PROGRAM), "the job says so, too")
+    code, _, err = plan(program=PROGRAM)
+    check(code == 1 and "--engine cuda: this build has no CUDA: make CUDA=1" in err, err)
 
 
-run(a_gpu_for_each_engine, numbers_and_draws, an_engine_that_is_killed, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
+run(a_gpu_for_each_engine, numbers_and_draws, an_engine_that_is_killed, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said, a_plan_says_what_a_gpu_needs,
     a_build_without_cuda_says_so)
