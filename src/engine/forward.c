@@ -9,7 +9,8 @@
 
 enum {
     CHUNK_TOKENS = 192,
-    DEVICE_CHUNK_TOKENS = 2048 /* enough for a GPU's products; more would cost memory for results in f32 */
+    DEVICE_CHUNK_TOKENS = 2048, /* enough for a GPU's products; more would cost memory for results in f32 */
+    DEVICE_CHUNK_PAIRS = 65535  /* of tokens and experts: a grid has no more rows */
 };
 /* Products of a layer below which the barriers cost more than a second thread saves. */
 static const u64 alone_below = 2000000;
@@ -125,14 +126,19 @@ static size_t expert_rooms(struct forward *f, struct room *list, size_t n)
     return m->experts ? add_rooms(list, n, all, COUNT_OF(all)) : n;
 }
 
+static u32 chunk_tokens(const struct forward_spec *s)
+{
+    u32 pairs = MAX_OF(s->config->moe.per_token, 1u);
+    return s->on_device ? MIN_OF((u32)DEVICE_CHUNK_TOKENS, DEVICE_CHUNK_PAIRS / pairs) : CHUNK_TOKENS;
+}
+
 /* Fills in chunk and the widths, and lists what has to be there; returns how many. */
 static size_t rooms_of(struct forward *f, struct room *list)
 {
     const struct forward_spec *s = &f->spec;
     const struct model_config *c = s->config;
     const struct shard *part = &f->part;
-    u32 n = f->chunk =
-        MIN_OF(s->max_step_tokens, s->on_device ? (u32)DEVICE_CHUNK_TOKENS : (u32)CHUNK_TOKENS);
+    u32 n = f->chunk = MIN_OF(s->max_step_tokens, chunk_tokens(s));
     size_t widest =
         largest((const size_t[]){qkv_width(f), 2 * (size_t)part->ffn.n, 2 * (size_t)part->shared_ffn.n}, 3);
     size_t act = largest((const size_t[]){c->hidden, part->ffn.n, part->shared_ffn.n,

@@ -12,7 +12,7 @@
 #define TEXT_OF(x)       TEXT_OF_(x)
 #define CUBLASLT_LIBRARY "libcublasLt.so." TEXT_OF(CUBLAS_VER_MAJOR)
 
-enum { PLANS = 4096 };
+enum { PLANS = 4096, MOST_ROWS = 65535 /* of a grid */ };
 
 struct lt { /* what is used of the library */
     decltype(&cublasLtCreate) create;
@@ -186,7 +186,7 @@ static void linear_shortened(const struct linear_args *a, struct share s)
 {
     struct linear_args part = *a;
     void *x = device_partial(s.device);
-    u32 most = (u32)(PARTIAL_BYTES / (a->w->n_in * dtype_bytes(a->w->dtype)));
+    u32 most = MIN_OF((u32)(PARTIAL_BYTES / (a->w->n_in * dtype_bytes(a->w->dtype))), (u32)MOST_ROWS);
     for (u32 row = 0; row < a->rows; row += part.rows) {
         part.rows = MIN_OF(most, a->rows - row);
         shorten_rows(s.device, (const float *)a->x + row * a->ld_x, a->ld_x, x, a->w->dtype, part.rows,

@@ -79,6 +79,7 @@ enum {
     LATENT_PAD = 8
 };
 static_assert(LATENT_KEYS == LATENT_WARPS * 16, "a warp has the scores of 16 keys");
+static_assert(KV_SPLIT % LATENT_KEYS == 0, "no tile has keys of two splits");
 
 /* DV: at least the value's size; a multiple of 64. Room behind it for what is rotated. No more than 99 KiB: GPUs that are not made for
  * data centres have no more. */
@@ -151,7 +152,7 @@ __device__ void latent_scores(const latent_shared<T, DV> &s, const struct latent
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 u32 key = first + key0 + j * 8 + lane % 4 * 2 + i;
-                if (key > pos || key >= w.end) score[j][2 * half + i] = -INFINITY;
+                if (key > pos) score[j][2 * half + i] = -INFINITY;
             }
     }
 }
