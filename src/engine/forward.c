@@ -213,10 +213,10 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
         const char *where;
         u32 n;
     } sizes[] = {{"hidden_size", c->hidden},
-                 {"intermediate_size", c->ffn},
+                 {"intermediate_size", s->shard.ffn.n},
                  {"head_dim", c->head_dim},
-                 {"moe_intermediate_size", c->moe.ffn},
-                 {"the shared experts' intermediate size", c->moe.shared_ffn},
+                 {"moe_intermediate_size", s->shard.expert_ffn.n},
+                 {"the shared experts' intermediate size", s->shard.shared_ffn.n},
                  {"q_lora_rank", c->mla.q_rank},
                  {"kv_lora_rank", c->mla.kv_rank},
                  {"qk_nope_head_dim", c->mla.nope},
@@ -229,7 +229,7 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
     for (size_t i = 0; i < COUNT_OF(sizes); i++)
         if (sizes[i].n % 8)
             return error_set(err, ERR_UNSUPPORTED, sizes[i].where,
-                             "%u: on devices it has to be a multiple of 8", sizes[i].n);
+                             "%u for an engine: on devices it has to be a multiple of 8", sizes[i].n);
     if (c->mla.kv_rank + c->mla.rope > DEVICE_MAX_LATENT)
         return error_set(err, ERR_UNSUPPORTED, "kv_lora_rank",
                          "%u and %u of the rope: on devices %d together", c->mla.kv_rank, c->mla.rope,

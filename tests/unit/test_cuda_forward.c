@@ -79,10 +79,10 @@ static void test_refused(void **state)
     assert_int_equal(forward_check_device(&spec, &err), ERR_UNSUPPORTED);
     assert_string_equal(err.where, "kv_lora_rank");
     c.mla = (struct mla_config){0};
-    c.ffn = 100;
+    spec.shard.ffn.n = 100;
     assert_int_equal(forward_check_device(&spec, &err), ERR_UNSUPPORTED);
     assert_string_equal(err.where, "intermediate_size");
-    c.ffn = 96;
+    spec.shard.ffn.n = 96;
     spec.shard.tp = 2;
     assert_int_equal(forward_check_device(&spec, &err), ERR_UNSUPPORTED);
     assert_string_equal(err.message, "a replica of several engines (tp 2, pp 1) runs on CPUs only");

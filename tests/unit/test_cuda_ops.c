@@ -90,13 +90,13 @@ static void test_norm_add(void **state)
                           .add = true};
     ops_cuda()->norm(&a, cuda_share(d));
     cuda_fetch(d, got, a.y, sizeof got);
+    void *there[] = {(void *)a.x, (void *)a.w, a.y};
     a.x = x;
     a.w = w;
-    void *there = a.y;
     a.y = y;
     ops_cpu("portable")->norm(&a, (struct share){0, 1, NULL});
     for (u32 i = 0; i < ROWS * N; i++) assert_close(got[i], y[i], DTYPE_F32, "norm, added", i);
-    device_free(d, there);
+    for (u32 i = 0; i < COUNT_OF(there); i++) device_free(d, there[i]);
     free(x);
     free(w);
     free(y);
