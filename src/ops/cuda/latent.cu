@@ -259,7 +259,7 @@ __device__ void latent_store(latent_shared<T, DV> &s, const struct latent_work &
 
 /* Grid: splits, tiles of rows, spans. */
 template <class T, int DV>
-__global__ void __launch_bounds__(LATENT_THREADS) latent_kernel(struct decode_params p, u32 first_span)
+__global__ void __launch_bounds__(LATENT_THREADS, 2) latent_kernel(struct decode_params p, u32 first_span)
 {
     typedef latent_shared<T, DV> shared;
     SHARED(shared, s);
