@@ -58,11 +58,18 @@ def only_a_config():
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(os.path.join(MIXTRAL, "config.json"), folder)
         found = measured(folder, "--load-format", "dummy", "--input-len", "64", "--batch-size", "1,2", "--output-len", "2",
-                         "--context-len", "0", "--threads", "1")
+                         "--context-len", "0", "--threads", "1", "--compute", "f32")
         equal((found["load_format"], found["threads"]), ("dummy", 1))
         adds_up(found)
         one, two = (c["flops_per_s"] * c["seconds"] for c in found["decode"])
         near(two, 2 * one, "twice the tokens, twice the products")
+        one, two = (c["bytes_per_s"] * c["seconds"] / 2 for c in found["decode"])
+        with open(os.path.join(folder, "config.json")) as f:
+            c = json.load(f)
+        hidden, head = c["hidden_size"], c["hidden_size"] // c["num_attention_heads"]
+        expert, kv = 2 * 3 * hidden * c["intermediate_size"], 2 * 4 * c["num_key_value_heads"] * head
+        met = [8 * (1 - (1 - 2 / 8) ** tokens) for tokens in (1, 2)]  # of 8 experts, by tokens that choose 2 each
+        near(two - one, c["num_hidden_layers"] * ((met[1] - met[0]) * expert + 1.5 * kv), "further experts, and K and V")
         code, _, err = bench(folder)
         equal(code, 1)
         check("model.safetensors" in err, err)

@@ -44,21 +44,34 @@ def nothing_is_left_on_the_gpu():
     until(lambda: before - free_bytes() < 64 << 20, 30, f"of {before} bytes that were free, {free_bytes()} are")
 
 
+COMMON = {"vocab_size": 65536, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "hidden_act": "silu"}
+SHAPES = {  # some layers of models of these kinds, with random weights
+    "8B dense": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288,
+                 "num_hidden_layers": 12, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
+    "experts": {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144,
+                "num_hidden_layers": 4, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128,
+                "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True},
+    "latents": {"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "hidden_size": 2048, "intermediate_size": 10944,
+                "num_hidden_layers": 4, "num_attention_heads": 16, "num_key_value_heads": 16, "kv_lora_rank": 512, "q_lora_rank": None,
+                "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "moe_intermediate_size": 1408,
+                "first_k_dense_replace": 1, "n_routed_experts": 64, "num_experts_per_tok": 6, "n_shared_experts": 2,
+                "topk_method": "greedy", "n_group": 1, "topk_group": 1, "norm_topk_prob": False, "routed_scaling_factor": 1.0,
+                "scoring_func": "softmax"}}
+
+
 def figures():
-    """A model of the size of an 8B one, with random weights; no figure is judged."""
-    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 4096,
-              "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
-              "head_dim": 128, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "hidden_act": "silu"}
-    models = [(DEMO, ())]
-    with tempfile.TemporaryDirectory() as folder:
-        if GPUS[0]["total_bytes"] >= 32 << 30:
+    """No figure is judged."""
+    def bench(*arguments):
+        done = subprocess.run([PROGRAM, "bench", "engine", *arguments, "--engine", "cuda"], capture_output=True, text=True, timeout=200)
+        equal(done.returncode, 0, done.stderr)
+        print("".join(f"# {line}\n" for line in done.stdout.splitlines()), end="")
+    bench(DEMO)
+    for name, shape in SHAPES.items():
+        with tempfile.TemporaryDirectory() as folder:
             with open(os.path.join(folder, "config.json"), "w") as f:
-                json.dump(config, f)
-            models.append((folder, ("--load-format", "dummy", "--max-num-batched-tokens", "2048")))
-        for model, more in models:
-            done = subprocess.run([PROGRAM, "bench", "engine", model, "--engine", "cuda", *more], capture_output=True, text=True, timeout=300)
-            equal(done.returncode, 0, done.stderr)
-            print("".join(f"# {line}\n" for line in done.stdout.splitlines()), end="")
+                json.dump({**COMMON, **shape}, f)
+            print(f"# {name}, {shape['num_hidden_layers']} layers")
+            bench(folder, "--load-format", "dummy", "--max-num-batched-tokens", "2048")
 
 
 GPUS = devices()
