@@ -5,6 +5,7 @@
 #            make install uninstall   PREFIX=/usr/local  DESTDIR=
 #            make docs          option table -> README.md, jobs/schema.json, jobs/every-option.yaml
 #            make CUDA=1        the same program with the CUDA backend;  make check-cuda: what nvcc says of its kernels
+#            make check-gpu     the tests of that backend on a GPU of this machine (tests/gpu)
 # Options:   CC=clang  SANITIZE=address,undefined  MPI_HOME=folder  V=1  ARGS="-n 4 MODEL" (run, bench)
 
 ifeq ($(origin CC),default)
@@ -49,7 +50,7 @@ TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o) $(BENCHES:=.o)
 FUZZERS  := $(patsubst %.c,build-fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 20
 
-.PHONY: all deps run tests check check-mpi5 check-cuda soak fuzz fuzzers check-style bench docs install uninstall clean
+.PHONY: all deps run tests check check-mpi5 check-cuda soak check-gpu gpu-tests have-nvcc fuzz fuzzers check-style bench docs install uninstall clean
 all: $(PROGRAM)
 
 # `make -j2 deps run`: everything else waits for deps. With check among the goals it installs what tests need too.
@@ -150,6 +151,19 @@ check-style:
 # What nvcc makes of the kernels, without a GPU: registers and spills for each architecture.
 check-cuda:
 	@NVCC='$(NVCC)' ARCHS='$(CUDA_ARCHS)' tests/tools/cuda-report
+# The same tests as over the emulation, on a GPU: built with CUDA in a folder of its own, so make runs itself.
+GPU_UNIT  := $(patsubst %,$(BUILD)/tests/gpu/test_cuda_%,ops attn experts sample forward families engine)
+GPU_BUILD := CUDA=1 BUILD=build-cuda PROGRAM=build-cuda/mpiserve
+$(GPU_UNIT): $(BUILD)/tests/gpu/%: $(BUILD)/tests/unit/%.o $(BUILD)/tests/gpu/device.o $(LIBRARY)
+	$(call say,LD  $@)
+	$(Q)$(CC) $(STD) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBS)
+gpu-tests: $(PROGRAM) $(GPU_UNIT)
+have-nvcc:
+	@command -v '$(NVCC)' >/dev/null || { echo "there is no nvcc: CUDA_HOME=folder"; exit 1; }
+check-gpu: have-nvcc
+	@$(MAKE) --no-print-directory $(GPU_BUILD) gpu-tests
+	@env $(filter-out CUDA=1,$(GPU_BUILD)) $(RUN_ENV) tests/tools/run-tests \
+	    $(or $(TESTS),$(GPU_UNIT:$(BUILD)/%=build-cuda/%) tests/gpu/t_gpu.py)
 bench: $(PROGRAM) $(BENCHES)
 	@exec env BUILD=$(BUILD) $(RUN_ENV) python3 tests/bench/bench.py --program ./$(PROGRAM) $(ARGS)
 

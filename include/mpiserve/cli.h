@@ -24,6 +24,7 @@ int cli_up(int argc, char **argv);
  *                     null, engine_takes, cores_shared, nodes: [{node, engines, ranks: [{rank, replica or null, tp_rank, pp_rank,
  *                     replica_rank: {rank, node_rank, local_rank}, cpus}]}]}
  *   engine            {compute, isa, least_cores, most_cores, threads, weights_bytes, kv_cache_bytes, activation_bytes, ring_bytes}
+ *   gpu               with --engine cuda: {needed_bytes (the engine's first three), memory_bytes or null}
  *   node              {weights_bytes, rank_bytes, most_engines, needed_bytes} of the fullest node; weights lie there once
  *   max_model_len, kv_blocks, block_size
  *   replica, job      {kv_tokens, full_sequences, max_num_seqs, max_ongoing_requests} at the same time
@@ -54,6 +55,16 @@ int cli_sweep(int argc, char **argv);
  *                     prompts' blocks that were in the cache; null without prefixes), choices (a request), decision_ns_p50,
  *                     decision_ns_p99 (all choices of a request with their updates; the clock's own cost is taken off),
  *                     theory: {wait_p50, wait_p99, most_ongoing or null} or null}] */
+/* mpiserve bench engine [MODEL] [--input-len N,N...] [--batch-size N,N...] [--context-len N] [--output-len N] [--num-iters N]
+ * [--num-iters-warmup N] [--json] [options of the job that an engine knows]: one engine alone, without MPI; --help says what each is.
+ * 0; 1 the model cannot be run; 2 wrong usage. --json prints one object:
+ *   mpiserve, model, engine, device (a GPU's name or null), compute, isa, quantization, load_format, threads, max_num_batched_tokens,
+ *   weights_bytes
+ *   limits            {memory_bytes_per_s (reading; on a GPU copying, both ways counted), product_flops_per_s (the compute's own)}, of
+ *                     this run
+ *   prefill, decode   [{batch_size, context_len (tokens that count as computed), tokens (of each sequence), tokens_per_s (all of them),
+ *                     seconds (the median run), bytes_per_s, of_memory, flops_per_s, of_products (what weights, K and V and products ask
+ *                     for at the least: engine_cost; shares of the limits), runs: [seconds]}]: a prompt; a token a step */
 int cli_bench(int argc, char **argv);
 
 /* mpiserve tokenize DIR, detokenize DIR: JSON objects on stdin, one a line, and their answers on stdout, each at once; DIR holds

@@ -114,7 +114,7 @@ struct config {
     i64 nodes, ranks_per_node, gpus_per_node; /* 1; 0: see help; 0 */
     i64 cores, numa;                          /* of a node; 0: as this machine; 0: 1 */
     char topology[256];                       /* of a node, in hwloc's words; "" */
-    i64 memory_per_node;                      /* bytes; 0: see help */
+    i64 memory_per_node, memory_per_gpu;      /* bytes; 0: see help */
     bool json;
     /* where the values come from */
     char config_file[PATH_LEN];                      /* the job file; "": none */

@@ -18,11 +18,15 @@
 #include "mpiserve/ops.h"
 #include "mpiserve/request.h"
 
-enum { DEVICE_UPLOADS = 8, DEVICE_MAX = 64 };
+enum {
+    DEVICE_UPLOADS = 8,
+    DEVICE_MAX = 64,
+    DEVICE_MAX_LATENT = 576 /* numbers of a latent, what is rotated included */
+};
 
 struct device_info {
     char name[64];
-    char uuid[48];   /* "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" */
+    char uuid[48];   /* "GPU-", then 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12 */
     char bus[16];    /* "0000:17:00.0" */
     u64 total, free; /* bytes */
     u32 major, minor, processors;
@@ -95,11 +99,12 @@ void device_lane_send(struct device_lane *l, void *to, size_t bytes); /* what wa
 /* Waits until all has arrived. The first error; on one the device is of no use. l: NULL is fine. */
 int device_lane_free(struct device_lane *l, struct error *err);
 
-/* The table for devices. Products take weights and activations of the same type; a struct packed is row-major [n_out, n_in]
- * there, without padding, and K in the KV pool is [block_size, d] like V. n_in, ld and d are multiples of 8. */
+/* The table for devices. Products take activations of the weights' type, or f32, which is rounded to it before; a struct packed is
+ * row-major [n_out, n_in] there, without padding, and K in the KV pool is [block_size, d] like V. n_in, ld and d are multiples of 8.
+ * Where experts' rows begin and end is known on the device only: nothing waits for it. */
 const struct ops *ops_cuda(void); /* NULL: a build without CUDA */
-/* As attn_tokens: most tokens of a span. */
-u32 device_attn_tokens(enum compute compute, u32 heads, u32 kv_heads, u32 head_dim);
+/* As attn_tokens: most tokens of a span, with such a KV pool. */
+u32 device_attn_tokens(const struct kv_pool *kv, u32 heads);
 
 /* ---- sampling: what engine/sampler.h says, by the same rules and with the same draws ---------------------------*/
 struct sample_list {

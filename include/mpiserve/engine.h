@@ -70,9 +70,14 @@ struct engine_needs {          /* of this one engine */
  * neither of tp and KV heads divides the other, and where there are fewer layers than stages. Parts of a
  * replica share the block numbers: all its engines get the same n_blocks, the least that one of them has room for. */
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err);
-/* Bytes for KV on a device of which so much is free, and which may be used up to this share of its memory: what weights and
- * work leave (max_rows and max_step_tokens must have been asked for). ERR_MEMORY with the numbers when that is nothing. */
-int engine_device_room(const struct engine_needs *needs, u64 total, u64 free, double share, u64 *out,
+/* Bytes for KV on a device: of its memory may be used up to that share, and not more than is free. */
+struct engine_device {
+    u64 total, free;
+    double share;
+    u64 asked; /* for KV; 0: what weights and work leave (max_rows and max_step_tokens must have been asked for) */
+};
+/* ERR_MEMORY with the numbers when nothing is left, ERR_INPUT when less is left than was asked for. */
+int engine_device_room(const struct engine_needs *needs, const struct engine_device *d, u64 *out,
                        struct error *err);
 /* Blocks of the KV cache that an engine gets out of kv_bytes: one that is never handed out, and enough for max_rows sequences of
  * max_model_len tokens (an encoder: for most_tokens) if there is room, else as many as there is room for. Pure. ERR_INPUT with both numbers when not
@@ -88,5 +93,30 @@ u64 engine_kv_share(u64 memory, u32 ranks);
  * new sequence of max_model_len tokens and 1 MiB of lists. A frame may be a quarter of it. */
 size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u32 max_logprobs, u32 hidden,
                         u32 block_size);
+
+/* ---- an engine in this process, to measure it: without agent, channel and scheduler. Its steps are a job's: the same rows, forward pass
+ * and sampling. One thread, beside the pool that it makes; with isa "cuda" on the first device that is visible. */
+struct engine_solo;
+/* Room for max_rows sequences of max_model_len tokens. NULL: what engine_plan says; ERR_UNSUPPORTED for models of vectors, replicas of
+ * several engines and compute "null"; no memory; a folder that cannot be read. */
+struct engine_solo *engine_solo_new(const struct engine_ask *ask, struct error *err);
+void engine_solo_free(struct engine_solo *s); /* NULL is fine */
+const struct engine_needs *engine_solo_needs(const struct engine_solo *s);
+const char *engine_solo_device(const struct engine_solo *s); /* its name; NULL: the CPU */
+/* New sequences in place of the old ones: n of them, whose first `cached` tokens (a multiple of block_size) count as computed, with zeros
+ * for K and V, and `prompt` (1 or more) further ones. */
+void engine_solo_begin(struct engine_solo *s, u32 n, u32 cached, u32 prompt);
+/* The next n_tok tokens of each sequence; with the last of what is known of it a token is chosen, greedily, and is known then. *ns: the time
+ * that the engine took. */
+int engine_solo_step(struct engine_solo *s, u32 n_tok, u64 *ns, struct error *err);
+struct engine_cost { /* of a step, at the least; see engine/cost.h */
+    double flops, bytes;
+};
+struct engine_cost engine_solo_cost(const struct engine_solo *s, u32 n_tok); /* of the next step */
+struct engine_speed {                                                        /* a second */
+    double flops, bytes;
+};
+/* What products of weights in this compute, and memory, give here; measured, about a second long. */
+int engine_solo_speed(const struct engine_solo *s, struct engine_speed *out, struct error *err);
 
 #endif

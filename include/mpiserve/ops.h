@@ -207,6 +207,14 @@ struct
     u32 layer, heads, rows, nope, rope, rank;
     size_t ld_q, ld_absorbed, ld_latent;
 };
+struct heads_args {  /* a weight for each head: y[r][i] = W_i x[r][i] */
+    struct packed w; /* of head 0; the others follow, stride bytes apart */
+    size_t stride;
+    const float *x; /* [rows, ..]: n_in numbers of head i at i x_step */
+    float *y;       /* [rows, ..]: n_out numbers of head i at i y_step */
+    u32 heads, rows;
+    size_t ld_x, ld_y, x_step, y_step;
+};
 struct attn_span {     /* consecutive tokens of one sequence */
     const u32 *blocks; /* the sequence's block table */
     u32 row, pos, n;   /* of the first token; tokens */
@@ -265,7 +273,7 @@ struct experts_args { /* y[i] = W_e x[i] (+ bias_e) for the sorted rows i of eac
     const void *x; /* [pairs, n_in] act */
     enum dtype x_dtype;
     const u32 *start;
-    u32 experts;
+    u32 experts, pairs;
     size_t ld_x, ld_y;
     float *y;            /* [pairs, n_out] */
     _Atomic u32 *ticket; /* as in attn_args */
@@ -293,6 +301,7 @@ struct ops {
     void (*angles)(const struct angles_args *, struct share);
     void (*rope)(const struct rope_args *, struct share);
     void (*latent)(const struct latent_args *, struct share);
+    void (*heads)(const struct heads_args *, struct share);
     void (*attn)(const struct attn_args *, struct share);
     void (*route)(const struct route_args *, struct share);
     void (*group)(const struct group_args *, struct share);

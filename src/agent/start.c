@@ -226,14 +226,12 @@ static int size_cache(struct agent *a, struct error *err)
     u64 room = 0;
     int rc = 0;
     if (a->needs.device && a->plan.ranks[agent_rank(a)].replica < 0) return 0;
+    const struct engine_device gpu = {a->gpu.total, a->gpu.free, c->gpu_memory_utilization,
+                                      (u64)c->kv_cache_memory_bytes};
     if (a->needs.device)
-        rc = engine_device_room(&a->needs, a->gpu.total, a->gpu.free, c->gpu_memory_utilization, &room, err);
+        rc = engine_device_room(&a->needs, &gpu, &room, err);
     else
-        room = memory_for_kv(a);
-    if (c->kv_cache_memory_bytes && (u64)c->kv_cache_memory_bytes > room && a->needs.device && !rc)
-        rc = error_set(err, ERR_INPUT, "--kv-cache-memory-bytes", "%lld are more than the GPU has left: %llu",
-                       (long long)c->kv_cache_memory_bytes, (unsigned long long)room);
-    if (c->kv_cache_memory_bytes) room = (u64)c->kv_cache_memory_bytes;
+        room = c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes : memory_for_kv(a);
     if (!rc) rc = engine_blocks(&a->needs, &limits, room, &a->n_blocks, err);
     if (rc) config_blame(c, err);
     return rc;

@@ -1,7 +1,7 @@
 /* mpiserve bench route: routers in simulation, beside what theory says. */
+#include "cli/bench.h"
 #include "cli/route_prompts.h"
 #include "cli/route_sim.h"
-#include "mpiserve/cli.h"
 #include "mpiserve/json.h"
 
 #include <errno.h>
@@ -331,7 +331,7 @@ static void bench(const struct asked *a)
     buf_release(&text);
 }
 
-static int bench_route(int argc, char **argv)
+int bench_route(int argc, char **argv)
 {
     struct asked a;
     struct error err = {0};
@@ -349,16 +349,4 @@ static int bench_route(int argc, char **argv)
         log_error("%s", error_text(&err, line, sizeof line));
     free(a.recorded);
     return status;
-}
-
-int cli_bench(int argc, char **argv)
-{
-    log_setup(LOG_INFO, "");
-    if (argc > 2 && strcmp(argv[2], "route") == 0) return bench_route(argc, argv);
-    bool help = argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0);
-    if (!help)
-        log_error("bench: there is `mpiserve bench route`%s%.80s", argc > 2 ? ", not " : "",
-                  argc > 2 ? argv[2] : "");
-    if (help) fputs(usage, stdout);
-    return help ? EXIT_FINE : EXIT_USAGE;
 }

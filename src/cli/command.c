@@ -38,6 +38,7 @@ void plan_commands(struct plan *p, int argc, char **argv, int first)
     add_word(&p->mpirun, argv[0]);
     buf_printf(&p->sbatch, "sbatch --nodes=%u --ntasks-per-node=%u --cpus-per-task=%u --mem=0", g->n_nodes,
                g->ranks_per_node, MAX_OF(g->topo->n_cpus / g->ranks_per_node, 1u));
+    if (strcmp(p->config.engine, "cuda") == 0) buf_printf(&p->sbatch, " --gpus-per-node=%u", p->most_engines);
     buf_text(&p->sbatch, " slurm/serve.slurm");
     for (int i = 0; i < n; i++) {
         add_word(&p->up, passed[i]);

@@ -1,8 +1,10 @@
 /* The machines of a plan: from options, or this one. */
 #include "cli/plan.h"
+#include "mpiserve/device.h"
 #include "mpiserve/proc.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static int find_topology(struct ground *g, const struct config *c, struct error *err)
 {
@@ -48,6 +50,16 @@ static int find_ranks(struct ground *g, const struct config *c, struct error *er
     return 0;
 }
 
+/* The least of this machine's GPUs; 0: there is none. */
+static u64 memory_of_gpus(void)
+{
+    struct device_info list[DEVICE_MAX];
+    int n = device_list(list, DEVICE_MAX, NULL);
+    u64 least = n > 0 ? list[0].total : 0;
+    for (int i = 1; i < n; i++) least = MIN_OF(least, list[i].total);
+    return least;
+}
+
 int ground_find(struct ground *g, const struct config *c, struct error *err)
 {
     *g = (struct ground){0};
@@ -60,6 +72,8 @@ int ground_find(struct ground *g, const struct config *c, struct error *err)
     g->memory = (u64)c->memory_per_node;
     if (!g->memory && g->this_machine) g->memory = memory_left();
     if (g->memory == UINT64_MAX) g->memory = 0;
+    g->gpu_memory = (u64)c->memory_per_gpu;
+    if (!g->gpu_memory && strcmp(c->engine, "cuda") == 0) g->gpu_memory = memory_of_gpus();
     return 0;
 }
 

@@ -94,18 +94,19 @@ static void most_of(struct engine_needs *most, const struct engine_needs *part)
     *most = n;
 }
 
+static bool on_gpus(const struct plan *p)
+{
+    return strcmp(p->config.engine, "cuda") == 0;
+}
+
 static int ask_engine(struct plan *p, struct error *err)
 {
     const struct config *c = &p->config;
     int level = ops_isa_level(ops_cpu_best());
     if (strcmp(c->cpu_isa, "auto") != 0) level = MIN_OF(level, ops_isa_level(c->cpu_isa));
-    if (strcmp(c->engine, "cuda") == 0)
-        return error_set(
-            err, ERR_UNSUPPORTED, "--engine",
-            "plan knows the sizes of CPU engines only; a job with GPUs tells its KV cache when it starts");
     p->threads = c->threads ? (u32)c->threads : MAX_OF(p->most_cores, 1u);
     struct engine_ask ask;
-    engine_ask_of(c, ops_isa_name(level), &ask);
+    engine_ask_of(c, on_gpus(p) ? "cuda" : ops_isa_name(level), &ask);
     ask.threads = p->threads;
     p->part_weights = mem_zero((size_t)ask.tp * ask.pp, sizeof *p->part_weights);
     for (ask.pp_rank = 0; ask.pp_rank < ask.pp; ask.pp_rank++)
@@ -131,17 +132,30 @@ static u64 node_weights(const struct plan *p, u32 node)
     return sum;
 }
 
+/* Bytes for the KV cache of an engine: UINT64_MAX where nothing says how many there are. */
+static int find_room(struct plan *p, u64 *room, struct error *err)
+{
+    const struct config *c = &p->config;
+    const struct ground *g = &p->ground;
+    u64 asked = (u64)c->kv_cache_memory_bytes;
+    const struct engine_device gpu = {g->gpu_memory, g->gpu_memory, c->gpu_memory_utilization, asked};
+    *room = asked ? asked : UINT64_MAX;
+    if (p->needs.device) return g->gpu_memory ? engine_device_room(&p->needs, &gpu, room, err) : 0;
+    if (!asked && g->memory) *room = engine_kv_share(g->memory, g->ranks_per_node);
+    return 0;
+}
+
 static int size_engine(struct plan *p, struct error *err)
 {
     const struct config *c = &p->config;
     const struct ground *g = &p->ground;
     struct engine_limits limits = {(u32)c->max_num_seqs, p->needs.max_model_len, (u32)c->block_size};
-    u64 room = c->kv_cache_memory_bytes ? (u64)c->kv_cache_memory_bytes
-               : g->memory              ? engine_kv_share(g->memory, g->ranks_per_node)
-                                        : UINT64_MAX;
-    int rc = engine_blocks(&p->needs, &limits, room, &p->n_blocks, err);
+    u64 room;
+    int rc = find_room(p, &room, err);
+    if (rc) return rc;
+    rc = engine_blocks(&p->needs, &limits, room, &p->n_blocks, err);
     if (rc) {
-        if (!c->kv_cache_memory_bytes)
+        if (!c->kv_cache_memory_bytes && !p->needs.device)
             error_set(err, rc, "--memory-per-node",
                       "a KV cache for one sequence of %u tokens needs %llu bytes, and an engine's share is "
                       "%llu (half of "
@@ -164,10 +178,11 @@ static int size_engine(struct plan *p, struct error *err)
     p->agent = agent_bytes;
     p->tokens = (p->n_blocks - 1) * (u64)c->block_size;
     p->sequences = MIN_OF((p->n_blocks - 1) / per_seq, (u64)c->max_num_seqs);
-    for (u32 node = 0; node < g->n_nodes; node++)
+    for (u32 node = 0; node < g->n_nodes && !p->needs.device; node++)
         p->node_weights = MAX_OF(p->node_weights, node_weights(p, node));
-    p->node_needs = p->node_weights + p->agent * g->ranks_per_node +
-                    p->most_engines * (p->kv + p->needs.work_bytes + p->rings);
+    u64 engine = p->needs.device ? 0 : p->kv + p->needs.work_bytes; /* in the node's memory */
+    p->node_needs = p->node_weights + p->agent * g->ranks_per_node + p->most_engines * (engine + p->rings);
+    if (p->needs.device) p->gpu_needs = p->needs.weights_bytes + p->kv + p->needs.work_bytes;
     return 0;
 }
 
@@ -181,8 +196,9 @@ static int check_memory(const struct plan *p, struct error *err)
         "%llu: take fewer ranks a node, lower --kv-cache-memory-bytes or --max-num-seqs, or nodes with more "
         "memory",
         (unsigned long long)p->node_needs, (unsigned long long)p->node_weights, p->most_engines,
-        (unsigned long long)(p->kv + p->needs.work_bytes + p->rings), g->ranks_per_node,
-        (unsigned long long)p->agent, (unsigned long long)g->memory);
+        (unsigned long long)((p->node_needs - p->node_weights - p->agent * g->ranks_per_node) /
+                             p->most_engines),
+        g->ranks_per_node, (unsigned long long)p->agent, (unsigned long long)g->memory);
 }
 
 /* ---- the whole -----------------------------------------------------------------------------------------------*/
@@ -190,10 +206,13 @@ static void add_notes(struct plan *p)
 {
     const struct ground *g = &p->ground;
     for (int i = 0; i < p->config.n_notes; i++) note(p, "%s", p->config.notes[i]);
-    if (g->gpus_per_node)
+    if (g->gpus_per_node && !on_gpus(p))
         note(p, "engines of --engine cpu take cores. What is shown is the placement of one engine a GPU; "
                 "sizes "
                 "are those of CPU engines, and the lines to start it ask for no GPU");
+    if (p->needs.device)
+        note(p, "what CUDA itself takes of a GPU, some hundred MiB, is not known here%s",
+             g->gpu_memory ? "" : ", nor how much a GPU has: give --memory-per-gpu; nothing was judged");
     if (p->has_place && p->shared)
         note(p, "%u engines share %u cores on a node: they are bound round robin to single cores",
              p->most_engines, g->topo->n_cores);
@@ -203,7 +222,7 @@ static void add_notes(struct plan *p)
         note(p, "the memory of a node is what is free on this machine now");
     if (g->this_machine && g->n_nodes > 1)
         note(p, "every node is taken to be like this machine: describe others with --cores or --topology");
-    if (p->has_engine)
+    if (p->has_engine && !p->needs.device)
         note(p, "%s and %s are what this machine would choose; the job takes the least of its nodes",
              p->needs.compute, p->needs.isa);
 }

@@ -14,6 +14,7 @@ struct ground {
     u32 n_nodes, ranks_per_node, gpus_per_node;
     struct topo *topo; /* of every node */
     u64 memory;        /* of a node, free for the job; 0: not known, not judged */
+    u64 gpu_memory;    /* of a GPU, with --engine cuda; 0: not known, not judged */
     bool this_machine; /* the topology is that of this machine */
 };
 int ground_find(struct ground *g, const struct config *c, struct error *err);
@@ -39,6 +40,7 @@ struct plan {
     u32 n_blocks, threads;
     u64 kv, rings, agent; /* of an engine, an engine, a rank */
     u64 node_needs;
+    u64 gpu_needs; /* of a GPU; 0: engines compute on CPUs */
     /* a replica */
     u64 tokens, sequences; /* in the KV cache; sequences of full length, at most max_num_seqs */
     struct error refusals[PLAN_REFUSALS];

@@ -2,6 +2,8 @@
 #include "cli/plan.h"
 #include "mpiserve/json.h"
 
+#include <string.h>
+
 static void member_int(struct json_out *o, const char *key, u64 v)
 {
     json_out_key(o, key);
@@ -97,7 +99,7 @@ static void placement(const struct plan *p, struct json_out *o)
     member_int(o, "data_parallel_size", p->place.n_replicas);
     member_known(o, "data_parallel_size_local", c->data_parallel_size_local != ABSENT,
                  (u64)c->data_parallel_size_local);
-    member_text(o, "engine_takes", "cores");
+    member_text(o, "engine_takes", strcmp(c->engine, "cuda") == 0 ? "gpu" : "cores");
     member_bool(o, "cores_shared", p->shared);
     json_out_key(o, "nodes");
     json_out_array(o);
@@ -132,6 +134,12 @@ static void engine(const struct plan *p, struct json_out *o)
     member_int(o, "activation_bytes", p->needs.work_bytes);
     member_int(o, "ring_bytes", p->rings);
     json_out_end_object(o);
+    if (p->gpu_needs) {
+        open_object(o, "gpu");
+        member_int(o, "needed_bytes", p->gpu_needs);
+        member_known(o, "memory_bytes", p->ground.gpu_memory != 0, p->ground.gpu_memory);
+        json_out_end_object(o);
+    }
     open_object(o, "node");
     member_int(o, "weights_bytes", p->node_weights);
     member_int(o, "rank_bytes", p->agent);

@@ -156,9 +156,19 @@ static void sizes(const struct plan *p, struct buf *to)
     char text[32], line[64];
     u64 replicas = p->place.n_replicas;
     buf_text(to, "\nMemory\n");
-    memory_row(to, "weights, once on a node", p->node_weights);
-    memory_row(to, "an engine: KV cache", p->kv);
-    memory_row(to, "an engine: activations, logits, tables", p->needs.work_bytes);
+    if (p->gpu_needs) {
+        memory_row(to, "a GPU: weights", p->needs.weights_bytes);
+        memory_row(to, "a GPU: KV cache", p->kv);
+        memory_row(to, "a GPU: activations, logits, tables", p->needs.work_bytes);
+        memory_row(to, "a GPU needs", p->gpu_needs);
+        snprintf(line, sizeof line, "and may use (%.2f of a GPU)", p->config.gpu_memory_utilization);
+        if (p->ground.gpu_memory)
+            memory_row(to, line, (u64)((double)p->ground.gpu_memory * p->config.gpu_memory_utilization));
+    } else {
+        memory_row(to, "weights, once on a node", p->node_weights);
+        memory_row(to, "an engine: KV cache", p->kv);
+        memory_row(to, "an engine: activations, logits, tables", p->needs.work_bytes);
+    }
     memory_row(to, "an engine: rings between it and its agent", p->rings);
     memory_row(to, "a rank: programs and MPI (estimate)", p->agent);
     snprintf(line, sizeof line, "a node with %u engine%s needs", p->most_engines,
@@ -193,7 +203,8 @@ void plan_text(const struct plan *p, struct buf *to)
                        (long long)p->config.tensor_parallel_size);
         else
             buf_text(to, "one engine each");
-        buf_printf(to, ", %s; an engine takes cores\n\n", p->config.placement_group_strategy);
+        buf_printf(to, ", %s; an engine takes %s\n\n", p->config.placement_group_strategy,
+                   strcmp(p->config.engine, "cuda") == 0 ? "a GPU" : "cores");
         picture(p, to);
     }
     if (p->has_engine) sizes(p, to);

@@ -265,6 +265,10 @@ const struct option option_table[] = {
      .help = "Memory of a node that is free for the job (512G). auto: what is free on this machine; not "
              "judged where --cores or "
              "--topology describe another one."},
+    {"memory-per-gpu", "", OPTION_SIZE, GROUP_PLAN, OPTION_FOR_PLAN, AT(memory_per_gpu), KIB *KIB,
+     KIB *KIB *KIB *KIB *KIB, "auto", "auto", 0,
+     .help = "With --engine cuda: memory of a GPU (80G). auto: the least of this machine's GPUs; not judged "
+             "where it has none."},
     {"json", "", OPTION_FLAG, GROUP_PLAN, OPTION_FOR_PLAN, AT(json), .words = "false true",
      .standard = "false", .help = "Print one JSON object instead of text."},
 };

@@ -5,6 +5,7 @@
 /* The format of the layer's input: several weights take it. */
 static enum dtype input_dtype(const struct forward *f, const struct layer_weights *w)
 {
+    if (f->spec.device) return w->router.dtype; /* of all weights there */
     bool half = forward_act(f, &w->router) == DTYPE_BF16 &&
                 forward_act(f, &w->expert_gate_up) == DTYPE_BF16 &&
                 (!w->gate_up.data || w->gate_up.dtype == DTYPE_BF16) &&
@@ -66,13 +67,14 @@ static void products(struct forward *f, const struct packed *w, const float *bia
                      float *y, _Atomic u32 *ticket, struct share s)
 {
     f->spec.ops->experts(&(struct experts_args){.w = *w,
-                                                .stride = packed_stride(w),
+                                                .stride = forward_stride(f, w),
                                                 .bias = bias,
-                                                .bias_stride = vector_stride(w->n_out),
+                                                .bias_stride = forward_vector_stride(f, w->n_out),
                                                 .x = in.x,
                                                 .x_dtype = in.dtype,
                                                 .start = f->moe.start,
                                                 .experts = f->spec.config->moe.experts,
+                                                .pairs = f->rows * f->spec.config->moe.per_token,
                                                 .ld_x = in.ld,
                                                 .ld_y = w->n_out,
                                                 .y = y,

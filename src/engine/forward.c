@@ -10,7 +10,8 @@
 
 enum {
     CHUNK_TOKENS = 192,
-    DEVICE_CHUNK_TOKENS = 2048 /* enough for a GPU's products; more would cost memory for results in f32 */
+    DEVICE_CHUNK_TOKENS = 2048, /* enough for a GPU's products; more would cost memory for results in f32 */
+    DEVICE_CHUNK_PAIRS = 65535  /* of tokens and experts: a grid has no more rows */
 };
 /* Products of a layer below which the barriers cost more than a second thread saves. */
 static const u64 alone_below = 2000000;
@@ -126,13 +127,19 @@ static size_t expert_rooms(struct forward *f, struct room *list, size_t n)
     return m->experts ? add_rooms(list, n, all, COUNT_OF(all)) : n;
 }
 
+static u32 chunk_tokens(const struct forward_spec *s)
+{
+    u32 pairs = MAX_OF(s->config->moe.per_token, 1u);
+    return s->on_device ? MIN_OF((u32)DEVICE_CHUNK_TOKENS, DEVICE_CHUNK_PAIRS / pairs) : CHUNK_TOKENS;
+}
+
 /* Fills in chunk and the widths, and lists what has to be there; returns how many. */
 static size_t rooms_of(struct forward *f, struct room *list)
 {
     const struct forward_spec *s = &f->spec;
     const struct model_config *c = s->config;
     const struct shard *part = &f->part;
-    f->enough = MIN_OF(s->max_step_tokens, s->on_device ? (u32)DEVICE_CHUNK_TOKENS : (u32)CHUNK_TOKENS);
+    f->enough = MIN_OF(s->max_step_tokens, chunk_tokens(s));
     u32 n = f->chunk = c->arch->encoder ? s->max_step_tokens : f->enough;
     size_t ffn = (c->arch->encoder ? 1 : 2) * (size_t)part->ffn.n,
            widest = largest((const size_t[]){qkv_width(f), ffn, 2 * (size_t)part->shared_ffn.n}, 3);
@@ -207,23 +214,35 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
         const char *where;
         bool refused;
     } parts[] = {{"--quantization", dtype_quantised(c->load.weights)},
-                 {"latent attention", c->arch->mla},
-                 {"experts", c->moe.experts != 0},
                  {"encoders", c->arch->encoder},
-                 {"norms behind the layers only", c->arch->norms == NORMS_POST},
                  {"vectors of an embedding model", c->pooling.kind != POOLING_NONE},
                  {"a KV cache of another format than --compute",
                   c->load.kv_set && c->load.kv != compute_dtype(s->compute)}};
-    const u32 sizes[] = {c->hidden, s->shard.ffn.n, c->head_dim};
-    static const char *const names[] = {"hidden_size", "intermediate_size", "head_dim"};
+    const struct {
+        const char *where;
+        u32 n;
+    } sizes[] = {{"hidden_size", c->hidden},
+                 {"intermediate_size", s->shard.ffn.n},
+                 {"head_dim", c->head_dim},
+                 {"moe_intermediate_size", s->shard.expert_ffn.n},
+                 {"the shared experts' intermediate size", s->shard.shared_ffn.n},
+                 {"q_lora_rank", c->mla.q_rank},
+                 {"kv_lora_rank", c->mla.kv_rank},
+                 {"qk_nope_head_dim", c->mla.nope},
+                 {"qk_rope_head_dim", c->mla.rope},
+                 {"v_head_dim", c->mla.value}};
     for (size_t i = 0; i < COUNT_OF(parts); i++)
         if (parts[i].refused)
             return error_set(err, ERR_UNSUPPORTED, c->dir, "%s: on CPUs only; leave out --engine cuda",
                              parts[i].where);
     for (size_t i = 0; i < COUNT_OF(sizes); i++)
-        if (sizes[i] % 8)
-            return error_set(err, ERR_UNSUPPORTED, names[i],
-                             "%u for an engine: on devices it has to be a multiple of 8", sizes[i]);
+        if (sizes[i].n % 8)
+            return error_set(err, ERR_UNSUPPORTED, sizes[i].where,
+                             "%u for an engine: on devices it has to be a multiple of 8", sizes[i].n);
+    if (c->mla.kv_rank + c->mla.rope > DEVICE_MAX_LATENT)
+        return error_set(err, ERR_UNSUPPORTED, "kv_lora_rank",
+                         "%u and %u of the rope: on devices %d together", c->mla.kv_rank, c->mla.rope,
+                         DEVICE_MAX_LATENT);
     return 0;
 }
 
@@ -542,9 +561,8 @@ static void chunk_thread(void *arg, int thread, int threads)
 /* ---- a step, cut into chunks */
 static u32 span_tokens(const struct forward *f)
 {
-    u32 heads = f->part.heads.n, kv_heads = f->kv.kv_heads;
-    if (f->spec.device) return device_attn_tokens(f->spec.compute, heads, kv_heads, f->spec.config->head_dim);
-    return attn_tokens(heads / kv_heads);
+    u32 heads = f->part.heads.n;
+    return f->spec.device ? device_attn_tokens(&f->kv, heads) : attn_tokens(heads / f->kv.kv_heads);
 }
 
 static void add_span(struct forward *f, struct attn_span span)

@@ -74,6 +74,17 @@ static inline enum dtype forward_act(const struct forward *f, const struct packe
     return f->spec.compute == COMPUTE_BF16 && w->dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
 }
 
+/* From one weight of a bank to the next, in bytes; from one vector of a bank to the next, in numbers. */
+static inline size_t forward_stride(const struct forward *f, const struct packed *w)
+{
+    return f->spec.device ? weights_device_stride((size_t)w->n_out * w->n_in * dtype_bytes(w->dtype))
+                          : packed_stride(w);
+}
+static inline size_t forward_vector_stride(const struct forward *f, u32 n)
+{
+    return f->spec.device ? weights_device_stride(n * sizeof(float)) / sizeof(float) : vector_stride(n);
+}
+
 struct rows_in { /* what goes into a product: [rows, n_in] */
     const void *x;
     enum dtype dtype;

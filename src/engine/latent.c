@@ -4,27 +4,26 @@
 
 static const float inner_eps = 1e-6f; /* of both inner norms, whatever the model's is */
 
-/* Head i of x, [n_in] at x + i in, through the i-th weight of a bank to y + i out. */
+/* Each head of x, step apart, through its weight of a bank. */
 struct heads {
     const struct packed *bank;
     const float *x;
     float *y;
-    size_t ld_x, ld_y, in, out;
+    size_t ld_x, ld_y, x_step, y_step;
 };
 static void run_heads(struct forward *f, const struct heads *h, struct share s)
 {
-    for (u32 i = s.i; i < f->part.heads.n; i += s.n) {
-        struct packed w = *h->bank;
-        w.data = (const u8 *)w.data + i * packed_stride(&w);
-        f->spec.ops->linear(&(struct linear_args){.w = &w,
-                                                  .x = h->x + i * h->in,
-                                                  .x_dtype = DTYPE_F32,
-                                                  .rows = f->rows,
-                                                  .ld_x = h->ld_x,
-                                                  .ld_y = h->ld_y,
-                                                  .y = h->y + i * h->out},
-                            (struct share){0, 1, NULL});
-    }
+    f->spec.ops->heads(&(struct heads_args){.w = *h->bank,
+                                            .stride = forward_stride(f, h->bank),
+                                            .x = h->x,
+                                            .y = h->y,
+                                            .heads = f->part.heads.n,
+                                            .rows = f->rows,
+                                            .ld_x = h->ld_x,
+                                            .ld_y = h->ld_y,
+                                            .x_step = h->x_step,
+                                            .y_step = h->y_step},
+                       s);
     forward_wait(f, s);
 }
 
@@ -89,6 +88,8 @@ int forward_latent(struct forward *f, u32 layer, const struct layer_weights *w, 
                                           .n_spans = f->n_spans,
                                           .layer = here,
                                           .heads = heads,
+                                          .n_single = f->n_single,
+                                          .longest = f->longest,
                                           .ld_q = heads * d,
                                           .ld_out = heads * m->kv_rank,
                                           .ticket = forward_ticket(f, layer, TICKET_ATTENTION)},

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { IMAGE_ALIGN = 64, DEVICE_ALIGN = 256 };
+enum { IMAGE_ALIGN = 64 };
 
 /* ---- tensors */
 static void shape_text(const struct tensor *t, char *out, size_t size)
@@ -100,8 +100,9 @@ void layout_add(const struct builder *b, struct slot s)
     struct layout *l = b->l;
     choose_dtype(b, &s);
     s.offset = l->bytes;
-    size_t align = b->place ? DEVICE_ALIGN : IMAGE_ALIGN;
-    l->bytes += (slot_bytes(b, &s) + align - 1) / align * align;
+    size_t bytes = slot_bytes(b, &s);
+    l->bytes +=
+        b->place ? weights_device_stride(bytes) : (bytes + IMAGE_ALIGN - 1) / IMAGE_ALIGN * IMAGE_ALIGN;
     if (l->n == l->cap) {
         l->cap = l->cap ? 2 * l->cap : 64;
         l->slots = mem_resize(l->slots, l->cap * sizeof *l->slots);

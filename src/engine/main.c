@@ -1,7 +1,5 @@
 /* The engine process: from its first instruction to its last step. */
-#include "engine/execute.h"
-#include "engine/group.h"
-#include "engine/load.h"
+#include "engine/process.h"
 #include "mpiserve/engine.h"
 
 #include <errno.h>
@@ -16,19 +14,6 @@
 #include <unistd.h>
 
 static const u64 idle_ns = 500 * NS_PER_MS; /* between heartbeats of an idle engine */
-
-struct engine {
-    struct channel *channel;
-    struct channel_head *head;
-    const struct engine_boot *boot;
-    struct fault fault;
-    struct device *device; /* NULL: CPUs compute */
-    struct loaded model;
-    struct pool *pool;
-    struct forward *forward;
-    struct execute *execute;
-    struct group group;
-};
 
 /* Dies with its agent. The agent may have died before prctl: then somebody else is the parent now. */
 static void tie_to_agent(const struct engine_boot *boot)
@@ -80,7 +65,7 @@ static int check_boot(const struct engine *e, struct error *err)
     return 0;
 }
 
-/* Before it has done anything: every results frame must find room. */
+/* Before its first step: every results frame must find room. */
 static int check_frames(const struct engine *e, struct error *err)
 {
     const struct engine_boot *b = e->boot;
@@ -99,7 +84,7 @@ static bool without_maths(const struct engine_boot *b)
 /* With a GPU: it, and its way to those of the other engines. Before weights are read, since all come at about the same time then. */
 static int open_device(struct engine *e, struct error *err)
 {
-    if (strcmp(e->boot->isa, "cuda") != 0 || without_maths(e->boot)) return 0;
+    if (strcmp(e->boot->isa, "cuda") != 0) return 0;
     if (!(e->device = device_open(e->boot->device, err))) return -1;
     atomic_store(&e->head->heartbeat_ns, clock_ns());
     return group_connect(&e->group, e->device, err);
@@ -171,6 +156,21 @@ static int make_execute(struct engine *e, struct error *err)
     return e->execute ? 0 : -1;
 }
 
+int engine_build(struct engine *e, struct error *err)
+{
+    int rc;
+    if (without_maths(e->boot)) {
+        prctl(PR_SET_TIMERSLACK, NS_PER_US); /* steps take as long as they say */
+        rc = model_read_config(e->boot->model, &e->model.config, err);
+        if (rc == 0) rc = make_pool(e, 1, err);
+    } else {
+        rc = open_device(e, err);
+        if (rc == 0) rc = load_model(&e->model, e->device, e->head, e->weights_fd, e->kv_fd, err);
+        if (rc == 0) rc = make_forward(e, err);
+    }
+    return rc == 0 ? make_execute(e, err) : rc;
+}
+
 static int prepare(struct engine *e, struct error *err)
 {
     atomic_store(&e->head->heartbeat_ns, clock_ns());
@@ -179,19 +179,10 @@ static int prepare(struct engine *e, struct error *err)
     if (rc == 0) rc = group_open(&e->group, e->channel, FD_GROUP, err);
     if (rc == 0) rc = check_boot(e, err);
     if (rc == 0) rc = bind_to_cpus(e->boot, err);
-    if (rc == 0) rc = open_device(e, err);
     if (rc < 0) return rc;
     if (e->fault.kind) fault_load(&e->fault);
-    if (without_maths(e->boot)) {
-        prctl(PR_SET_TIMERSLACK, NS_PER_US); /* steps take as long as they say */
-        rc = model_read_config(e->boot->model, &e->model.config, err);
-        if (rc == 0) rc = make_pool(e, 1, err);
-    } else {
-        rc = load_model(&e->model, e->device, e->head, FD_WEIGHTS, FD_KV, err);
-        if (rc == 0) rc = make_forward(e, err);
-    }
-    if (rc == 0) rc = check_frames(e, err);
-    return rc == 0 ? make_execute(e, err) : rc;
+    rc = engine_build(e, err);
+    return rc == 0 ? check_frames(e, err) : rc;
 }
 
 /* Executes a step; the sampler answers it. */
@@ -254,7 +245,7 @@ static int follow(struct engine *e, struct error *err)
 }
 
 /* First what waits for other engines ends: freeing a device's memory waits for all that is done there. */
-static void release(struct engine *e)
+void engine_release(struct engine *e)
 {
     group_disconnect(&e->group);
     execute_free(e->execute);
@@ -269,7 +260,7 @@ static void release(struct engine *e)
 int engine_main(int argc, char **argv)
 {
     struct error err = {0};
-    struct engine e = {.channel = channel_attach(&err)};
+    struct engine e = {.channel = channel_attach(&err), .weights_fd = FD_WEIGHTS, .kv_fd = FD_KV};
     char text[1100], who[32];
     (void)argc;
     if (!e.channel) {
@@ -292,6 +283,6 @@ int engine_main(int argc, char **argv)
     }
     channel_fail(e.channel, &err);
     log_error("%s", error_text(&err, text, sizeof(text)));
-    release(&e);
+    engine_release(&e);
     return 1;
 }

@@ -152,17 +152,24 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     return rc;
 }
 
-int engine_device_room(const struct engine_needs *needs, u64 total, u64 free, double share, u64 *out,
+int engine_device_room(const struct engine_needs *needs, const struct engine_device *d, u64 *out,
                        struct error *err)
 {
-    u64 may = MIN_OF((u64)((double)total * share), free), taken = needs->weights_bytes + needs->work_bytes;
-    *out = may > taken ? may - taken : 0;
-    if (*out) return 0;
-    return error_set(err, ERR_MEMORY, "--gpu-memory-utilization",
-                     "%.2f of the GPU's %llu bytes, of which %llu are free, is %llu: weights (%llu) and work "
-                     "(%llu) do not fit",
-                     share, (unsigned long long)total, (unsigned long long)free, (unsigned long long)may,
-                     (unsigned long long)needs->weights_bytes, (unsigned long long)needs->work_bytes);
+    u64 may = MIN_OF((u64)((double)d->total * d->share), d->free),
+        taken = needs->weights_bytes + needs->work_bytes, left = may > taken ? may - taken : 0;
+    *out = d->asked ? d->asked : left;
+    if (!left)
+        return error_set(
+            err, ERR_MEMORY, "--gpu-memory-utilization",
+            "%.2f of the GPU's %llu bytes, of which %llu are free, is %llu: weights (%llu) and work "
+            "(%llu) do not fit",
+            d->share, (unsigned long long)d->total, (unsigned long long)d->free, (unsigned long long)may,
+            (unsigned long long)needs->weights_bytes, (unsigned long long)needs->work_bytes);
+    if (d->asked > left)
+        return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",
+                         "%llu are more than the GPU has left: %llu", (unsigned long long)d->asked,
+                         (unsigned long long)left);
+    return 0;
 }
 
 u64 engine_kv_share(u64 memory, u32 ranks)

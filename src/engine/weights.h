@@ -44,6 +44,12 @@ static inline size_t vector_stride(u32 n)
 {
     return (n + 15) / 16 * 16; /* parts of the image begin at multiples of 64 bytes */
 }
+/* The same on a device: what is as large there. */
+enum { WEIGHTS_DEVICE_ALIGN = 256 };
+static inline size_t weights_device_stride(size_t bytes)
+{
+    return (bytes + WEIGHTS_DEVICE_ALIGN - 1) / WEIGHTS_DEVICE_ALIGN * WEIGHTS_DEVICE_ALIGN;
+}
 struct table { /* [rows, hidden], row-major, f32 or bf16 */
     const void *data;
     enum dtype dtype;

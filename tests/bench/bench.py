@@ -182,18 +182,20 @@ def serve(b):
 
 
 def forward(b):
-    """The same work without processes, steps, messages and HTTP: what is lost on the way."""
+    """The same work without processes, messages and HTTP: what is lost on the way."""
     model = b.o.model or os.path.join(TOP, "jobs/demo-model")
     tokens, rounds = b.repeat(256, 128), b.repeat(5, 3)
     for threads in sorted({b.cores, 1}, reverse=True):
-        for sequences in (1, 32):
-            out = json.loads(run([helper("forward"), model, "auto", str(threads), str(sequences), "12", str(tokens),
-                                  str(rounds)], 60))
-            b.add(f"Forward pass and sampler alone, {out['compute']}",
+        out = json.loads(run([b.o.program, "bench", "engine", model, "--threads", str(threads), "--input-len", "12", "--batch-size", "1,32",
+                              "--context-len", "0", "--output-len", str(tokens), "--num-iters", str(rounds), "--json"], 120))
+        for case in out["decode"]:
+            sequences = case["batch_size"]
+            b.add(f"Engine alone, {out['compute']}",
                   f"{sequences} sequence{'s' * (sequences > 1)}, {threads} thread{'s' * (threads > 1)}", "tokens/s",
-                  [r["tokens_per_s"] for r in out["runs"]], better="more",
+                  [sequences * tokens / s for s in case["runs"]], better="more",
                   setting={"threads": threads, "sequences": sequences, "compute": out["compute"], "isa": out["isa"],
-                           "output_tokens": tokens})
+                           "output_tokens": tokens, "of_memory": round(case["of_memory"], 3),
+                           "of_products": round(case["of_products"], 3)})
 
 
 def parallel(b):

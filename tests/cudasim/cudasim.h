@@ -18,6 +18,8 @@
 extern "C" {
 #endif
 
+/* 1. The same tests link with a real device in tests/gpu, where this is 0, and the functions below do nothing. */
+int cudasim_here(void);
 /* 0: warps, and threads within them, run in ascending order (and so they begin); else a start for orders of blocks, warps and
  * threads that change at every barrier. */
 void cudasim_order(uint64_t seed);

@@ -143,6 +143,11 @@ cudaError_t cudasim::later(cudaStream_t stream, std::function<void()> work)
     });
 }
 
+int cudasim_here(void)
+{
+    return 1;
+}
+
 void cudasim_fail(uint64_t n, int error)
 {
     m.fail_in = n;

@@ -3,25 +3,13 @@
 said where CUDA or GPUs are missing."""
 import re
 
-from harness import *
+from harness_cuda import *
 
 SIM = os.path.join(BUILD, "sim/mpiserve")
-CHATS = [c for c in expected_chats() if c["min_gap"] >= 0.1 and len(c["ids"]) < 30][:6]
-LIMITS = ("--compute", "f32", "--max-model-len", "512", "--max-num-seqs", "8", "--max-num-batched-tokens", "256")
-CUDA = ("--engine", "cuda", *LIMITS)
-SEEDED = {"prompt": "Once upon a time", "max_tokens": 60, "seed": 7, "temperature": 0.9, "top_p": 0.95, "top_k": 40,
-          "presence_penalty": 0.5, "ignore_eos": True, "logprobs": 3}
 
 
 def gpu(n):
     return f"GPU-63756461-7369-6d2d-6465-766963652d3{n}"
-
-
-def ask(job, chat):
-    body = {"messages": chat["messages"], "temperature": 0, "max_completion_tokens": len(chat["ids"]) + 8, "return_token_ids": True}
-    answer = job.post("/v1/chat/completions", body)
-    equal(answer.status, 200, f"{answer}")
-    equal(answer.json["choices"][0]["token_ids"], chat["ids"], chat["messages"][-1]["content"][:60])
 
 
 def a_gpu_for_each_engine():
@@ -31,25 +19,13 @@ def a_gpu_for_each_engine():
         check(f"f32 on cuda, {gpu(0)}" in log and f"f32 on cuda, {gpu(1)}" in log and gpu(2) not in log, log)
 
 
-def draws_of_a_cpu():
-    def completion(*options, program):
-        with Job(*options, program=program, ranks=1) as job:
-            answer = job.post("/v1/completions", SEEDED)
-            equal(answer.status, 200, f"{answer}")
-            return answer.json["choices"][0]
-    cpu, cuda = completion(*LIMITS, program=PROGRAM), completion(*CUDA, program=SIM)
-    equal(cuda["text"], cpu["text"])
-    for got, wanted in zip(cuda["logprobs"]["top_logprobs"], cpu["logprobs"]["top_logprobs"]):
-        equal(list(got), list(wanted), "the best tokens")
-        check(all(abs(got[t] - wanted[t]) < 1e-3 for t in got), f"{got} {wanted}")
+def numbers_and_draws():
+    draws_of_a_cpu(SIM)
+    other_numbers(SIM)
 
 
-def other_numbers():
-    for compute in ("auto", "f16"):
-        with Job("--engine", "cuda", "--compute", compute, *LIMITS[2:], program=SIM, ranks=1) as job:
-            check(f"{'bf16' if compute == 'auto' else compute} on cuda" in job.log(), job.log())
-            answer = job.chat("What is 17 + 25?")
-            check("42" in answer["choices"][0]["message"]["content"], answer)
+def an_engine_that_is_killed():
+    killed_in_a_stream(SIM, 20)
 
 
 def an_error_of_cuda_ends_the_engine_and_no_answer():
@@ -89,6 +65,9 @@ def what_is_missing_is_said():
              "a model on several GPUs needs NCCL, and rank 0 finds none: install it (libnccl2)"),
             (dict(options=(*CUDA, "--gpu-memory-utilization", "0.01")), "of the GPU's 4294967296 bytes"),
             (dict(options=(*CUDA, "--kv-cache-memory-bytes", "8G")), "are more than the GPU has left"),
+            (dict(options=(*CUDA, "--quantization", "int8")), "--quantization: on CPUs only; leave out --engine cuda"),
+            (dict(options=(*CUDA, "--quantization", "int4")), "--quantization: on CPUs only; leave out --engine cuda"),
+            (dict(options=(*CUDA, "--kv-cache-dtype", "int8")), "a KV cache of another format than --compute: on CPUs only"),
             (dict(options=("--engine", "cpu", "--compute", "f16")), "f16 is for --engine cuda")):
         said = refusal(*words.pop("options"), **words)
         check(text in said, said)
@@ -106,13 +85,42 @@ def devices_are_listed():
           "what is missing")
 
 
+def plan(*options, program=SIM):
+    done = subprocess.run([program, "plan", *CUDA, "--json", *options], capture_output=True, text=True, timeout=60 * SLOW)
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def a_plan_says_what_a_gpu_needs():
+    code, value, err = plan("--ranks", "1", "--cores", "8")
+    equal((code, err), (0, ""))
+    e, gpu = value["engine"], value["gpu"]
+    equal((e["isa"], value["placement"]["engine_takes"], gpu["memory_bytes"]), ("cuda", "gpu", 4 << 30))
+    equal(gpu["needed_bytes"], e["weights_bytes"] + e["kv_cache_bytes"] + e["activation_bytes"])
+    equal(value["node"]["needed_bytes"], value["node"]["rank_bytes"] + e["ring_bytes"], "no weights in the node's memory")
+    check(" --gpus-per-node=1 slurm/serve.slurm" in value["commands"]["sbatch"], value["commands"]["sbatch"])
+    with Job(*CUDA, program=SIM, ranks=1) as job:
+        check(f"{e['kv_cache_bytes'] >> 20} MiB for KV" in job.log(), job.log())
+    least = gpu["needed_bytes"] - e["kv_cache_bytes"]
+    for options, where, words in (
+            (("--memory-per-gpu", "64M"), "--gpu-memory-utilization", ("0.90 of the GPU's 67108864 bytes", "do not fit")),
+            (("--memory-per-gpu", "1G", "--kv-cache-memory-bytes", "2G"), "--kv-cache-memory-bytes", ("2147483648 are more than the GPU has left",)),
+            (("--memory-per-gpu", str(int(least / 0.9) + 100000)), "--kv-cache-memory-bytes", ("one sequence of 512 tokens needs",))):
+        code, value, err = plan("--ranks", "1", "--cores", "8", *options)
+        equal((code, value["refusals"][0]["where"]), (1, where), err)
+        check(all(w in err for w in words), err)
+    code, value, err = plan("--ranks", "1", "--cores", "8", "--memory-per-gpu", "60G", program=SIM)
+    equal((code, value["gpu"]["memory_bytes"]), (0, 60 << 30), err)
+
+
 def a_build_without_cuda_says_so():
     devices = subprocess.run([PROGRAM, "devices"], capture_output=True, text=True)
     if "this build has no CUDA" not in devices.stderr:
         return  # it has
     equal((devices.returncode, devices.stderr), (1, "mpiserve devices: device: this build has no CUDA: make CUDA=1\n"))
     check("--engine cuda: this build has no CUDA: make CUDA=1" in refusal(*CUDA, program=PROGRAM), "the job says so, too")
+    code, _, err = plan(program=PROGRAM)
+    check(code == 1 and "--engine cuda: this build has no CUDA: make CUDA=1" in err, err)
 
 
-run(a_gpu_for_each_engine, draws_of_a_cpu, other_numbers, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
-    devices_are_listed, a_build_without_cuda_says_so)
+run(a_gpu_for_each_engine, numbers_and_draws, an_engine_that_is_killed, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
+    devices_are_listed, a_plan_says_what_a_gpu_needs, a_build_without_cuda_says_so)

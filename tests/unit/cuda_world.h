@@ -1,4 +1,4 @@
-/* A device (emulated), and memory of both sides, for tests of the CUDA kernels. */
+/* A device (emulated; in tests/gpu a real one), and memory of both sides, for tests of the CUDA kernels. */
 #ifndef MPISERVE_TESTS_CUDA_WORLD_H
 #define MPISERVE_TESTS_CUDA_WORLD_H
 
@@ -22,6 +22,18 @@ static inline void cuda_need(bool fine, const struct error *err)
     abort();
 }
 
+/* First of all: ends the program, and says so, where there is no device. */
+static inline void cuda_begin(void)
+{
+    struct device_info info;
+    struct error err = {0};
+    char text[1200];
+    if (device_list(&info, 1, &err) > 0) return;
+    fprintf(stderr, "%s\n", error_text(&err, text, sizeof text));
+    printf("1..0 # SKIP no GPU\n");
+    exit(0);
+}
+
 static inline struct device *cuda_open(void)
 {
     struct error err = {0};
@@ -42,6 +54,11 @@ static inline void *cuda_memory(struct device *d, const void *from, size_t bytes
     void *at = device_alloc(d, bytes, &err);
     cuda_need(at != NULL, &err);
     if (from) device_upload(d, at, from, bytes);
+    if (from || cudasim_here()) return at; /* emulated memory begins so */
+    void *nan = malloc(bytes);
+    memset(nan, 0xff, bytes);
+    device_upload(d, at, nan, bytes);
+    free(nan);
     return at;
 }
 

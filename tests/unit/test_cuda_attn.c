@@ -14,6 +14,7 @@ struct shape {
     u32 heads, kv_heads, dim, window;
     float cap; /* of scores; 0: none */
     bool sinks;
+    u32 rank; /* of latents: the first numbers of K, which are V; 0: none */
 };
 struct piece { /* a span: the last n tokens of a sequence of `length` */
     u32 length, n;
@@ -28,6 +29,16 @@ struct world {
     struct attn_span spans[MAX_SPANS];
     u32 table[MAX_SPANS][MAX_BLOCKS];
 };
+
+static u32 value_dim(const struct world *w)
+{
+    return w->s.rank ? w->s.rank : w->s.dim;
+}
+
+static enum dtype out_type(const struct world *w)
+{
+    return w->s.rank ? DTYPE_F32 : w->type;
+}
 
 /* K (or V) of a sequence's position. */
 static u8 *head_at(struct world *w, u32 seq, u32 pos, u32 head)
@@ -71,6 +82,7 @@ static void world_init(struct world *w, enum compute compute, const struct shape
     w->n_spans = n;
     kv_pool_init(&w->kv, compute, LAYERS, s->kv_heads, s->dim, BLOCK);
     w->type = w->kv.dtype;
+    if (s->rank) kv_pool_init_latent(&w->kv, w->type, LAYERS, s->rank, s->dim - s->rank, BLOCK);
     fill_pool(w, pieces);
     for (u32 q = 0; q < n; q++) {
         w->spans[q] =
@@ -95,7 +107,7 @@ static void expect(struct world *w, u32 seq, u32 row, u32 head, double *out)
     u32 low = w->s.window && pos + 1 > w->s.window ? pos + 1 - w->s.window : 0;
     const float *q = w->q + ((size_t)row * w->s.heads + head) * dim;
     double sum = 0, p[LONGEST], top = -1e30;
-    memset(out, 0, dim * sizeof *out);
+    memset(out, 0, value_dim(w) * sizeof *out);
     for (u32 u = low; u <= pos; u++) {
         p[u] = 0;
         for (u32 i = 0; i < dim; i++) p[u] += (double)q[i] * kv_number(w, seq, u, kv_head, false, i);
@@ -106,9 +118,9 @@ static void expect(struct world *w, u32 seq, u32 row, u32 head, double *out)
     for (u32 u = low; u <= pos; u++) {
         double e = exp(p[u] - top);
         sum += e;
-        for (u32 i = 0; i < dim; i++) out[i] += e * kv_number(w, seq, u, kv_head, true, i);
+        for (u32 i = 0; i < value_dim(w); i++) out[i] += e * kv_number(w, seq, u, kv_head, true, i);
     }
-    for (u32 i = 0; i < dim; i++) out[i] /= sum;
+    for (u32 i = 0; i < value_dim(w); i++) out[i] /= sum;
 }
 
 /* f32: sums of up to 1100 terms; else q, p and the result are rounded to the type, and so are the scores' errors. */
@@ -119,13 +131,14 @@ static double slack_of(enum dtype t)
 
 static void compare(struct world *w, const u8 *out, size_t ld)
 {
-    double want[256];
+    double want[512];
+    u32 size = value_dim(w);
     for (u32 q = 0; q < w->n_spans; q++)
         for (u32 row = w->spans[q].row; row < w->spans[q].row + w->spans[q].n; row++)
             for (u32 head = 0; head < w->s.heads; head++) {
                 expect(w, q, row, head, want);
-                for (u32 i = 0; i < w->s.dim; i++) {
-                    float got = number_load(out, w->type, row * ld + head * w->s.dim + i);
+                for (u32 i = 0; i < size; i++) {
+                    float got = number_load(out, out_type(w), row * ld + head * size + i);
                     if (!(fabs(got - want[i]) <= slack_of(w->type)))
                         fail_msg("%s, %u/%u heads of %u, window %u, span at %u of %u, row %u head %u [%u]: "
                                  "%g, not %g",
@@ -142,15 +155,15 @@ static void check(enum compute compute, const struct shape *s, const struct piec
     struct world w;
     struct attn_span spans[MAX_SPANS];
     world_init(&w, compute, s, pieces, n);
-    struct attn_args a = {.out_dtype = w.type,
+    struct attn_args a = {.out_dtype = out_type(&w),
                           .kv = &w.kv,
                           .n_spans = n,
                           .layer = LAYER,
                           .heads = s->heads,
                           .window = s->window,
                           .ld_q = s->heads * s->dim,
-                          .ld_out = s->heads * s->dim + 8};
-    size_t bytes = w.rows * a.ld_out * dtype_bytes(w.type);
+                          .ld_out = s->heads * value_dim(&w) + 8};
+    size_t bytes = w.rows * a.ld_out * dtype_bytes(out_type(&w));
     u32 *table = cuda_memory(d, w.table, sizeof w.table);
     for (u32 q = 0; q < n; q++) {
         spans[q] = w.spans[q];
@@ -180,9 +193,10 @@ static void check(enum compute compute, const struct shape *s, const struct piec
 }
 
 static const struct shape shapes[] = {
-    {4, 4, 8, 0, 0, false},   {4, 2, 16, 0, 2, true},   {6, 2, 32, 5, 0, false},  {8, 2, 64, 300, 0, true},
-    {4, 1, 80, 0, 3, false},  {16, 1, 32, 0, 0, false}, {8, 1, 128, 40, 5, true}, {2, 2, 96, 257, 0, false},
-    {10, 1, 64, 0, 0, false}, {2, 1, 256, 0, 0, true},
+    {4, 4, 8, 0, 0, false, 0},   {4, 2, 16, 0, 2, true, 0},    {6, 2, 32, 5, 0, false, 0},
+    {8, 2, 64, 300, 0, true, 0}, {4, 1, 80, 0, 3, false, 0},   {16, 1, 32, 0, 0, false, 0},
+    {8, 1, 128, 40, 5, true, 0}, {2, 2, 96, 257, 0, false, 0}, {10, 1, 64, 0, 0, false, 0},
+    {2, 1, 256, 0, 0, true, 0},
 };
 
 static void test_single(void **state)
@@ -194,6 +208,13 @@ static void test_single(void **state)
             check((enum compute)compute, &shapes[i], pieces, i % 3 ? 6 : 7);
 }
 
+static u32 tokens_of(enum compute compute, u32 heads, u32 kv_heads, u32 dim)
+{
+    struct kv_pool kv;
+    kv_pool_init(&kv, compute, 1, kv_heads, dim, BLOCK);
+    return device_attn_tokens(&kv, heads);
+}
+
 /* Spans as long as they may be, beside single tokens and short ones. */
 static void test_spans(void **state)
 {
@@ -201,7 +222,7 @@ static void test_spans(void **state)
     for (int compute = COMPUTE_BF16; compute <= COMPUTE_F16; compute++)
         for (u32 i = 0; i < COUNT_OF(shapes); i++) {
             const struct shape *s = &shapes[i];
-            u32 most = device_attn_tokens((enum compute)compute, s->heads, s->kv_heads, s->dim);
+            u32 most = tokens_of((enum compute)compute, s->heads, s->kv_heads, s->dim);
             assert_int_equal(most, 64 / (s->heads / s->kv_heads));
             const struct piece pieces[] = {{most, most},    {2, 2},          {70, 1},
                                            {330, most - 1}, {130, most / 2}, {65, 2}};
@@ -212,9 +233,34 @@ static void test_spans(void **state)
 static void test_tokens(void **state)
 {
     (void)state;
-    assert_int_equal(device_attn_tokens(COMPUTE_F32, 8, 2, 128), 1);
-    assert_int_equal(device_attn_tokens(COMPUTE_BF16, 71, 1, 64), 1);
-    assert_int_equal(device_attn_tokens(COMPUTE_F16, 12, 4, 64), 21);
+    assert_int_equal(tokens_of(COMPUTE_F32, 8, 2, 128), 1);
+    assert_int_equal(tokens_of(COMPUTE_BF16, 71, 1, 64), 1);
+    assert_int_equal(tokens_of(COMPUTE_F16, 12, 4, 64), 21);
+    struct kv_pool kv;
+    kv_pool_init_latent(&kv, DTYPE_BF16, 1, 512, 64, BLOCK);
+    assert_int_equal(device_attn_tokens(&kv, 128), 16);
+}
+
+/* Latents: one key for all heads, of which a part is the value. Sizes that fill the kernels' tiles and such that do not. */
+static const struct shape latents[] = {
+    {4, 1, 40, 0, 0, false, 32}, {1, 1, 16, 0, 0, false, 8},     {20, 1, 128, 0, 0, false, 64},
+    {3, 1, 80, 0, 0, false, 72}, {16, 1, 576, 0, 0, false, 512}, {2, 1, 136, 0, 0, false, 64},
+};
+
+static void test_latents(void **state)
+{
+    static const struct piece single[] = {{1, 1}, {17, 1}, {256, 1}, {257, 1}, {600, 1}};
+    (void)state;
+    for (u32 i = 0; i < COUNT_OF(latents); i++) {
+        u32 few = latents[i].dim > 200 ? 4 : COUNT_OF(single);
+        check(COMPUTE_F32, &latents[i], single, few);
+        for (int compute = COMPUTE_BF16; compute <= COMPUTE_F16; compute++) {
+            enum { MOST = 16 };
+            const struct piece mixed[] = {{MOST, MOST}, {2, 2}, {70, 1}, {330, 5}, {131, MOST}, {300, 1}};
+            check((enum compute)compute, &latents[i], single, few);
+            check((enum compute)compute, &latents[i], mixed, COUNT_OF(mixed));
+        }
+    }
 }
 
 /* More partial results than there is memory for: the spans go in parts. */
@@ -263,13 +309,15 @@ static int set_up(void **state)
 
 int main(void)
 {
-    static const struct CMUnitTest all[] = {cmocka_unit_test(test_single), cmocka_unit_test(test_spans)};
+    cuda_begin();
+    static const struct CMUnitTest all[] = {cmocka_unit_test(test_single), cmocka_unit_test(test_spans),
+                                            cmocka_unit_test(test_latents)};
     struct CMUnitTest tests[CUDA_ORDERS * COUNT_OF(all) + 2] = {cmocka_unit_test(test_tokens),
                                                                 cmocka_unit_test(test_parts)};
     for (u32 i = 2; i < COUNT_OF(tests); i++) {
-        tests[i] = all[i % COUNT_OF(all)];
+        tests[i] = all[(i - 2) % COUNT_OF(all)];
         tests[i].setup_func = set_up;
-        tests[i].initial_state = (void *)(uintptr_t)(i / COUNT_OF(all) - 1);
+        tests[i].initial_state = (void *)(uintptr_t)((i - 2) / COUNT_OF(all));
     }
     cmocka_set_message_output(CM_OUTPUT_TAP);
     d = cuda_open();

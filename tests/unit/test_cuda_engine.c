@@ -217,13 +217,15 @@ static void test_errors(void **state)
 
 int main(void)
 {
+    cuda_begin();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_reference_tokens, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_draws_of_the_cpu, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_logprobs, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_nan_and_canary, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_errors, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_errors, set_up, tear_down), /* the last: needs calls that fail */
     };
+    size_t n = COUNT_OF(tests) - (cudasim_here() ? 0 : 1);
     cmocka_set_message_output(CM_OUTPUT_TAP);
-    return cmocka_run_group_tests_name("cuda_engine", tests, NULL, NULL);
+    return _cmocka_run_group_tests("cuda_engine", tests, n, NULL, NULL);
 }

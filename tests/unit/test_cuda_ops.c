@@ -90,13 +90,13 @@ static void test_norm_add(void **state)
                           .add = true};
     ops_cuda()->norm(&a, cuda_share(d));
     cuda_fetch(d, got, a.y, sizeof got);
+    void *there[] = {(void *)a.x, (void *)a.w, a.y};
     a.x = x;
     a.w = w;
-    void *there = a.y;
     a.y = y;
     ops_cpu("portable")->norm(&a, (struct share){0, 1, NULL});
     for (u32 i = 0; i < ROWS * N; i++) assert_close(got[i], y[i], DTYPE_F32, "norm, added", i);
-    device_free(d, there);
+    for (u32 i = 0; i < COUNT_OF(there); i++) device_free(d, there[i]);
     free(x);
     free(w);
     free(y);
@@ -383,6 +383,85 @@ static void test_rope(void **state)
         for (u32 i = 0; i < COUNT_OF(cases); i++) check_rope((enum compute)compute, &cases[i]);
 }
 
+/* ---- what comes before latent attention: q in place and to the absorbed one, the latent to the pool */
+static void check_latent(enum compute compute, bool interleaved, u32 heads, u32 nope, u32 rope, u32 rank)
+{
+    u32 dim = rank + rope;
+    size_t ld_q = heads * (nope + rope), ld_absorbed = heads * dim, ld_latent = dim + 8;
+    struct kv_pool kv, cpu_kv;
+    kv_pool_init_latent(&cpu_kv, DTYPE_F32, ROPE_LAYERS, rank, rope, ROPE_BLOCK);
+    kv_pool_init_latent(&kv, types[compute], ROPE_LAYERS, rank, rope, ROPE_BLOCK);
+    cpu_kv.memory = aligned_alloc(CACHE_LINE, cpu_kv.block_bytes * ROPE_BLOCKS);
+    float *parts[] = {random_row(ROPE_ROWS * ld_q, 1), random_row(ROPE_ROWS * ld_absorbed, 2),
+                      random_row(ROPE_ROWS * ld_latent, 3), random_row(rank, 4),
+                      random_row(ROPE_ROWS * rope, 5)};
+    const size_t bytes[] = {ROPE_ROWS * ld_q * 4, ROPE_ROWS * ld_absorbed * 4, ROPE_ROWS * ld_latent * 4,
+                            rank * 4, ROPE_ROWS * rope * 4};
+    void *there[COUNT_OF(parts) + 2] = {[COUNT_OF(parts)] = cuda_memory(d, rope_places, sizeof rope_places),
+                                        cuda_memory(d, NULL, kv.block_bytes * ROPE_BLOCKS)};
+    for (u32 i = 0; i < COUNT_OF(parts); i++) there[i] = cuda_memory(d, parts[i], bytes[i]);
+    struct latent_args a = {.q = parts[0],
+                            .absorbed = parts[1],
+                            .latent = parts[2],
+                            .norm = parts[3],
+                            .angles = parts[4],
+                            .eps = 1e-6f,
+                            .scale = 0.25f,
+                            .interleaved = interleaved,
+                            .kv = &cpu_kv,
+                            .places = rope_places,
+                            .layer = 1,
+                            .heads = heads,
+                            .rows = ROPE_ROWS,
+                            .nope = nope,
+                            .rope = rope,
+                            .rank = rank,
+                            .ld_q = ld_q,
+                            .ld_absorbed = ld_absorbed,
+                            .ld_latent = ld_latent};
+    ops_cpu("portable")->latent(&a, (struct share){0, 1, NULL});
+    kv.memory = there[COUNT_OF(parts) + 1];
+    a.q = there[0];
+    a.absorbed = there[1];
+    a.latent = there[2];
+    a.norm = there[3];
+    a.angles = there[4];
+    a.places = there[COUNT_OF(parts)];
+    a.kv = &kv;
+    ops_cuda()->latent(&a, cuda_share(d));
+    for (u32 i = 0; i < 2; i++) {
+        float *got = malloc(bytes[i]);
+        cuda_fetch(d, got, there[i], bytes[i]);
+        for (size_t k = 0; k < bytes[i] / 4; k++)
+            assert_close(got[k], parts[i][k], DTYPE_F32, i ? "absorbed" : "q", k);
+        free(got);
+    }
+    u8 *pool = malloc(kv.block_bytes * ROPE_BLOCKS);
+    cuda_fetch(d, pool, kv.memory, kv.block_bytes * ROPE_BLOCKS);
+    for (u32 r = 0; r < ROPE_ROWS; r++)
+        for (u32 i = 0; i < dim; i++) {
+            size_t at = rope_places[r].offset * dim + i;
+            const u8 *block =
+                (u8 *)cpu_kv.memory + rope_places[r].block * cpu_kv.block_bytes + cpu_kv.head_bytes;
+            assert_close(
+                number_load(pool + rope_places[r].block * kv.block_bytes + kv.head_bytes, kv.dtype, at),
+                number_load(block, DTYPE_F32, at), kv.dtype, "latent", at);
+        }
+    for (u32 i = 0; i < COUNT_OF(there); i++) device_free(d, there[i]);
+    for (u32 i = 0; i < COUNT_OF(parts); i++) free(parts[i]);
+    free(cpu_kv.memory);
+    free(pool);
+}
+
+static void test_latent(void **state)
+{
+    (void)state;
+    for (int compute = COMPUTE_F32; compute <= COMPUTE_F16; compute++) {
+        check_latent((enum compute)compute, true, 4, 16, 8, 32);
+        check_latent((enum compute)compute, false, 3, 128, 64, 512);
+    }
+}
+
 /* ---- the device */
 static void test_copies(void **state)
 {
@@ -477,21 +556,24 @@ static int set_up(void **state)
 
 int main(void)
 {
+    cuda_begin();
     static const struct CMUnitTest all[] = {
-        cmocka_unit_test(test_norm),    cmocka_unit_test(test_norm_add), cmocka_unit_test(test_glu),
-        cmocka_unit_test(test_cap),     cmocka_unit_test(test_embed),    cmocka_unit_test(test_angles),
-        cmocka_unit_test(test_linear),  cmocka_unit_test(test_rope),     cmocka_unit_test(test_copies),
-        cmocka_unit_test(test_devices), cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_norm),   cmocka_unit_test(test_norm_add), cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_cap),    cmocka_unit_test(test_embed),    cmocka_unit_test(test_angles),
+        cmocka_unit_test(test_linear), cmocka_unit_test(test_rope),     cmocka_unit_test(test_latent),
+        cmocka_unit_test(test_copies), cmocka_unit_test(test_devices),  cmocka_unit_test(test_errors),
     };
+    enum { EMULATED = 2 }; /* the last ones: about the emulation's device, and calls that fail on demand */
     struct CMUnitTest tests[CUDA_ORDERS * COUNT_OF(all)];
-    for (u32 i = 0; i < COUNT_OF(tests); i++) {
-        tests[i] = all[i % COUNT_OF(all)];
+    u32 each = COUNT_OF(all) - (cudasim_here() ? 0 : EMULATED), n = CUDA_ORDERS * each;
+    for (u32 i = 0; i < n; i++) {
+        tests[i] = all[i % each];
         tests[i].setup_func = set_up;
-        tests[i].initial_state = (void *)(uintptr_t)(i / COUNT_OF(all));
+        tests[i].initial_state = (void *)(uintptr_t)(i / each);
     }
     d = cuda_open();
     cmocka_set_message_output(CM_OUTPUT_TAP);
-    int failed = cmocka_run_group_tests_name("cuda_ops", tests, NULL, NULL);
+    int failed = _cmocka_run_group_tests("cuda_ops", tests, n, NULL, NULL);
     device_close(d);
     return failed;
 }

@@ -313,6 +313,7 @@ static void test_long_lists(void **state)
 
 int main(void)
 {
+    cuda_begin();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(test_random, (void *)0),
         cmocka_unit_test_prestate(test_random, (void *)1),

@@ -225,4 +225,21 @@ static void linear(const struct linear_args *a, struct share s)
     }
 }
 
+/* Threads share the heads. */
+static void heads(const struct heads_args *a, struct share s)
+{
+    for (u32 i = s.i; i < a->heads; i += s.n) {
+        struct packed w = a->w;
+        w.data = (const u8 *)w.data + i * a->stride;
+        linear(&(struct linear_args){.w = &w,
+                                     .x = a->x + i * a->x_step,
+                                     .x_dtype = DTYPE_F32,
+                                     .rows = a->rows,
+                                     .ld_x = a->ld_x,
+                                     .ld_y = a->ld_y,
+                                     .y = a->y + i * a->y_step},
+               (struct share){0, 1, NULL});
+    }
+}
+
 #endif

@@ -12,7 +12,7 @@
 #define TEXT_OF(x)       TEXT_OF_(x)
 #define CUBLASLT_LIBRARY "libcublasLt.so." TEXT_OF(CUBLAS_VER_MAJOR)
 
-enum { PLANS = 4096 };
+enum { PLANS = 4096, MOST_ROWS = 65535 /* of a grid */ };
 
 struct lt { /* what is used of the library */
     decltype(&cublasLtCreate) create;
@@ -181,6 +181,24 @@ static u32 alignment(const void *at)
     return a;
 }
 
+/* f32 for shorter weights is rounded first, as many rows at a time as there is room for. */
+static void linear_shortened(const struct linear_args *a, struct share s)
+{
+    struct linear_args part = *a;
+    void *x = device_partial(s.device);
+    u32 most = MIN_OF((u32)(PARTIAL_BYTES / (a->w->n_in * dtype_bytes(a->w->dtype))), (u32)MOST_ROWS);
+    for (u32 row = 0; row < a->rows; row += part.rows) {
+        part.rows = MIN_OF(most, a->rows - row);
+        shorten_rows(s.device, (const float *)a->x + row * a->ld_x, a->ld_x, x, a->w->dtype, part.rows,
+                     a->w->n_in);
+        part.x = x;
+        part.x_dtype = a->w->dtype;
+        part.ld_x = a->w->n_in;
+        part.y = a->y + row * a->ld_y;
+        linear(&part, s);
+    }
+}
+
 void linear(const struct linear_args *a, struct share s)
 {
     struct blas *b = *device_blas(s.device);
@@ -194,7 +212,11 @@ void linear(const struct linear_args *a, struct share s)
                           {alignment(a->w->data), alignment(a->x), alignment(a->y)}};
     struct plan *p;
     if (!a->rows || !device_works(s.device)) return;
-    BUG_ON(a->x_dtype != a->w->dtype);
+    if (a->x_dtype != a->w->dtype) {
+        BUG_ON(a->x_dtype != DTYPE_F32);
+        linear_shortened(a, s);
+        return;
+    }
     if (a->bias) bias_rows(s.device, a->bias, a->y, a->rows, a->w->n_out, a->ld_y, a->add);
     int status = plan_find(b, &shape, &p);
     if (!status)

@@ -8,20 +8,9 @@
 
 enum { DECODE_THREADS = 128, DECODE_ROWS = 8, KEY_LANES = 8, KEYS_AT_ONCE = DECODE_THREADS / KEY_LANES };
 
-struct decode_params {
-    const float *q;
-    void *out;
-    float *partial; /* [spans, heads, splits, d + 2]: sum of p v, then the maximum, the sum of p */
-    const struct attn_span *spans;
-    struct kv_view kv;
-    u32 heads, window, splits;
-    size_t ld_q, ld_out;
-    float soft_cap;     /* 0: none */
-    const float *sinks; /* [heads] or NULL */
-};
-
-template <int ROWS> struct decode_shared {
-    float q[ROWS][MAX_HEAD_DIM];
+/* D: at least head_dim. */
+template <int ROWS, int D> struct decode_shared {
+    float q[ROWS][D];
     float score[ROWS][KV_SPLIT];
     float top[ROWS], sum[ROWS];
     float part[DECODE_THREADS * 8];
@@ -33,9 +22,9 @@ struct decode_work { /* what a block does */
     const u32 *blocks;
 };
 
-template <class T, int ROWS>
-__device__ void decode_scores(decode_shared<ROWS> &s, const struct decode_work &w, const struct kv_view &kv,
-                              float cap)
+template <class T, int ROWS, int D>
+__device__ void decode_scores(decode_shared<ROWS, D> &s, const struct decode_work &w,
+                              const struct kv_view &kv, float cap)
 {
     u32 lane = threadIdx.x % KEY_LANES, vectors = kv.head_dim / vec16<T>::N;
     for (u32 at = w.first; at < w.end; at += KEYS_AT_ONCE) {
@@ -61,7 +50,7 @@ __device__ void decode_scores(decode_shared<ROWS> &s, const struct decode_work &
     }
 }
 
-template <int ROWS> __device__ void decode_softmax(decode_shared<ROWS> &s, u32 n)
+template <int ROWS, int D> __device__ void decode_softmax(decode_shared<ROWS, D> &s, u32 n)
 {
     for (u32 r = threadIdx.x / WARP; r < ROWS; r += DECODE_THREADS / WARP) {
         float top = -INFINITY, sum = 0;
@@ -80,12 +69,12 @@ template <int ROWS> __device__ void decode_softmax(decode_shared<ROWS> &s, u32 n
     }
 }
 
-template <class T, int ROWS>
-__device__ void decode_values(decode_shared<ROWS> &s, const struct decode_work &w,
+template <class T, int ROWS, int D>
+__device__ void decode_values(decode_shared<ROWS, D> &s, const struct decode_work &w,
                               const struct decode_params &p, u32 span, u32 split, bool alone)
 {
     enum { N = vec16<T>::N };
-    u32 d = p.kv.head_dim, columns = d / N, groups = DECODE_THREADS / columns;
+    u32 d = p.kv.value_dim, columns = d / N, groups = DECODE_THREADS / columns;
     u32 column = threadIdx.x % columns, group = threadIdx.x / columns;
     float sum[ROWS][N] = {{0}};
     for (u32 key = w.first + group; group < groups && key < w.end; key += groups) {
@@ -120,16 +109,11 @@ __device__ void decode_values(decode_shared<ROWS> &s, const struct decode_work &
     }
 }
 
-/* Splits from the one with the first key that is seen to the one with the token itself. */
-__device__ inline u32 splits_of(u32 pos, u32 window)
-{
-    return pos / KV_SPLIT - first_seen(pos, window) / KV_SPLIT + 1;
-}
-
-template <class T, int ROWS>
+template <class T, int ROWS, int D>
 __global__ void __launch_bounds__(DECODE_THREADS, 4) decode_kernel(struct decode_params p, u32 first_span)
 {
-    SHARED(decode_shared<ROWS>, s);
+    typedef decode_shared<ROWS, D> shared;
+    SHARED(shared, s);
     u32 index = first_span + blockIdx.z, split = blockIdx.x, group = p.heads / p.kv.kv_heads;
     const struct attn_span span = p.spans[index];
     u32 per_head = (group + ROWS - 1) / ROWS, offset = blockIdx.y % per_head * ROWS,
@@ -148,18 +132,18 @@ __global__ void __launch_bounds__(DECODE_THREADS, 4) decode_kernel(struct decode
         s.q[r][c] = r < w.rows ? p.q[span.row * p.ld_q + (w.head + r) * p.kv.head_dim + c] : 0;
     }
     __syncthreads();
-    decode_scores<T, ROWS>(s, w, p.kv, p.soft_cap);
+    decode_scores<T, ROWS, D>(s, w, p.kv, p.soft_cap);
     __syncthreads();
-    decode_softmax<ROWS>(s, w.end - w.first);
+    decode_softmax<ROWS, D>(s, w.end - w.first);
     __syncthreads();
-    decode_values<T, ROWS>(s, w, p, index, split, splits_of(span.pos, p.window) == 1);
+    decode_values<T, ROWS, D>(s, w, p, index, split, splits_of(span.pos, p.window) == 1);
 }
 
 template <class T>
 __global__ void __launch_bounds__(DECODE_THREADS) merge_kernel(struct decode_params p, u32 first_span)
 {
     const struct attn_span span = p.spans[first_span + blockIdx.y];
-    u32 d = p.kv.head_dim, head = blockIdx.x, n = splits_of(span.pos, p.window);
+    u32 d = p.kv.value_dim, head = blockIdx.x, n = splits_of(span.pos, p.window);
     if (span.n != 1 || n == 1) return;
     const float *from = p.partial + ((size_t)blockIdx.y * p.heads + head) * p.splits * (d + 2);
     float top = -INFINITY, sum = 0;
@@ -173,48 +157,53 @@ __global__ void __launch_bounds__(DECODE_THREADS) merge_kernel(struct decode_par
     }
 }
 
-/* As many spans at a time as partial results have room for. */
-template <class T, int ROWS>
-static void decode_spans(const struct decode_params &p, u32 n_spans, struct device *d)
+void merge_splits(const struct decode_params &p, u32 first, u32 n, enum dtype dtype, struct device *d)
+{
+    if (p.splits < 2) return;
+    by_dtype(dtype, [&](auto zero) {
+        launch(d, "attention, merge", merge_kernel<decltype(zero)>, dim3(p.heads, n), DECODE_THREADS, 0, p,
+               first);
+    });
+}
+
+template <class T, int ROWS, int D>
+static void decode_spans(const struct decode_params &p, const struct attn_args *a, struct device *d)
 {
     u32 kv_heads = p.kv.kv_heads, per_head = (p.heads / kv_heads + ROWS - 1) / ROWS;
-    size_t bytes = (size_t)p.heads * p.splits * (p.kv.head_dim + 2) * sizeof(float);
-    u32 most = (u32)(PARTIAL_BYTES / bytes);
-    most = most < 1 ? 1 : most > 65535 ? 65535 : most;
-    for (u32 first = 0; first < n_spans; first += most) {
-        u32 n = n_spans - first < most ? n_spans - first : most;
-        launch(d, "attention", decode_kernel<T, ROWS>, dim3(p.splits, kv_heads * per_head, n), DECODE_THREADS,
-               sizeof(decode_shared<ROWS>), p, first);
-        if (p.splits > 1)
-            launch(d, "attention, merge", merge_kernel<T>, dim3(p.heads, n), DECODE_THREADS, 0, p, first);
-    }
+    by_room(p, a->n_spans, [&](u32 first, u32 n) {
+        launch(d, "attention", decode_kernel<T, ROWS, D>, dim3(p.splits, kv_heads * per_head, n),
+               DECODE_THREADS, sizeof(decode_shared<ROWS, D>), p, first);
+        merge_splits(p, first, n, a->kv->dtype, d);
+    });
+}
+
+struct decode_params decode_params(const struct attn_args *a, struct device *d)
+{
+    u32 splits = (a->longest + KV_SPLIT - 1) / KV_SPLIT;
+    if (a->window) splits = MIN_OF(splits, a->window / KV_SPLIT + 2);
+    struct decode_params p = {a->q,        a->out,    device_partial(d),  a->spans, kv_view(a->kv, a->layer),
+                              a->heads,    a->window, MAX_OF(splits, 1u), a->ld_q,  a->ld_out,
+                              a->soft_cap, a->sinks};
+    return p;
 }
 
 void decode(const struct attn_args *a, struct device *d)
 {
-    u32 group = a->heads / a->kv->kv_heads, splits = (a->longest + KV_SPLIT - 1) / KV_SPLIT;
-    if (a->window) splits = MIN_OF(splits, a->window / KV_SPLIT + 2);
-    struct decode_params p = {a->q,
-                              a->out,
-                              device_partial(d),
-                              a->spans,
-                              kv_view(a->kv, a->layer),
-                              a->heads,
-                              a->window,
-                              splits,
-                              a->ld_q,
-                              a->ld_out,
-                              a->soft_cap,
-                              a->sinks};
+    u32 group = a->heads / a->kv->kv_heads;
+    struct decode_params p = decode_params(a, d);
+    if (a->kv->latent) {
+        decode_spans<float, DECODE_ROWS, KV_MAX_LATENT>(p, a, d);
+        return;
+    }
     by_dtype(a->kv->dtype, [&](auto zero) {
         typedef decltype(zero) T;
         if (group == 1)
-            decode_spans<T, 1>(p, a->n_spans, d);
+            decode_spans<T, 1, MAX_HEAD_DIM>(p, a, d);
         else if (group <= 2)
-            decode_spans<T, 2>(p, a->n_spans, d);
+            decode_spans<T, 2, MAX_HEAD_DIM>(p, a, d);
         else if (group <= 4)
-            decode_spans<T, 4>(p, a->n_spans, d);
+            decode_spans<T, 4, MAX_HEAD_DIM>(p, a, d);
         else
-            decode_spans<T, DECODE_ROWS>(p, a->n_spans, d);
+            decode_spans<T, DECODE_ROWS, MAX_HEAD_DIM>(p, a, d);
     });
 }

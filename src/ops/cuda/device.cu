@@ -129,6 +129,7 @@ static int start(struct device *d, struct error *err)
     d->partial = (float *)device_alloc(d, PARTIAL_BYTES, err);
     if (!d->partial) return ERR_MEMORY;
     prefill_prepare(d);
+    latents_prepare(d);
     int rc = blas_open(d, err);
     return rc ? rc : device_finish(d, err);
 }

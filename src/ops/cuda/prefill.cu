@@ -266,15 +266,19 @@ void prefill(const struct attn_args *a, struct device *d)
 }
 
 /* ---- both kinds of spans */
-u32 device_attn_tokens(enum compute compute, u32 heads, u32 kv_heads, u32 head_dim)
+u32 device_attn_tokens(const struct kv_pool *kv, u32 heads)
 {
-    u32 group = heads / kv_heads;
-    (void)head_dim;
-    return compute == COMPUTE_F32 || group > PREFILL_ROWS ? 1 : PREFILL_ROWS / group;
+    u32 group = heads / kv->kv_heads;
+    if (kv->dtype == DTYPE_F32) return 1;
+    return kv->latent ? (u32)LATENT_TOKENS : group > PREFILL_ROWS ? 1 : PREFILL_ROWS / group;
 }
 
 void attn(const struct attn_args *a, struct share s)
 {
+    if (a->kv->latent && a->kv->dtype != DTYPE_F32) {
+        attend_latents(a, s.device);
+        return;
+    }
     if (a->n_single) decode(a, s.device);
     if (a->n_spans > a->n_single) prefill(a, s.device);
 }

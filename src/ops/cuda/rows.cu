@@ -206,10 +206,28 @@ void bias_rows(struct device *d, const float *bias, float *y, u32 rows, u32 n, s
            add);
 }
 
-/* Without latent attention and experts: models that have them are refused before. */
+template <class T>
+__global__ void __launch_bounds__(FLAT_THREADS) shorten_kernel(const float *x, size_t ld_x, T *y, u32 n)
+{
+    u32 i = (blockIdx.x * FLAT_THREADS + threadIdx.x) * 4;
+    if (i >= n) return;
+    float4 v = *reinterpret_cast<const float4 *>(x + blockIdx.y * ld_x + i);
+    const float out[4] = {v.x, v.y, v.z, v.w};
+    store4(y + (size_t)blockIdx.y * n + i, out);
+}
+
+void shorten_rows(struct device *d, const float *x, size_t ld_x, void *y, enum dtype dtype, u32 rows, u32 n)
+{
+    by_dtype(dtype, [&](auto zero) {
+        typedef decltype(zero) T;
+        launch(d, "conversion", shorten_kernel<T>, dim3(pieces(n, FLAT_THREADS * 4), rows), FLAT_THREADS, 0,
+               x, ld_x, (T *)y, n);
+    });
+}
+
 const struct ops *ops_cuda(void)
 {
-    static const struct ops table = {"cuda", true,    linear, norm,    glu,     cap,     embed,   angles,
-                                     rope,   nullptr, attn,   nullptr, nullptr, nullptr, nullptr, nullptr};
+    static const struct ops table = {"cuda", true,  linear, norm,  glu,   cap,    embed,   angles, rope,
+                                     latent, heads, attn,   route, group, gather, experts, combine};
     return &table;
 }

@@ -36,11 +36,9 @@ const struct ops *ops_cuda(void)
     return NULL;
 }
 
-u32 device_attn_tokens(enum compute compute, u32 heads, u32 kv_heads, u32 head_dim)
+u32 device_attn_tokens(const struct kv_pool *kv, u32 heads)
 {
-    (void)compute;
-    (void)head_dim;
-    return attn_tokens(heads / kv_heads);
+    return attn_tokens(heads / kv->kv_heads);
 }
 
 size_t device_own_bytes(void)
