@@ -50,8 +50,8 @@ struct batch_spec {
     size_t max_frame; /* largest step frame the channel takes */
     bool whole;       /* an encoder: see above */
     bool prefix_cache;
-    /* Sequences share cached blocks only where this is equal of their prompts' lengths; a pure function. NULL: always. */
-    u64 (*prefix_kind)(const void *arg, u32 prompt_len);
+    /* Sequences of one adapter share cached blocks, where this is equal of their prompts' lengths; a pure function. NULL: always. */
+    u32 (*prefix_kind)(const void *arg, u32 prompt_len);
     const void *prefix_arg;
     u32 n_changes; /* of the prefix cache that are kept for batch_next_change; 0: nobody asks */
 };

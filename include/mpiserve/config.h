@@ -21,6 +21,7 @@
 enum {
     ABSENT = -1,
     CONFIG_MAX_NAMES = 8,
+    CONFIG_MAX_ADAPTERS = 32,
     CONFIG_MAX_NOTES = 64,
     CONFIG_MAX_OPTIONS = 96,
     CONFIG_RANKS = 8,
@@ -34,12 +35,17 @@ struct config_origin {
     i32 line, column; /* FROM_FILE: of the value */
 };
 
+struct config_adapter {
+    char name[128], path[PATH_LEN]; /* what clients call it; a PEFT folder */
+};
 struct config {
     /* model */
     char model[PATH_LEN]; /* a folder; default: the demo model beside the program, then PREFIX/share */
     char served_model_name[CONFIG_MAX_NAMES]
                           [128]; /* first is the one in answers; default: last part of the folder's name */
     int n_served_model_names;
+    struct config_adapter lora_modules[CONFIG_MAX_ADAPTERS]; /* requests name them by number, from 1 */
+    int n_lora_modules;
     char compute[16];              /* auto, f32, bf16, f16 */
     char quantization[8];          /* auto, int8, int4 */
     char load_format[8];           /* auto, dummy */

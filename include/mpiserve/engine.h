@@ -37,6 +37,7 @@
 int engine_main(int argc, char **argv);
 
 /* ---- for agents, without an engine: what one would need. Any thread; reads the model's headers only. */
+struct config_adapter;
 struct engine_ask {
     const char *model;   /* folder */
     const char *compute; /* "auto", "f32", "bf16", "f16" (cuda), "null" */
@@ -47,6 +48,8 @@ struct engine_ask {
     u32 block_size;      /* tokens, a multiple of 16 */
     u32 max_model_len;   /* 0: the model's; more than that is an error */
     u32 max_rows, max_step_tokens, max_logprobs, threads; /* for work_bytes; max_rows 0: not asked */
+    const struct config_adapter *adapters;                /* [n_adapters] */
+    u32 n_adapters;
     u32 tp, pp, tp_rank, pp_rank; /* which part of a replica of several engines; tp and pp 0: as 1 */
 };
 /* Of a job with these options, at this level (kept, not copied, as all its texts); tp_rank, pp_rank and threads are 0. */

@@ -45,6 +45,11 @@ void kv_settle(struct kv_blocks *p); /* no step is in flight any more: everythin
 /* ---- the prefix cache -------------------------------------------------------------------------------------------*/
 /* The end of a row of cached blocks; {0}: the begin of a sequence. Stays good when its block goes: then nothing is behind it. What the
  * same tokens make of a block may differ by the kind of a sequence; {0, kind} begins one that shares with its kind only. */
+/* The kind of sequences with an adapter (0: none); other: what else it depends on, below 2^32. */
+static inline u64 kv_kind(u32 adapter, u32 other)
+{
+    return (u64)adapter << 32 | other;
+}
 struct kv_link {
     u32 block;
     u64 serial; /* of this stay in the cache; with block 0: the kind */
@@ -62,9 +67,9 @@ bool kv_cache(struct kv_blocks *p, struct kv_link *at, const i32 *tokens, u32 bl
 void kv_forget(struct kv_blocks *p);
 
 /* ---- for routing: what is cached where, as hashes ---------------------------------------------------------------*/
-/* out[i] = f(out[i - 1], tokens of block i) for each full block: [n_tokens / block_size]. The same on all ranks of a job. Equal hashes
- * are a hint, no proof. */
-void kv_prefix_hashes(const i32 *tokens, u32 n_tokens, u32 block_size, u64 *out);
+/* out[i] = f(out[i - 1], tokens of block i) for each full block: [n_tokens / block_size]; before the first: the sequence's kind. The
+ * same on all ranks of a job. Equal hashes are a hint, no proof. */
+void kv_prefix_hashes(u64 kind, const i32 *tokens, u32 n_tokens, u32 block_size, u64 *out);
 enum kv_change { KV_UNCHANGED, KV_ADDED, KV_REMOVED, KV_ALL_CHANGED };
 /* The oldest change that was not read. KV_ALL_CHANGED: more than could be kept, those in the queue are dropped: what holds is
  * kv_hashes, called before anything else changes. */

@@ -24,7 +24,13 @@ enum dtype {
 size_t dtype_bytes(enum dtype t); /* DTYPE_OTHER: 0 */
 const char *dtype_name(enum dtype t);
 
-enum { MODEL_MAX_EOS = 16, MODEL_MAX_LAYERS = 256, MODEL_MAX_HEAD = 1024 };
+enum {
+    MODEL_MAX_EOS = 16,
+    MODEL_MAX_LAYERS = 256,
+    MODEL_MAX_HEAD = 1024,
+    MODEL_MAX_ADAPTERS = 32,
+    MODEL_MAX_RANK = 1024
+};
 
 /* ---- architectures. A row of the table; a new one is a row, and code only where the maths is new. */
 enum window_rule { /* which layers see sliding_window tokens only; "layer_types" says otherwise where it is given */
@@ -143,6 +149,8 @@ struct model_load {
     bool dummy;         /* random weights of the right shapes; no file but config.json is read */
     bool kv_set;        /* the KV cache has a format of its own: */
     enum dtype kv;      /* F32, BF16, F16, I8 */
+    const struct adapters
+        *adapters; /* loaded with it; NULL: none. They outlive whatever has this configuration */
 };
 
 /* What modules.json, 1_Pooling/config.json and config_sentence_transformers.json say (sentence-transformers); or a classifier's
@@ -233,7 +241,39 @@ void model_ahead(const struct model_files *f, const struct tensor *t, u64 off, u
  * need it, and pieces are small. */
 int model_read_rows(const struct model_files *f, const struct tensor *t, u64 off, u64 stride, void *to,
                     u64 len, u32 n, struct error *err);
-/* Names, shapes and dtypes of all tensors, some bytes of some of them, and the contents of config.json: equal on all ranks of a job or the ranks are refused. */
+/* A folder's one file, whatever it is called. */
+struct model_files *model_open_single(const char *dir, const char *name, struct error *err);
+/* Names, shapes and dtypes of all tensors, some bytes of some of them, and the contents of config.json, of adapters too: equal on all ranks of a job or the ranks are refused. */
 u64 model_fingerprint(const struct model_config *c, const struct model_files *f);
+
+/* ---- adapters: PEFT folders with LoRA: a product W x becomes W x + scale B (A x), with A [rank, inputs] and B [outputs, rank];
+ * scale = lora_alpha / rank, with use_rslora lora_alpha / sqrt(rank). Which modules are changed is told by the tensors, named
+ * base_model.model.MODULE.lora_A.weight and lora_B.weight. Refused by name: other kinds than LORA, biases, DoRA, modules_to_save and
+ * all fields that are not known and ask for something. */
+struct adapter {
+    char name[128], dir[PATH_LEN];
+    struct model_files *files;
+    struct json *config;
+    u64 config_hash;
+    u32 rank, max_rank; /* max_rank: with rank_pattern */
+    double alpha;
+    bool rank_stable;
+};
+struct adapters {
+    u32 n; /* a request names one by its number here, from 1; 0: the model as it is */
+    struct adapter list[MODEL_MAX_ADAPTERS];
+};
+/* Opens and checks a folder. adapter_close after success only. */
+int adapter_open(struct adapter *a, const char *name, const char *dir, struct error *err);
+void adapter_close(struct adapter *a);
+struct adapter_module {
+    const struct tensor *a, *b; /* in the adapter's files */
+    u32 rank;
+    float scale;
+};
+/* What it adds to a module of the model ("model.layers.0.self_attn.q_proj"), a product of that shape: 1; 0: nothing; else an error that
+ * names the tensor. */
+int adapter_module(const struct adapter *a, const char *module, u32 n_out, u32 n_in,
+                   struct adapter_module *out, struct error *err);
 
 #endif

@@ -57,6 +57,7 @@ struct request {
     u64 session;      /* for routing: hash of what the client calls its session; any value */
     u32 pooling;      /* enum pooling; else than NONE: n_samples 1, sampling plays no part */
     u32 second;       /* of two texts, the token from which on tokens are of type 1; 0: all are of type 0 */
+    u32 adapter, pad; /* of the deployment, from 1; 0: the model as it is */
     struct sampling sampling;
     struct span prompt;    /* i32 token ids, len >= 1 */
     struct span bias;      /* struct token_bias, ids distinct */

@@ -45,7 +45,7 @@ enum {
     STEP_IN_FLIGHT = 2,
     STEP_IN_FLIGHT_MOST = 8
 }; /* one engine or stage; several stages */
-enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 4 };
+enum { STEP_MAGIC = 0x5045544d, RESULTS_MAGIC = 0x5453524d, CHANNEL_MAGIC = 0x4e48434d, CHANNEL_VERSION = 5 };
 
 /* Steps that may be unanswered with so many stages. */
 static inline u32 step_in_flight(u32 stages)
@@ -111,7 +111,7 @@ struct seq_new {
                                  sampled; MEAN and CLS: the first row begins at position 0. Of an encoder
                                  one row is the whole prompt */
     u32 second;     /* as in struct request */
-    u32 pad;
+    u32 adapter;    /* of the boot, from 1; 0: none */
     struct sampling sampling; /* seed is the sample's own */
     struct span tokens;       /* i32[n_tok], in the data area */
     struct span bias, allowed, bad_words, eos_ids,
@@ -219,11 +219,17 @@ enum channel_fd {
     FD_GROUP = 8 /* only where a replica has several engines */
 };               /* 4, 5: eventfds */
 
+enum { BOOT_ADAPTERS = 32 };
+struct boot_adapter {
+    char name[128], path[PATH_LEN];
+};
 struct engine_boot { /* the reservation: all an engine may use */
     char model[PATH_LEN];
     char compute[16]; /* "f32", "bf16" or (cuda) "f16": resolved, never "auto"; "null": no maths */
     char isa[16];     /* "portable", "avx2", "avx512", "avx512bf16": the job's level; "cuda": the device */
     char quantization[8], load_format[8], kv_cache_dtype[8]; /* as in engine_ask */
+    struct boot_adapter adapters[BOOT_ADAPTERS];             /* rows name them by number, from 1 */
+    u32 n_adapters;
     u64 weights_bytes, kv_bytes;
     u32 gen, numerics;
     u32 rank; /* for names in messages */

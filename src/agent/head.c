@@ -35,7 +35,8 @@ static void hash_prompt(const struct head *h, struct command *c)
     if (!h->wants_prefix || r->prompt.len < size) return;
     c->n_prefix = r->prompt.len / size;
     c->prefix = mem_alloc(c->n_prefix * sizeof *c->prefix);
-    kv_prefix_hashes(request_at(r, r->prompt), r->prompt.len, size, c->prefix);
+    u64 kind = kv_kind(r->adapter, rope_class(&h->agent->model.rope, r->prompt.len));
+    kv_prefix_hashes(kind, request_at(r, r->prompt), r->prompt.len, size, c->prefix);
 }
 
 static int submit(void *arg, struct request *r, const struct reservation_id *reservation,

@@ -151,6 +151,11 @@ void leader_dispatch(struct leader *l, u32 from, const void *body, size_t len)
                   (int)l->agent->model.pooling.kind);
         agent_die(l->agent, "message DISPATCH", &err);
     }
+    if (r->adapter > (u32)l->agent->config.n_lora_modules) {
+        error_set(&err, ERR_PEER, "", "asks for adapter %u of %d", r->adapter,
+                  l->agent->config.n_lora_modules);
+        agent_die(l->agent, "message DISPATCH", &err);
+    }
     if (m->origin >= l->agent->n_ingresses) {
         error_set(&err, ERR_PEER, "", "of ingress %u, there are %u", m->origin, l->agent->n_ingresses);
         agent_die(l->agent, "message DISPATCH", &err);

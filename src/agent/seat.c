@@ -100,6 +100,12 @@ static void fill_boot(struct seat *s)
     snprintf(b->quantization, sizeof b->quantization, "%s", a->config.quantization);
     snprintf(b->load_format, sizeof b->load_format, "%s", a->config.load_format);
     snprintf(b->kv_cache_dtype, sizeof b->kv_cache_dtype, "%s", a->config.kv_cache_dtype);
+    b->n_adapters = (u32)a->config.n_lora_modules;
+    for (u32 i = 0; i < b->n_adapters; i++) {
+        const struct config_adapter *from = &a->config.lora_modules[i];
+        snprintf(b->adapters[i].name, sizeof b->adapters[i].name, "%s", from->name);
+        snprintf(b->adapters[i].path, sizeof b->adapters[i].path, "%s", from->path);
+    }
     snprintf(b->isa, sizeof b->isa, "%s", a->needs.isa);
     snprintf(b->device, sizeof b->device, "%s", a->gpu.uuid);
     memcpy(b->cpus, a->cpus.bits, sizeof b->cpus);

@@ -7,7 +7,7 @@
 enum { CANARY_MS = 4500, CHANGES_KEPT = 8192 };
 
 /* Rotation may depend on a prompt's length. */
-static u64 prefix_kind(const void *rope, u32 prompt_len)
+static u32 prefix_kind(const void *rope, u32 prompt_len)
 {
     return rope_class(rope, prompt_len);
 }

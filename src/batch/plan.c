@@ -129,8 +129,8 @@ static void use_prefix(struct batch *b, struct seq *s)
     u32 block, size = b->spec.block_size, most = (s->n_tokens - 1) / size;
     enum pooling pooling = (enum pooling)s->job->request->pooling;
     if (pooling == POOLING_MEAN || pooling == POOLING_CLS) most = 0;
-    if (b->spec.prefix_kind)
-        s->link.serial = b->spec.prefix_kind(b->spec.prefix_arg, s->job->request->prompt.len);
+    u32 kind = b->spec.prefix_kind ? b->spec.prefix_kind(b->spec.prefix_arg, s->job->request->prompt.len) : 0;
+    s->link.serial = kv_kind(s->job->request->adapter, kind);
     while (s->n_blocks < most && kv_find(b->kv, &s->link, s->tokens + (size_t)s->n_blocks * size, &block)) {
         kv_hold(b->kv, block);
         add_block(s, block);
@@ -278,6 +278,7 @@ static void fill_new(const struct batch *b, const struct seq *s, struct seq_new 
                           .max_len = seq_limit(b, s),
                           .pooling = r->pooling,
                           .second = r->second,
+                          .adapter = r->adapter,
                           .sampling = r->sampling};
     n->sampling.seed += s->sample;
     n->tokens = fill(d, s->tokens, s->n_tokens, 4);

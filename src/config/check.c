@@ -122,6 +122,21 @@ static void name_from_folder(const char *folder, char *out, size_t size)
     snprintf(out, size, "%.*s", (int)(len - start), folder + start);
 }
 
+/* A name says which one is meant. */
+static int check_modules(const struct config *c, struct error *err)
+{
+    char where[256];
+    for (int i = 0; i < c->n_lora_modules; i++)
+        for (int k = 0; k < c->n_served_model_names; k++)
+            if (strcmp(c->lora_modules[i].name, c->served_model_name[k]) == 0)
+                return error_set(
+                    err, ERR_INPUT, config_where(c, "lora-modules", where, sizeof(where)),
+                    "`%.80s` is the name of the model itself: give the adapter another one, or the "
+                    "model (--served-model-name)",
+                    c->lora_modules[i].name);
+    return 0;
+}
+
 int config_complete(struct config *c, struct error *err)
 {
     int rc = 0;
@@ -130,6 +145,7 @@ int config_complete(struct config *c, struct error *err)
         name_from_folder(c->model, c->served_model_name[0], sizeof(c->served_model_name[0]));
         c->n_served_model_names = 1;
     }
+    if (rc == 0) rc = check_modules(c, err);
     if (c->max_ongoing_requests == 0) c->max_ongoing_requests = MIN_OF(c->max_num_seqs, 1024);
     return rc;
 }

@@ -128,6 +128,60 @@ static int set_list(const struct file *f, const struct node *list, const char *k
     return rc;
 }
 
+/* ---- adapters: {NAME: FOLDER}, or a list of NAME=FOLDER or {name: NAME, path: FOLDER} */
+static int add_module(const struct file *f, const struct option *o, const char *name,
+                      const struct node *folder, const char *key)
+{
+    char where[256], path[PATH_LEN];
+    int rc = single(f, folder, key);
+    if (rc == 0) rc = resolve(f, o, folder, key, path, sizeof(path));
+    yaml_where(f->path, folder->line, folder->column, key, where, sizeof(where));
+    return rc ? rc : value_add_module(f->c, name, path, where, f->err);
+}
+
+static int add_named_module(const struct file *f, const struct option *o, const struct node *map,
+                            const char *key)
+{
+    const struct node *name = NULL, *path = NULL;
+    for (const struct node *n = map->inside; n; n = n->next) {
+        if (name_same(n->key->text, "name"))
+            name = n;
+        else if (name_same(n->key->text, "path"))
+            path = n;
+        else
+            return refuse(f, n->key, key, ERR_INPUT,
+                          "`%.80s` is not known here: an adapter has name and path", n->key->text);
+    }
+    if (!name || !path) return refuse(f, map, key, ERR_INPUT, "an adapter needs name and path");
+    int rc = single(f, name, key);
+    return rc ? rc : add_module(f, o, name->text, path, key);
+}
+
+static int add_module_text(const struct file *f, const struct option *o, const struct node *n,
+                           const char *key)
+{
+    char name[PATH_LEN];
+    const char *equals = n->kind == NODE_TEXT ? strchr(n->text, '=') : NULL;
+    if (!equals) return refuse(f, n, key, ERR_INPUT, "needs NAME=FOLDER, or a map of names to folders");
+    struct node folder = *n;
+    folder.text = equals + 1;
+    snprintf(name, sizeof(name), "%.*s", (int)MIN_OF((size_t)(equals - n->text), sizeof(name) - 1), n->text);
+    return add_module(f, o, name, &folder, key);
+}
+
+static int set_modules(const struct file *f, const struct option *o, const struct node *n, const char *key)
+{
+    int rc = 0;
+    f->c->n_lora_modules = 0;
+    if (n->kind == NODE_TEXT) return add_module_text(f, o, n, key);
+    if (!n->inside) return refuse(f, n, key, ERR_INPUT, "is empty");
+    for (const struct node *m = n->inside; m && rc == 0; m = m->next)
+        rc = n->kind == NODE_MAP   ? add_module(f, o, m->key->text, m, key)
+             : m->kind == NODE_MAP ? add_named_module(f, o, m, key)
+                                   : add_module_text(f, o, m, key);
+    return rc;
+}
+
 /* The same option under another spelling or in another map; and key and key file, of which there can be one. */
 static int check_once(const struct file *f, const struct option *o, const struct node *key)
 {
@@ -155,7 +209,9 @@ static int set_option(const struct file *f, const struct option *o, const struct
     int rc = check_once(f, o, n->key);
     if (rc < 0) return rc;
     if (!none)
-        rc = o->kind == OPTION_NAMES && n->kind == NODE_LIST ? set_list(f, n, key) : set_text(f, o, n, key);
+        rc = o->kind == OPTION_MODULES                         ? set_modules(f, o, n, key)
+             : o->kind == OPTION_NAMES && n->kind == NODE_LIST ? set_list(f, n, key)
+                                                               : set_text(f, o, n, key);
     if (rc == 0 && !none) value_came(f->c, o, FROM_FILE, n->line, n->column);
     return rc;
 }

@@ -25,7 +25,7 @@
 #define ONE_WAY "every rank of the job but the first is without HTTP"
 #define FOLDER  "it is read from the model's folder: change it there"
 #define EXPERTS "models with experts are not served yet"
-#define ADAPTER "adapters are not offered yet: merge the adapter into the model's weights"
+#define ADAPTER "the adapters of --lora-modules are served, with whatever rank they have"
 #define CORS    "browsers of other origins are not served yet: put a proxy in front"
 #define NO_LOG  "no text of a request is ever logged; see --log-level"
 #define ACCESS  "there is no access log; see --log-level"
@@ -47,10 +47,12 @@ const struct foreign foreign_table[] = {
     REFUSED("trust-request-chat-template", "", false, "requests bring no templates; see --chat-template"),
     REFUSED("default-chat-template-kwargs", "", true, "requests bring chat_template_kwargs themselves"),
     ONLY("response-role", "", "assistant", "answers have the role assistant"),
-    REFUSED("enable-lora", "", false, ADAPTER),
-    REFUSED("lora-modules", "", true, ADAPTER),
+    NOTE("enable-lora", "", false, ADAPTER),
     NOTE("max-loras", "", true, ADAPTER),
     NOTE("max-lora-rank", "", true, ADAPTER),
+    NOTE("max-cpu-loras", "", true, ADAPTER),
+    NOTE("fully-sharded-loras", "", false, "factors are divided as the products are"),
+    ONLY("lora-dtype", "", "auto", "factors stay as they are stored"),
     REFUSED("speculative-config", "-sc", true,
             "drafts are not offered yet; leave it out, the answers are the same"),
     NOTE("enforce-eager", "-O0 -O1 -O2 -O3", false, "there is nothing to compile"),

@@ -30,8 +30,10 @@ static void print_wrapped(struct buf *to, const char *text)
 static const char *value_name(const struct option *o)
 {
     static const char *const names[] = {
-        [OPTION_TEXT] = "TEXT", [OPTION_INT] = "N",         [OPTION_SIZE] = "N",   [OPTION_SECONDS] = "S",
-        [OPTION_SHARE] = "X",   [OPTION_NAMES] = "NAME...", [OPTION_KEY] = "none",
+        [OPTION_TEXT] = "TEXT", [OPTION_INT] = "N",
+        [OPTION_SIZE] = "N",    [OPTION_SECONDS] = "S",
+        [OPTION_SHARE] = "X",   [OPTION_NAMES] = "NAME...",
+        [OPTION_KEY] = "none",  [OPTION_MODULES] = "NAME=FOLDER...",
     };
     return names[o->kind];
 }

@@ -105,6 +105,12 @@ static void find_negated(struct argument *a, const char *typed, size_t len)
     a->negated = a->option || a->foreign;
 }
 
+/* NAME=FOLDER, or JSON: a model may follow. */
+static bool is_module(const char *text)
+{
+    return text[0] == '{' || (text[0] != '-' && strchr(text, '='));
+}
+
 int argument_next(struct argument *a, int argc, char **argv, int *i, struct error *err)
 {
     if (*i >= argc) return 0;
@@ -130,6 +136,8 @@ int argument_next(struct argument *a, int argc, char **argv, int *i, struct erro
     else if (a->option && a->option->kind == OPTION_NAMES && !equals)
         for (a->values = argv + *i; *i < argc && argv[*i][0] != '-' && !file_is_job(argv[*i]); (*i)++)
             a->n_values++;
+    else if (a->option && a->option->kind == OPTION_MODULES && !equals)
+        for (a->values = argv + *i; *i < argc && is_module(argv[*i]); (*i)++) a->n_values++;
     else if (a->option || (a->foreign && a->foreign->takes_value && !a->negated))
         rc = take_value(a, equals, argc, argv, i, err);
     else if (!a->foreign)
@@ -146,6 +154,19 @@ static int use_names(struct config *c, const struct argument *a, struct error *e
     c->n_served_model_names = 0;
     int rc = 0;
     for (int i = 0; i < a->n_values && rc == 0; i++) rc = value_add_name(c, a->values[i], a->name, err);
+    return rc;
+}
+
+/* Those of several options on the command line add up. */
+static int use_modules(struct config *c, const struct argument *a, struct error *err)
+{
+    bool more = c->origin[a->option - option_table].source == FROM_COMMAND_LINE;
+    int rc = 0;
+    if (!more) c->n_lora_modules = 0;
+    if (a->value) return value_add_module_text(c, a->value, a->name, err);
+    if (a->n_values == 0) return error_set(err, ERR_INPUT, a->name, "needs NAME=FOLDER");
+    for (int i = 0; i < a->n_values && rc == 0; i++)
+        rc = value_add_module_text(c, a->values[i], a->name, err);
     return rc;
 }
 
@@ -182,6 +203,8 @@ static int read_command_line(struct config *c, int argc, char **argv, int first,
             rc = use_positional(c, a.values[0], &model_given, err);
         else if (a.option->kind == OPTION_NAMES && !a.value)
             rc = use_names(c, &a, err);
+        else if (a.option->kind == OPTION_MODULES)
+            rc = use_modules(c, &a, err);
         else
             rc = value_set(c, a.option, a.value, FROM_COMMAND_LINE, a.name, err);
         if (rc < 0) return rc;

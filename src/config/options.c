@@ -28,6 +28,10 @@ const struct option option_table[] = {
      .help = "Names that clients may use (up to 8); the first is the one in answers. Without it: the last "
              "part of "
              "the folder's name."},
+    {"lora-modules", "", OPTION_MODULES, GROUP_MODEL, OPTION_LOCAL, AT(lora_modules), .standard = "",
+     .sample = "{sql: adapters/sql}",
+     .help = "LoRA adapters, NAME=FOLDER each, as often as needed (up to 32): PEFT folders that are served "
+             "beside the model, each under its own name. In a job file: a map of names to folders."},
     {"compute", "dtype", OPTION_CHOICE, GROUP_MODEL, 0, AT(compute), .words = "auto f32 bf16 f16",
      .standard = "auto", .same = "float32=f32 float=f32 bfloat16=bf16 float16=f16 half=f16",
      .help = "Number format of activations. auto: bf16 where weights are bf16 and the CPU multiplies bf16, "

@@ -15,6 +15,7 @@ enum option_kind {
     OPTION_SHARE,   /* double; low and high are thousandths */
     OPTION_NAMES,   /* served_model_name and n_served_model_names */
     OPTION_KEY,     /* api_key and api_key_none */
+    OPTION_MODULES, /* lora_modules and n_lora_modules: NAME=FOLDER */
 };
 enum option_group {
     GROUP_MODEL,
@@ -107,6 +108,10 @@ void value_came(struct config *c, const struct option *o, enum config_source fro
 /* Is the text one of the words, which stand between blanks? *index: which. */
 bool value_word_in(const char *words, const char *text, int *index);
 int value_add_name(struct config *c, const char *text, const char *where, struct error *err);
+int value_add_module(struct config *c, const char *name, const char *path, const char *where,
+                     struct error *err);
+/* One NAME=FOLDER, or {"name": ..., "path": ...}. */
+int value_add_module_text(struct config *c, const char *text, const char *where, struct error *err);
 /* "0..65535", "auto or 1..1024", "f32|bf16", as shown in errors and --help; returns out. */
 const char *value_range(const struct option *o, char *out, size_t size);
 

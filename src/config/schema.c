@@ -80,6 +80,29 @@ static void add_names(struct json_out *o)
     json_out_end_array(o);
 }
 
+/* A map of names to folders; a list of NAME=FOLDER or of maps; one NAME=FOLDER. */
+static void add_modules(struct json_out *o)
+{
+    json_out_key(o, "anyOf");
+    json_out_array(o);
+    json_out_object(o);
+    member(o, "type", "object");
+    json_out_key(o, "additionalProperties");
+    json_out_object(o);
+    member(o, "type", "string");
+    json_out_end_object(o);
+    json_out_end_object(o);
+    json_out_object(o);
+    member(o, "type", "array");
+    member_int(o, "minItems", 1);
+    member_int(o, "maxItems", CONFIG_MAX_ADAPTERS);
+    json_out_end_object(o);
+    json_out_object(o);
+    member(o, "type", "string");
+    json_out_end_object(o);
+    json_out_end_array(o);
+}
+
 static void add_type(struct json_out *o, const struct option *x)
 {
     switch (x->kind) {
@@ -101,6 +124,7 @@ static void add_type(struct json_out *o, const struct option *x)
     case OPTION_SECONDS:
     case OPTION_SHARE: add_number(o, x); break;
     case OPTION_NAMES: add_names(o); break;
+    case OPTION_MODULES: add_modules(o); break;
     case OPTION_KEY: member(o, "const", "none"); break;
     }
 }

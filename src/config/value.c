@@ -1,5 +1,6 @@
 /* One value: from text into its field of struct config, within its range. */
 #include "config/options.h"
+#include "mpiserve/json.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -73,6 +74,7 @@ const char *value_range(const struct option *o, char *out, size_t size)
     case OPTION_SHARE: snprintf(out, size, "%g..%g", (double)o->low / 1000, (double)o->high / 1000); break;
     case OPTION_NAMES: snprintf(out, size, "1 to %d names", CONFIG_MAX_NAMES); break;
     case OPTION_KEY: snprintf(out, size, "none"); break;
+    case OPTION_MODULES: snprintf(out, size, "1 to %d of NAME=FOLDER", CONFIG_MAX_ADAPTERS); break;
     case OPTION_TEXT: snprintf(out, size, "text"); break;
     }
     return out;
@@ -102,6 +104,7 @@ const char *value_print(const struct config *c, const struct option *o, char *ou
         break;
     case OPTION_SECONDS:
     case OPTION_SHARE: snprintf(out, size, "%.15g", *(const double *)field); break;
+    case OPTION_MODULES: /* have a fingerprint of their own, with the model's */
     case OPTION_NAMES:
     case OPTION_KEY: break; /* of rank 0 alone; a key is never shown */
     }
@@ -222,6 +225,65 @@ static int set_names(struct config *c, const char *text, const char *where, stru
     return 0;
 }
 
+int value_add_module(struct config *c, const char *name, const char *path, const char *where,
+                     struct error *err)
+{
+    struct config_adapter *to = &c->lora_modules[c->n_lora_modules];
+    if (!*name || !*path) return error_set(err, ERR_INPUT, where, "needs NAME=FOLDER, both not empty");
+    if (c->n_lora_modules == CONFIG_MAX_ADAPTERS)
+        return error_set(err, ERR_INPUT, where, "more than %d adapters", CONFIG_MAX_ADAPTERS);
+    int rc = check_text(name, sizeof(to->name), where, err);
+    if (rc == 0) rc = check_text(path, sizeof(to->path), where, err);
+    if (rc < 0) return rc;
+    for (int i = 0; i < c->n_lora_modules; i++)
+        if (strcmp(c->lora_modules[i].name, name) == 0)
+            return error_set(err, ERR_INPUT, where, "`%.80s` is named twice", name);
+    snprintf(to->name, sizeof(to->name), "%s", name);
+    snprintf(to->path, sizeof(to->path), "%s", path);
+    c->n_lora_modules++;
+    return 0;
+}
+
+/* As vLLM takes it, too. */
+static int add_module_json(struct config *c, const char *text, const char *where, struct error *err)
+{
+    struct error why;
+    struct json *root = json_read(text, strlen(text), &why);
+    if (!root) return error_set(err, ERR_INPUT, where, "is not valid JSON: %s: %s", why.where, why.message);
+    const char *name = json_text(json_get(root, "name")), *path = json_text(json_get(root, "path"));
+    int rc = name && path ? value_add_module(c, name, path, where, err)
+                          : error_set(err, ERR_INPUT, where, "needs {\"name\": NAME, \"path\": FOLDER}");
+    json_drop(root);
+    return rc;
+}
+
+int value_add_module_text(struct config *c, const char *text, const char *where, struct error *err)
+{
+    char name[PATH_LEN];
+    const char *equals = strchr(text, '=');
+    if (*text == '{') return add_module_json(c, text, where, err);
+    if (!equals) return error_set(err, ERR_INPUT, where, "`%.80s` has no name: write NAME=FOLDER", text);
+    snprintf(name, sizeof(name), "%.*s", (int)MIN_OF((size_t)(equals - text), sizeof(name) - 1), text);
+    return value_add_module(c, name, equals + 1, where, err);
+}
+
+/* In the environment they stand between commas or blanks. */
+static int set_modules(struct config *c, const char *text, enum config_source from, const char *where,
+                       struct error *err)
+{
+    c->n_lora_modules = 0;
+    while (*(text += strspn(text, " ,"))) {
+        char one[2 * PATH_LEN];
+        size_t len = strcspn(text, " ,");
+        snprintf(one, sizeof(one), "%.*s", (int)MIN_OF(len, sizeof(one) - 1), text);
+        int rc = value_add_module_text(c, one, where, err);
+        if (rc < 0) return rc;
+        text += len;
+    }
+    if (c->n_lora_modules || from == FROM_DEFAULT) return 0;
+    return error_set(err, ERR_INPUT, where, "needs NAME=FOLDER");
+}
+
 /* The key itself never appears in a message. */
 static int set_key(struct config *c, const char *text, enum config_source from, const char *where,
                    struct error *err)
@@ -267,6 +329,7 @@ int value_set(struct config *c, const struct option *o, const char *text, enum c
     case OPTION_SHARE: rc = set_real(c, o, text, where, err); break;
     case OPTION_NAMES: rc = set_names(c, text, where, err); break;
     case OPTION_KEY: rc = set_key(c, text, from, where, err); break;
+    case OPTION_MODULES: rc = set_modules(c, text, from, where, err); break;
     }
     /* A key file, a key and no key exclude each other: what was said last, and nearest, counts. */
     if (o->kind == OPTION_KEY && from != FROM_DEFAULT) c->api_key_file[0] = 0;

@@ -12,6 +12,8 @@ void engine_ask_of(const struct config *c, const char *isa, struct engine_ask *o
                                .load_format = c->load_format,
                                .kv_cache_dtype = c->kv_cache_dtype,
                                .isa = isa,
+                               .adapters = c->lora_modules,
+                               .n_adapters = (u32)c->n_lora_modules,
                                .block_size = (u32)c->block_size,
                                .max_model_len = (u32)c->max_model_len,
                                .tp = (u32)c->tensor_parallel_size,

@@ -158,7 +158,8 @@ static void gather(struct execute *x, const struct step_view *v)
                                 .blocks = r->blocks,
                                 .want_logits = sample,
                                 .prompt = r->sampler.prompt_len,
-                                .second = r->second};
+                                .second = r->second,
+                                .adapter = r->adapter};
         gather_hidden(x, plan, r, job->nan, seq);
         x->n_seqs++;
     }

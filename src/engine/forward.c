@@ -133,6 +133,14 @@ static u32 chunk_tokens(const struct forward_spec *s)
     return s->on_device ? MIN_OF((u32)DEVICE_CHUNK_TOKENS, DEVICE_CHUNK_PAIRS / pairs) : CHUNK_TOKENS;
 }
 
+/* Of the largest rank; whole panels, so that an odd one has room for the zero behind it. */
+static size_t adapter_width(const struct adapters *list)
+{
+    u32 most = 0;
+    for (u32 i = 0; list && i < list->n; i++) most = MAX_OF(most, list->list[i].max_rank);
+    return (most + PANEL) / PANEL * PANEL;
+}
+
 /* Fills in chunk and the widths, and lists what has to be there; returns how many. */
 static size_t rooms_of(struct forward *f, struct room *list)
 {
@@ -147,11 +155,13 @@ static size_t rooms_of(struct forward *f, struct room *list)
                                           part->heads.n * c->head_dim, c->mla.q_rank},
                          5);
     bool behind = c->arch->norms == NORMS_POST || c->arch->norms == NORMS_AROUND, last = shard_last(part);
-    u32 vectors = c->pooling.kind && forward_has_logits(s) ? n : 0, scores = c->pooling.scores ? vectors : 0;
+    u32 vectors = c->pooling.kind && forward_has_logits(s) ? n : 0, scores = c->pooling.scores ? vectors : 0,
+        adapted = c->load.adapters ? n : 0;
     f->logits_ld = forward_has_logits(s) ? part->vocab.of : part->vocab.n;
     f->act_ld = padded(act);
     if (part->tp > 1)
         f->parallel.parts_n = parallel_parts(part->tp, (size_t)n * c->hidden, last ? part->vocab.of : 0);
+    f->adapters.low_ld = adapter_width(c->load.adapters);
     const struct room all[] = {
         ROOM_ON_HOST(lists.inv[0], rotary_size(&c->rope, n), sizeof(float)),
         ROOM(angles[0], n, c->rope.dims * sizeof(float)),
@@ -180,6 +190,9 @@ static size_t rooms_of(struct forward *f, struct room *list)
         ROOM_ON_HOST(hidden.out, scores, sizeof(float)),
         ROOM_ON_HOST(types, c->arch->encoder ? n : 0, sizeof *f->types),
         ROOM_ON_HOST(tickets, part->layers.n, TICKETS * sizeof *f->tickets),
+        ROOM_ON_HOST(adapters.runs, adapted, sizeof *f->adapters.runs),
+        ROOM_ON_HOST(adapters.low, adapted, ADAPTED_PARTS * f->adapters.low_ld * sizeof(float)),
+        ROOM_ON_HOST(adapters.wide, adapted, f->act_ld * sizeof(float)),
     };
     return expert_rooms(f, list, latent_rooms(f, list, add_rooms(list, 0, all, COUNT_OF(all))));
 }
@@ -216,6 +229,7 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
     } parts[] = {{"--quantization", dtype_quantised(c->load.weights)},
                  {"encoders", c->arch->encoder},
                  {"vectors of an embedding model", c->pooling.kind != POOLING_NONE},
+                 {"--lora-modules", c->load.adapters != NULL},
                  {"a KV cache of another format than --compute",
                   c->load.kv_set && c->load.kv != compute_dtype(s->compute)}};
     const struct {
@@ -601,6 +615,7 @@ static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32
         if (!shard_last(&f->part)) continue;
         if (all || (q->want_logits && done + i == q->n_tok - 1)) f->lists.wanted[f->n_wanted++] = row;
     }
+    forward_add_run(f, q->adapter, f->rows, n);
     f->rows += n;
 }
 
@@ -630,7 +645,7 @@ static int run_chunk(struct forward *f, float *logits, u32 *written)
         chunk_thread(f, 0, 1);
     else
         pool_run(f->spec.pool, chunk_thread, f);
-    f->rows = f->n_spans = f->n_wanted = f->n_single = f->longest = f->hidden.n = 0;
+    f->rows = f->n_spans = f->n_wanted = f->n_single = f->longest = f->hidden.n = f->adapters.n = 0;
     if (f->parallel.broken) return f->parallel.err.code;
     return parallel_send(&f->parallel, f->x, stream);
 }

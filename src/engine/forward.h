@@ -29,6 +29,7 @@ struct fwd_seq {       /* the part of one sequence that a step computes */
     } hidden;    /* n 0: not wanted. As batch invariant as logits; only where forward_has_logits */
     u32 prompt;  /* tokens of its prompt: see rope_frequencies; where a length does not matter, anything */
     u32 second;  /* encoders: the position from which on tokens are of type 1; 0: none */
+    u32 adapter; /* by number in config's load.adapters, from 1; 0: none */
 };
 struct forward;
 struct forward_spec {

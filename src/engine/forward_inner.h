@@ -51,6 +51,15 @@ struct forward {
         float *dense, *out; /* [chunk, hidden], [chunk]: of a classifier's head */
         u32 n;
     } hidden;
+    struct {
+        struct adapter_run {
+            u32 adapter, row, n;
+        } * runs;    /* [chunk]: rows of the stream, in order */
+        float *low;  /* [chunk, ADAPTED_PARTS, low_ld]: scale A x */
+        float *wide; /* [chunk, act_ld]: inputs as f32 */
+        size_t low_ld;
+        u32 n;
+    } adapters;
     u32 rows, n_spans, n_wanted;
     u32 n_single, longest; /* spans of one token: how many, and the most tokens that one of them sees */
     struct mirror *mirror; /* NULL: no device */
@@ -108,10 +117,21 @@ struct behind { /* the norm behind a part: of what it adds, or (NORMS_SUM) of th
 };
 /* A product back to the residual stream: over this engine's inputs, then the sum over all engines, one of which adds the bias; then the norm
  * behind it. */
-int forward_out(struct forward *f, const struct packed *w, const float *bias, struct behind behind,
-                struct rows_in in, struct share s);
+struct product_out {
+    const struct packed *w;
+    const float *bias;
+    struct behind behind;
+    enum adapted_product adapted;
+};
+int forward_out(struct forward *f, const struct layer_weights *layer, struct product_out p, struct rows_in in,
+                struct share s);
 /* The stream becomes its LayerNorm. */
 void forward_centre(struct forward *f, struct behind norm, struct share s);
+/* Behind a product of a layer: what adapters add to it. */
+void forward_adapt(struct forward *f, const struct layer_weights *layer, enum adapted_product product,
+                   struct rows_in in, struct rows_out out, struct share s);
+/* Rows of a chunk whose sequence has an adapter (0: none), in order. One thread. */
+void forward_add_run(struct forward *f, u32 adapter, u32 row, u32 n);
 /* Before what leads to the next sum over engines: a barrier at least lies between. */
 void forward_prepare(struct forward *f, struct share s);
 /* Sums [rows, hidden] that stand in f->partial_to, over all engines, to the stream. */

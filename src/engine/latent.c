@@ -43,8 +43,10 @@ static void run_q(struct forward *f, const struct layer_weights *w, struct share
                                           .ld_y = f->act_ld},
                       s);
     forward_wait(f, s);
-    forward_linear(f, &w->q_b, NULL, (struct rows_in){f->act, dtype, f->act_ld},
-                   (struct rows_out){f->mla.q, w->q_b.n_out, f->rows, false}, s);
+    const struct rows_in in = {f->act, dtype, f->act_ld};
+    const struct rows_out out = {f->mla.q, w->q_b.n_out, f->rows, false};
+    forward_linear(f, &w->q_b, NULL, in, out, s);
+    forward_adapt(f, w, ADAPTED_Q_B, in, out, s);
 }
 
 int forward_latent(struct forward *f, u32 layer, const struct layer_weights *w, struct share s)
@@ -56,7 +58,9 @@ int forward_latent(struct forward *f, u32 layer, const struct layer_weights *w, 
     size_t ld_q = m->q_rank ? w->q_b.n_out : w->qkv.n_out;
     forward_prepare(f, s);
     struct rows_in in = forward_norm(f, w->attn_norm, forward_act(f, &w->qkv), s);
-    forward_linear(f, &w->qkv, w->qkv_bias, in, (struct rows_out){f->wide, w->qkv.n_out, f->rows, false}, s);
+    const struct rows_out out = {f->wide, w->qkv.n_out, f->rows, false};
+    forward_linear(f, &w->qkv, w->qkv_bias, in, out, s);
+    forward_adapt(f, w, ADAPTED_QKV, in, out, s);
     if (m->q_rank) run_q(f, w, s);
     f->spec.ops->latent(&(struct latent_args){.q = q,
                                               .absorbed = f->mla.absorbed,
@@ -98,6 +102,6 @@ int forward_latent(struct forward *f, u32 layer, const struct layer_weights *w, 
     size_t values = heads * m->value, sums = heads * m->kv_rank;
     run_heads(f, &(struct heads){&w->expand, f->mla.sums, f->mla.values, sums, values, m->kv_rank, m->value},
               s);
-    return forward_out(f, &w->o, w->o_bias, (struct behind){w->attn_post, NULL},
+    return forward_out(f, w, (struct product_out){&w->o, w->o_bias, {w->attn_post, NULL}, ADAPTED_O},
                        (struct rows_in){f->mla.values, DTYPE_F32, values}, s);
 }

@@ -99,23 +99,22 @@ void forward_centre(struct forward *f, struct behind norm, struct share s)
     forward_wait(f, s);
 }
 
-int forward_out(struct forward *f, const struct packed *w, const float *bias, struct behind behind,
-                struct rows_in in, struct share s)
+int forward_out(struct forward *f, const struct layer_weights *layer, struct product_out p, struct rows_in in,
+                struct share s)
 {
     u32 hidden = f->spec.config->hidden;
-    bool sum = f->spec.config->arch->norms == NORMS_SUM, apart = behind.norm && !sum;
+    bool alone = !parallel_tensor(&f->parallel);
+    bool sum = f->spec.config->arch->norms == NORMS_SUM, apart = p.behind.norm && !sum;
+    struct rows_out out = {alone ? apart ? f->branch : f->x : f->partial_to, hidden, f->rows,
+                           alone && !apart};
     int rc = 0;
-    if (!parallel_tensor(&f->parallel)) {
-        forward_linear(f, w, bias, in, (struct rows_out){apart ? f->branch : f->x, hidden, f->rows, !apart},
-                       s);
-    } else {
-        if (f->part.tp_rank) bias = NULL;
-        forward_linear(f, w, bias, in, (struct rows_out){f->partial_to, hidden, f->rows, false}, s);
+    forward_linear(f, p.w, f->part.tp_rank ? NULL : p.bias, in, out, s);
+    forward_adapt(f, layer, p.adapted, in, out, s);
+    if (!alone)
         rc = apart ? parallel_sum(&f->parallel, f->partial_to, f->branch, (size_t)f->rows * hidden, false, s)
                    : forward_sum(f, s);
-    }
-    if (apart && !rc) add_normed(f, behind.norm, s);
-    if (sum && !rc) forward_centre(f, behind, s);
+    if (apart && !rc) add_normed(f, p.behind.norm, s);
+    if (sum && !rc) forward_centre(f, p.behind, s);
     return rc;
 }
 
@@ -168,7 +167,9 @@ int forward_attention(struct forward *f, u32 layer, const struct layer_weights *
     const struct model_config *c = f->spec.config;
     forward_prepare(f, s);
     struct rows_in in = forward_norm(f, w->attn_norm, forward_act(f, &w->qkv), s);
-    forward_linear(f, &w->qkv, w->qkv_bias, in, (struct rows_out){f->wide, w->qkv.n_out, f->rows, false}, s);
+    const struct rows_out out = {f->wide, w->qkv.n_out, f->rows, false};
+    forward_linear(f, &w->qkv, w->qkv_bias, in, out, s);
+    forward_adapt(f, w, ADAPTED_QKV, in, out, s);
     if (c->qk_norm == QK_NORM_WHOLE) norm_whole(f, w, s);
     rotate(f, layer, w, s);
     enum dtype dtype = forward_act(f, &w->o);
@@ -190,7 +191,8 @@ int forward_attention(struct forward *f, u32 layer, const struct layer_weights *
                                           .ticket = forward_ticket(f, layer, TICKET_ATTENTION)},
                       s);
     forward_wait(f, s);
-    return forward_out(f, &w->o, w->o_bias, (struct behind){w->attn_post, w->attn_post_bias},
+    return forward_out(f, w,
+                       (struct product_out){&w->o, w->o_bias, {w->attn_post, w->attn_post_bias}, ADAPTED_O},
                        (struct rows_in){f->act, dtype, f->act_ld}, s);
 }
 
@@ -199,10 +201,12 @@ int forward_mlp(struct forward *f, const struct layer_weights *w, struct share s
 {
     forward_prepare(f, s);
     struct rows_in in = forward_norm(f, w->mlp_norm, forward_act(f, &w->gate_up), s);
-    forward_linear(f, &w->gate_up, w->gate_up_bias, in,
-                   (struct rows_out){f->wide, w->gate_up.n_out, f->rows, false}, s);
+    const struct rows_out out = {f->wide, w->gate_up.n_out, f->rows, false};
+    forward_linear(f, &w->gate_up, w->gate_up_bias, in, out, s);
+    forward_adapt(f, w, ADAPTED_GATE_UP, in, out, s);
     enum dtype dtype = forward_act(f, &w->down);
     forward_glu(f, f->wide, w->gate_up.n_out, f->act, dtype, f->act_ld, f->rows, w->down.n_in, s);
-    return forward_out(f, &w->down, w->down_bias, (struct behind){w->mlp_post, w->mlp_post_bias},
-                       (struct rows_in){f->act, dtype, f->act_ld}, s);
+    return forward_out(
+        f, w, (struct product_out){&w->down, w->down_bias, {w->mlp_post, w->mlp_post_bias}, ADAPTED_DOWN},
+        (struct rows_in){f->act, dtype, f->act_ld}, s);
 }

@@ -231,6 +231,7 @@ int layout_build(struct layout *l, const struct model_config *c, const struct sh
     arena_init(&l->made, 0);
     int rc = c->arch->encoder ? layout_encoder(&b) : add_ends(&b);
     for (u32 i = 0; i < part->layers.n && !rc; i++) rc = add_layer(&b, part->layers.first + i);
+    if (!rc) rc = layout_adapters(&b);
     if (rc) layout_release(l);
     return rc;
 }

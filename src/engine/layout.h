@@ -27,6 +27,7 @@ enum stored_form { /* see struct quant_config */
 /* A tensor's part that an engine has: rows (outputs), and columns of them (inputs; vectors: one). */
 struct slot_part {
     const struct tensor *tensor;
+    const struct model_files *files; /* that it is in; NULL: the model's */
     struct slice rows, cols;
     u64 begin;   /* elements before the matrix, in a tensor of several */
     bool across; /* stored [cols, rows] */
@@ -42,6 +43,9 @@ struct slot {                               /* one member of struct weights */
     enum dtype dtype; /* in the image */
     size_t
         target; /* byte offset in struct weights of the pointer, the struct packed or the struct table; or TARGET_NONE */
+    bool adapted; /* panels: the offset is in weights.adapters; of B also: */
+    u32 outputs_before;
+    float scale;
     size_t offset;   /* byte offset in the image */
     u32 n_out, n_in; /* [n_out, n_in]; vectors [n_out, 1] */
     u32 group, lead; /* see struct packed */

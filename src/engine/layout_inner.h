@@ -43,6 +43,8 @@ bool layout_encoder_idle(const struct model_config *c, const char *name);
 /* Banks of a layer: heads of MLA, experts. */
 int layout_heads(const struct builder *b, u32 layer);
 int layout_experts(const struct builder *b, u32 layer);
+/* The factors of all adapters. ERR_UNSUPPORTED for a tensor that changes what adapters may not. */
+int layout_adapters(const struct builder *b);
 
 static inline size_t layout_target(u32 layer, size_t field)
 {

@@ -3,6 +3,7 @@
 #include "engine/forward.h"
 #include "mpiserve/device.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -138,6 +139,34 @@ struct model_files *load_files(const struct model_config *c, struct error *err)
     return c->load.dummy ? model_open_none() : model_open(c->dir, err);
 }
 
+/* ---- adapters */
+int load_adapter(struct adapters *list, const char *name, const char *dir, struct error *err)
+{
+    struct error why = {0};
+    BUG_ON(list->n == MODEL_MAX_ADAPTERS);
+    if (adapter_open(&list->list[list->n], name, dir, &why) == 0) {
+        list->n++;
+        return 0;
+    }
+    return error_set(err, why.code, "--lora-modules", "%s: %s: %s", name, why.where, why.message);
+}
+
+void load_adapters_close(struct adapters *list)
+{
+    for (u32 i = 0; list && i < list->n; i++) adapter_close(&list->list[i]);
+    free(list);
+}
+
+static int open_adapters(struct loaded *l, const struct engine_boot *b, struct error *err)
+{
+    int rc = 0;
+    if (b->n_adapters) l->adapters = mem_zero(1, sizeof *l->adapters);
+    for (u32 i = 0; i < b->n_adapters && !rc; i++)
+        rc = load_adapter(l->adapters, b->adapters[i].name, b->adapters[i].path, err);
+    l->config.load.adapters = l->adapters;
+    return rc;
+}
+
 /* ---- on a device: each engine's own, row-major in the type that it computes in */
 static int fill_device(struct loaded *l, struct channel_head *head, struct error *err)
 {
@@ -177,6 +206,7 @@ int load_model(struct loaded *l, struct device *device, struct channel_head *hea
     const struct engine_boot *b = &head->boot;
     int rc = model_read_config(b->model, &l->config, err);
     if (rc == 0) rc = load_formats(&l->config, b->quantization, b->load_format, b->kv_cache_dtype, err);
+    if (rc == 0) rc = open_adapters(l, b, err);
     if (rc == 0)
         rc = shard_of(&l->shard, &l->config, MAX_OF(b->group.tp, 1u), MAX_OF(b->group.pp, 1u), b->tp_rank,
                       b->pp_rank, err);
@@ -199,5 +229,7 @@ void load_release(struct loaded *l)
         if (l->kv) munmap(l->kv, l->kv_bytes);
     }
     if (l->files) model_close(l->files);
+    weights_release(&l->weights);
+    load_adapters_close(l->adapters);
     memset(l, 0, sizeof(*l));
 }

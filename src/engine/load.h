@@ -6,10 +6,15 @@
 #include "engine/weights.h"
 #include "mpiserve/step.h"
 
+/* Opens a folder and puts it behind the others; an error names the option, the adapter and the file. */
+int load_adapter(struct adapters *list, const char *name, const char *dir, struct error *err);
+void load_adapters_close(struct adapters *list); /* and frees the list; NULL: nothing */
+
 struct loaded {
     struct model_config config;
     struct shard shard; /* by the boot: which part of the model is here */
     struct model_files *files;
+    struct adapters *adapters; /* NULL: none */
     struct weights weights;
     void *image, *kv; /* mappings, or the device's memory, or NULL */
     size_t image_bytes, kv_bytes;

@@ -60,7 +60,8 @@ static int check_boot(const struct engine *e, struct error *err)
         !memchr(b->quantization, 0, sizeof(b->quantization)) ||
         !memchr(b->load_format, 0, sizeof(b->load_format)) ||
         !memchr(b->kv_cache_dtype, 0, sizeof(b->kv_cache_dtype)) || !memchr(b->isa, 0, sizeof(b->isa)) ||
-        !memchr(b->device, 0, sizeof(b->device)) || b->threads < 1 || b->threads > 4096 || b->n_blocks < 2)
+        !memchr(b->device, 0, sizeof(b->device)) || b->n_adapters > BOOT_ADAPTERS || b->threads < 1 ||
+        b->threads > 4096 || b->n_blocks < 2)
         return error_set(err, ERR_PEER, "boot", "%u threads, %u blocks", b->threads, b->n_blocks);
     return 0;
 }
@@ -142,7 +143,8 @@ static int make_execute(struct engine *e, struct error *err)
                                            .hidden = model_vector(&e->model.config),
                                            .pooling = e->model.config.pooling.kind,
                                            .whole = e->model.config.arch->encoder,
-                                           .types = e->model.config.encoder.types},
+                                           .types = e->model.config.encoder.types,
+                                           .adapters = b->n_adapters},
                                 .forward = e->forward,
                                 .null_step_us = b->null_step_us,
                                 .pool = e->pool,

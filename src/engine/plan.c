@@ -3,6 +3,7 @@
 #include "engine/execute.h"
 #include "engine/forward.h"
 #include "engine/load.h"
+#include "mpiserve/config.h"
 #include "mpiserve/engine.h"
 
 #include <stdio.h>
@@ -105,7 +106,36 @@ static int check_step(const struct engine_ask *ask, const struct model_config *c
         ask->max_step_tokens, len, c->dir, len);
 }
 
-int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err)
+static int open_adapters(const struct engine_ask *ask, bool device, struct adapters **out, struct error *err)
+{
+    int rc = 0;
+    if (!ask->n_adapters) return 0;
+    if (device)
+        return error_set(err, ERR_UNSUPPORTED, "--lora-modules",
+                         "adapters are served by CPU engines only: leave out --engine cuda");
+    *out = mem_zero(1, sizeof **out);
+    for (u32 i = 0; i < ask->n_adapters && !rc; i++)
+        rc = load_adapter(*out, ask->adapters[i].name, ask->adapters[i].path, err);
+    return rc;
+}
+
+/* What an adapter's tensors ask of the model is found with the layout; the option is to blame for it. */
+static int plan_weights(const struct model_config *c, const struct shard *part,
+                        const struct model_files *files, const struct weights_place *place, size_t *bytes,
+                        struct error *err)
+{
+    struct error why = {0};
+    int rc = weights_plan(c, part, files, place, bytes, &why);
+    const struct adapters *list = c->load.adapters;
+    for (u32 i = 0; rc && list && i < list->n; i++)
+        if (!strcmp(list->list[i].dir, why.where))
+            return error_set(err, why.code, "--lora-modules", "%s: %s: %s", list->list[i].name, why.where,
+                             why.message);
+    return rc ? error_set(err, why.code, why.where, "%s", why.message) : 0;
+}
+
+static int plan(const struct engine_ask *ask, struct adapters **adapters, struct engine_needs *out,
+                struct error *err)
 {
     struct model_config config;
     enum compute compute = COMPUTE_F32;
@@ -118,7 +148,9 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     if (rc < 0) return rc;
     rc = model_read_config(ask->model, &config, err);
     if (rc == 0) rc = load_formats(&config, ask->quantization, ask->load_format, ask->kv_cache_dtype, err);
+    if (rc == 0) rc = open_adapters(ask, out->device, adapters, err);
     if (rc < 0) return rc;
+    config.load.adapters = *adapters;
     if (ask->max_model_len > config.max_position)
         return error_set(err, ERR_INPUT, "--max-model-len", "%u is more than the model's %u",
                          ask->max_model_len, config.max_position);
@@ -132,7 +164,7 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
     struct model_files *files = load_files(&config, err);
     if (!files) return err ? err->code : ERR_INPUT;
     const struct weights_place place = {.dtype = compute_dtype(compute)};
-    rc = weights_plan(&config, &part, files, out->device ? &place : NULL, &bytes, err);
+    rc = plan_weights(&config, &part, files, out->device ? &place : NULL, &bytes, err);
     if (rc == 0) {
         out->weights_bytes = out->device ? bytes : WEIGHTS_IMAGE_OFFSET + (out->null ? 0 : bytes);
         out->kv_bytes_per_block =
@@ -149,6 +181,14 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
         out->max_model_len = ask->max_model_len ? ask->max_model_len : config.max_position;
     }
     model_close(files);
+    return rc;
+}
+
+int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err)
+{
+    struct adapters *adapters = NULL;
+    int rc = plan(ask, &adapters, out, err);
+    load_adapters_close(adapters);
     return rc;
 }
 

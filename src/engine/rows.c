@@ -108,6 +108,7 @@ static int check_new(struct rows *t, const struct step_view *v, const struct seq
         return refuse(err, n->row, "seq_new: pooling that is not the model's", n->pooling);
     if (n->second && l->types < 2)
         return refuse(err, n->row, "seq_new: a second text, and the model has one type of tokens", n->second);
+    if (n->adapter > l->adapters) return refuse(err, n->row, "seq_new: no such adapter", n->adapter);
     if (n->sampling.n_logprobs > (i32)l->max_logprobs)
         return refuse(err, n->row, "seq_new: n_logprobs", (u32)n->sampling.n_logprobs);
     if (!ids_ok(v, n->tokens, l->vocab) || !ids_ok(v, n->allowed, l->vocab) ||
@@ -236,6 +237,7 @@ static int start_row(struct rows *t, const struct step_view *v, const struct seq
     r->n_tok = n->n_tok;
     r->n_blocks = r->next_pos = 0;
     r->second = n->second;
+    r->adapter = n->adapter;
     r->pooled = n->pooling != POOLING_NONE;
     memset(r->vector, 0, t->limits.hidden * sizeof(*r->vector));
     const struct sampler_spec spec = {.sampling = &n->sampling,

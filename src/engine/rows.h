@@ -13,6 +13,7 @@ struct rows_limits {
     enum pooling pooling; /* how it makes them */
     bool whole;           /* an encoder: a row is all of its sequence */
     u32 types;            /* of tokens, see seq_new */
+    u32 adapters;
 };
 struct seq_row {
     bool used;
@@ -24,6 +25,7 @@ struct seq_row {
     u32 n_blocks;
     u32 next_pos;  /* where its next row begins; 0: it had none */
     u32 second;    /* see seq_new */
+    u32 adapter;   /* 0: none */
     bool pooled;   /* a vector is wanted, no tokens */
     float *vector; /* [hidden], part of the table's one allocation: the sum of the rows so far */
     struct sampler_row sampler;

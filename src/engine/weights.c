@@ -55,6 +55,11 @@ struct filler {
     struct reader readers[MAX_THREADS];
 };
 
+static const struct model_files *files_of(const struct filler *x, const struct slot_part *p)
+{
+    return p->files ? p->files : x->files;
+}
+
 static float widened(const void *from, enum dtype t, size_t i)
 {
     if (t == DTYPE_F32) return ((const float *)from)[i];
@@ -143,7 +148,8 @@ static void ask_ahead(const struct filler *x, u32 i)
 {
     if (i >= x->n) return;
     const struct range *r = &x->ranges[i];
-    stored_ahead(x->files, &x->layout->slots[r->slot].part[r->part], r->row, r->n);
+    const struct slot_part *p = &x->layout->slots[r->slot].part[r->part];
+    stored_ahead(files_of(x, p), p, r->row, r->n);
 }
 
 /* The pages of the image that a range goes to, all at once: a fault for each of them costs several times as much. Kernels before 5.14 do
@@ -170,9 +176,10 @@ static void touch(const struct filler *x, const struct range *r)
 static int fill_numbers(struct filler *x, struct reader *own, const struct range *r)
 {
     const struct slot *s = &x->layout->slots[r->slot];
+    const struct slot_part *p = &s->part[r->part];
     const void *numbers;
     enum dtype dtype;
-    int rc = stored_read(x->files, &s->part[r->part], r->row, r->n, &own->room, &numbers, &dtype, &own->err);
+    int rc = stored_read(files_of(x, p), p, r->row, r->n, &own->room, &numbers, &dtype, &own->err);
     if (rc) return rc;
     if (own->lane)
         send(own->lane, x->image, s, r->row0 + r->row, r->n, numbers, dtype);
@@ -309,6 +316,13 @@ int weights_fill(const struct model_config *c, const struct shard *part, const s
 
 /* ---- binding
  * -------------------------------------------------------------------------------------------------*/
+static void bind_adapted(void *adapted, const struct slot *b)
+{
+    struct adapted *x = adapted;
+    x->at = b->outputs_before;
+    x->scale = b->scale;
+}
+
 int weights_bind(const struct model_config *c, const struct shard *part, const struct model_files *f,
                  const struct weights_place *place, const void *image, struct weights *out, struct error *err)
 {
@@ -316,11 +330,13 @@ int weights_bind(const struct model_config *c, const struct shard *part, const s
     int rc = layout_build(&l, c, part, f, place, err);
     if (rc) return rc;
     memset(out, 0, sizeof *out);
+    if (c->load.adapters && c->load.adapters->n)
+        out->adapters = mem_zero((size_t)c->load.adapters->n * c->layers, sizeof *out->adapters);
     for (u32 i = 0; i < l.n; i++) {
         const struct slot *s = &l.slots[i];
         const void *data = (const u8 *)image + s->offset;
-        void *target = (u8 *)out + s->target;
         if (s->target == TARGET_NONE) continue;
+        void *target = (s->adapted ? (u8 *)out->adapters : (u8 *)out) + s->target;
         struct packed w = slot_packed(s);
         w.data = data;
         const struct table rows = {data, s->dtype};
@@ -330,7 +346,14 @@ int weights_bind(const struct model_config *c, const struct shard *part, const s
             memcpy(target, &rows, sizeof rows);
         else
             memcpy(target, &data, sizeof data);
+        if (s->scale != 0) bind_adapted((u8 *)target - offsetof(struct adapted, b), s);
     }
     layout_release(&l);
     return 0;
+}
+
+void weights_release(struct weights *w)
+{
+    free(w->adapters);
+    w->adapters = NULL;
 }

@@ -36,6 +36,17 @@ struct layer_weights { /* heads, kv_heads and ffn: those of the shard. What a mo
     struct packed expert_gate_up, expert_down;           /* banks: [2 ffn, hidden], [hidden, ffn] */
     const float *expert_gate_up_bias, *expert_down_bias; /* [experts, ...], vector_stride() numbers apart */
 };
+/* What an adapter adds to outputs [at, at + b.n_out) of a product: scale b (a x). */
+struct adapted {
+    struct packed a, b; /* [rank, inputs], [outputs, rank]; data NULL: nothing */
+    u32 at;
+    float scale;
+};
+enum adapted_product { ADAPTED_QKV, ADAPTED_Q_B, ADAPTED_O, ADAPTED_GATE_UP, ADAPTED_DOWN, ADAPTED_PRODUCTS };
+enum { ADAPTED_PARTS = 3 };
+struct adapter_layer {
+    struct adapted part[ADAPTED_PRODUCTS][ADAPTED_PARTS]; /* at most one for each part of the product */
+};
 static inline size_t packed_stride(const struct packed *w)
 {
     return packed_size(w);
@@ -64,7 +75,8 @@ struct weights {
     struct packed score_dense, score_out; /* [hidden, hidden], [1, hidden] */
     const float *score_dense_bias, *score_out_bias;
     struct layer_weights
-        layer[MODEL_MAX_LAYERS]; /* by number in the model; those of the stage are filled in */
+        layer[MODEL_MAX_LAYERS];    /* by number in the model; those of the stage are filled in */
+    struct adapter_layer *adapters; /* [adapters, layers of the model]; NULL: there are none */
 };
 /* Where an image is and how it lies there: on the host in panels; or on a device, row-major, all of one type but for norms and biases
  * (f32): what is stored as codes becomes numbers. NULL stands for the host. */
@@ -87,5 +99,7 @@ int weights_threads(void);
 int weights_bind(const struct model_config *c, const struct shard *part, const struct model_files *f,
                  const struct weights_place *place, const void *image, struct weights *out,
                  struct error *err);
+/* The pointers to adapters; the image is the caller's. */
+void weights_release(struct weights *w);
 
 #endif

@@ -120,7 +120,7 @@ void answer_json(struct call *c, struct buf *to)
     json_out_key(&o, "created");
     json_out_int(&o, c->created);
     json_out_key(&o, "model");
-    json_out_str(&o, c->in->model_name);
+    json_out_str(&o, call_model(c));
     buf_text(to, ",\"choices\":[");
     for (u32 i = 0; i < c->n_choices; i++) {
         if (i) buf_char(to, ',');

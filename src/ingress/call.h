@@ -64,6 +64,7 @@ struct call {
     struct reservation_id reservation;
     bool has_session;
     u64 session; /* as in struct request */
+    u32 adapter; /* the same */
     i32 *bad_words;
     u32 n_bad_words;
     struct prompt *prompts;
@@ -230,6 +231,11 @@ int choice_feed(struct call *c, struct choice *ch, const struct chunk *chunk, u6
 const char *choice_finish_reason(const struct choice *ch);
 
 /* ---- answer.c, stream.c ---- */
+/* The name in answers: the model's first one, or the adapter's. */
+static inline const char *call_model(const struct call *c)
+{
+    return c->adapter ? c->in->spec.config->lora_modules[c->adapter - 1].name : c->in->model_name;
+}
 void answer_json(struct call *c, struct buf *to); /* the whole answer of a call that is over */
 void answer_usage(const struct call *c, struct buf *to,
                   bool whole); /* {"prompt_tokens":...}; whole: with details */

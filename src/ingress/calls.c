@@ -120,6 +120,7 @@ static struct request *build(const struct call *c, const struct part *part, u64 
                            .session = c->session,
                            .pooling = api_pools(c->p.api) ? model->pooling.kind : POOLING_NONE,
                            .second = prompt->second,
+                           .adapter = c->adapter,
                            .sampling = c->sampling};
     if (strcmp(c->in->spec.config->scheduling_policy, "priority") == 0) head.priority = c->p.priority;
     head.sampling.max_tokens = part_max_tokens(c, prompt);

@@ -67,7 +67,7 @@ void answer_vectors(struct call *c, struct buf *to)
     }
     buf_text(to, "],\"model\":");
     json_out_init(&o, to);
-    json_out_str(&o, c->in->model_name);
+    json_out_str(&o, call_model(c));
     buf_printf(to, ",\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}}",
                (unsigned long long)c->n_prompt_tokens, (unsigned long long)c->n_prompt_tokens);
 }

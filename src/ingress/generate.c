@@ -37,12 +37,20 @@ struct json *body_read(struct exchange *x, struct api_error *e)
     return body;
 }
 
-int model_check(const struct ingress *in, const char *name, struct api_error *e)
+int model_check(const struct ingress *in, const char *name, u32 *adapter, struct api_error *e)
 {
     const struct config *c = in->spec.config;
+    u32 unused;
+    if (!adapter) adapter = &unused;
+    *adapter = 0;
     if (!name || !name[0] || strcmp(name, in->model_name) == 0) return 0;
     for (int i = 0; i < c->n_served_model_names; i++)
         if (strcmp(name, c->served_model_name[i]) == 0) return 0;
+    for (int i = 0; i < c->n_lora_modules; i++) {
+        if (strcmp(name, c->lora_modules[i].name)) continue;
+        *adapter = (u32)i + 1;
+        return 0;
+    }
     return api_fail(e, API_NO_MODEL, "model", "The model `%.200s` does not exist.", name);
 }
 
@@ -163,7 +171,7 @@ static int prepare(struct call *c, struct exchange *x, enum api api, struct api_
     if (!body) return -1;
     int rc = check_kind(c->in, api, e);
     if (rc == 0) rc = params_read(&c->p, body, api, &c->in->limits, &c->mem, e);
-    if (rc == 0) rc = model_check(c->in, c->p.model, e);
+    if (rc == 0) rc = model_check(c->in, c->p.model, &c->adapter, e);
     if (rc == 0) rc = set_prompts(c, e);
     if (rc == 0) {
         set_id(c, x);

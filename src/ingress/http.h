@@ -106,10 +106,11 @@ int answer_metrics(struct exchange *x);
 int answer_version(struct exchange *x);
 int answer_topology(struct exchange *x);
 
-/* generate.c: the body as JSON, or -1 with *e; `model` of a body is one of ours. */
+/* generate.c: the body as JSON, or -1 with *e; `model` of a body is one of ours: the model
+ * itself (*adapter 0) or an adapter, by number; adapter may be NULL. */
 struct json *body_read(struct exchange *x, struct api_error *e);
 bool header_integer(const char *text, i64 *value);
-int model_check(const struct ingress *in, const char *name, struct api_error *e);
+int model_check(const struct ingress *in, const char *name, u32 *adapter, struct api_error *e);
 
 /* listen.c: a listening socket on host and port; *port is the real one. */
 int listen_open(const char *host, int port, int *fd, int *real_port, struct error *err);

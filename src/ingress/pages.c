@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static void model_card(struct json_out *o, const struct ingress *in, const char *name)
+/* path: of an adapter; NULL: the model itself. */
+static void model_card(struct json_out *o, const struct ingress *in, const char *name, const char *path)
 {
     json_out_object(o);
     json_out_key(o, "id");
@@ -16,9 +17,9 @@ static void model_card(struct json_out *o, const struct ingress *in, const char 
     json_out_key(o, "owned_by");
     json_out_str(o, "mpiserve");
     json_out_key(o, "root");
-    json_out_str(o, in->model_name);
+    json_out_str(o, path ? path : in->model_name);
     json_out_key(o, "parent");
-    json_out_null(o);
+    json_out_str(o, path ? in->model_name : NULL);
     json_out_key(o, "max_model_len");
     json_out_int(o, in->limits.max_len);
     json_out_key(o, "permission");
@@ -38,8 +39,10 @@ int answer_models(struct exchange *x)
     json_out_str(&o, "list");
     json_out_key(&o, "data");
     json_out_array(&o);
-    model_card(&o, x->in, x->in->model_name);
-    for (int i = 1; i < c->n_served_model_names; i++) model_card(&o, x->in, c->served_model_name[i]);
+    model_card(&o, x->in, x->in->model_name, NULL);
+    for (int i = 1; i < c->n_served_model_names; i++) model_card(&o, x->in, c->served_model_name[i], NULL);
+    for (int i = 0; i < c->n_lora_modules; i++)
+        model_card(&o, x->in, c->lora_modules[i].name, c->lora_modules[i].path);
     json_out_end_array(&o);
     json_out_end_object(&o);
     return reply_json(x, 200, &body);
@@ -48,11 +51,12 @@ int answer_models(struct exchange *x)
 int answer_model(struct exchange *x)
 {
     struct api_error e;
-    if (model_check(x->in, x->tail[0] ? x->tail : "?", &e) < 0) return reply_error(x, &e);
+    u32 adapter;
+    if (model_check(x->in, x->tail[0] ? x->tail : "?", &adapter, &e) < 0) return reply_error(x, &e);
     struct buf body = {0};
     struct json_out o;
     json_out_init(&o, &body);
-    model_card(&o, x->in, x->tail);
+    model_card(&o, x->in, x->tail, adapter ? x->in->spec.config->lora_modules[adapter - 1].path : NULL);
     return reply_json(x, 200, &body);
 }
 

@@ -132,7 +132,7 @@ static void add_head(const struct call *c, struct buf *to)
     buf_text(to, "{\"id\":");
     answer_text(to, c->id, strlen(c->id));
     buf_text(to, ",\"model\":");
-    answer_text(to, c->in->model_name, strlen(c->in->model_name));
+    answer_text(to, call_model(c), strlen(call_model(c)));
     buf_printf(to, ",\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}",
                (unsigned long long)c->n_prompt_tokens, (unsigned long long)c->n_prompt_tokens);
 }

@@ -178,7 +178,7 @@ static int read_fields(const struct exchange *x, const struct json *body, struct
         return api_fail(e, API_UNSUPPORTED, "count",
                         "A call makes one reservation: `count` must be 1 or absent.");
     *about = session_of((const char *const[]){session, exchange_header(x, "X-Session-ID"), user}, 3);
-    return model_check(x->in, model, e);
+    return model_check(x->in, model, NULL, e);
 }
 
 int answer_reserve(struct exchange *x)

@@ -14,7 +14,7 @@ void stream_begin(struct call *c)
     json_out_key(&o, "created");
     json_out_int(&o, c->created);
     json_out_key(&o, "model");
-    json_out_str(&o, c->in->model_name);
+    json_out_str(&o, call_model(c));
     json_out_key(&o, "system_fingerprint");
     json_out_str(&o, c->in->spec.fingerprint);
     buf_text(&c->head, ",\"choices\":[");

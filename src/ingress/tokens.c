@@ -115,7 +115,7 @@ static struct json *open_body(struct exchange *x, struct api_error *e)
                       json_kind_name(json_kind(body)));
     else if (json_kind(model) > JK_NULL && json_kind(model) != JK_TEXT)
         rc = api_fail(e, API_BAD_VALUE, "model", "`model` must be a string.");
-    if (rc == 0) rc = model_check(x->in, json_text(model), e);
+    if (rc == 0) rc = model_check(x->in, json_text(model), NULL, e);
     if (rc == 0) return body;
     json_drop(body);
     return NULL;

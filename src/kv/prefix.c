@@ -8,9 +8,9 @@ static u64 standard_hash(u64 before, const i32 *tokens, u32 n)
     return hash_bytes(tokens, (size_t)n * sizeof *tokens, before);
 }
 
-void kv_prefix_hashes(const i32 *tokens, u32 n_tokens, u32 block_size, u64 *out)
+void kv_prefix_hashes(u64 kind, const i32 *tokens, u32 n_tokens, u32 block_size, u64 *out)
 {
-    u64 hash = 0;
+    u64 hash = kind;
     for (u32 i = 0; i < n_tokens / block_size; i++)
         out[i] = hash = standard_hash(hash, tokens + (size_t)i * block_size, block_size);
 }

@@ -189,6 +189,14 @@ struct model_files *model_open(const char *dir, struct error *err)
     return NULL;
 }
 
+struct model_files *model_open_single(const char *dir, const char *name, struct error *err)
+{
+    struct model_files *f = model_open_none();
+    if (!open_file(f, dir, name, err) && !index_names(f, err)) return f;
+    model_close(f);
+    return NULL;
+}
+
 void model_close(struct model_files *f)
 {
     if (!f) return;

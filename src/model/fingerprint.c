@@ -68,18 +68,37 @@ static u64 sample(const struct model_files *f, size_t i)
     return hash_bytes(bytes, sizeof bytes, h);
 }
 
-u64 model_fingerprint(const struct model_config *c, const struct model_files *f)
+/* A sum: the same tensors in other files or another order are the same model. */
+static u64 tensors_of(const struct model_files *f)
 {
     struct buf b = {0};
-    u64 tensors = 0; /* a sum: the same tensors in other files or another order are the same model */
+    u64 sum = 0;
     for (size_t i = 0; i < model_tensor_count(f); i++) {
         buf_clear(&b);
         add_tensor(&b, model_tensor_name(f, i), model_tensor_at(f, i));
-        tensors += hash_bytes(b.data, b.len, 1) + sample(f, i);
+        sum += hash_bytes(b.data, b.len, 1) + sample(f, i);
     }
-    buf_clear(&b);
-    add_config(&b, c);
-    u64 h = hash_bytes(b.data, b.len, tensors);
     buf_release(&b);
+    return sum;
+}
+
+/* Their order counts: requests name them by number. */
+static u64 with_adapters(const struct adapters *list, u64 h)
+{
+    for (u32 i = 0; list && i < list->n; i++) {
+        const struct adapter *a = &list->list[i];
+        const u64 parts[] = {a->config_hash, tensors_of(a->files)};
+        h = hash_bytes(a->name, strlen(a->name), h);
+        h = hash_bytes(parts, sizeof parts, h);
+    }
     return h;
+}
+
+u64 model_fingerprint(const struct model_config *c, const struct model_files *f)
+{
+    struct buf b = {0};
+    add_config(&b, c);
+    u64 h = hash_bytes(b.data, b.len, tensors_of(f));
+    buf_release(&b);
+    return with_adapters(c->load.adapters, h);
 }

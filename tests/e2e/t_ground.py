@@ -245,7 +245,7 @@ def unknown_names():
         (["up", "-z"], {}, "-z: no such option; see --help"),
         (["up"], {"MPISERVE_PROT": "1"}, "MPISERVE_PROT: is set in the environment, and no option has this name; nearest: port"),
         (["up", "a", "b"], {}, "b: is one argument too many: the model is a already"),
-        (["up", "--enable-lora"], {}, r"--enable-lora: is not offered in this release: .+"),
+        (["up", "--enable-eplb"], {}, r"--enable-eplb: is not offered in this release: .+"),
     ):
         status, lines = command(*arguments, env=env)
         equal(status, 2, f"{arguments}: {lines}")

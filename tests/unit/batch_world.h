@@ -22,6 +22,7 @@ struct mini_row {
     u64 seed;
     i32 history[LEN + 1];
     u32 blocks[LEN];
+    u32 adapter;
 };
 struct mini {
     u32 gen;
@@ -33,6 +34,7 @@ struct mini {
     u32 n_queue;
     u64 kv[MAX_BLOCKS][BLOCK]; /* what was written there: a hash of the history up to that token */
     u32 n_computed, first_pos; /* tokens; first_pos: where the last new row began */
+    u32 last_adapter;          /* of the last new row */
     u64 nan_seed;              /* of a sequence without finite numbers; 0: none */
 };
 
@@ -47,7 +49,9 @@ static void mini_new_seq(struct mini *m, const struct step_view *v, const struct
                            .n = n->n_tok,
                            .told = n->n_tok,
                            .max_len = n->max_len,
+                           .adapter = n->adapter,
                            .seed = n->sampling.seed};
+    m->last_adapter = n->adapter;
     r->n_logprobs_entries = n->sampling.n_logprobs < 0 ? 0 : 1 + (u32)n->sampling.n_logprobs;
     memcpy(r->history, v->data + n->tokens.off, n->n_tok * 4);
     assert_int_equal(n->eos_ids.len, 1);
@@ -64,7 +68,8 @@ static void mini_compute(struct mini *m, const struct mini_row *r, u32 pos, u32 
             for (u32 b = 0; b < o->n_blocks; b++) assert_int_not_equal(r->blocks[a], o->blocks[b]);
     }
     for (u32 p = 0; p < pos + n; p++) {
-        u64 *at = &m->kv[r->blocks[p / BLOCK]][p % BLOCK], hash = hash_bytes(r->history, (p + 1) * 4ull, 0);
+        u64 *at = &m->kv[r->blocks[p / BLOCK]][p % BLOCK],
+            hash = hash_bytes(r->history, (p + 1) * 4ull, r->adapter);
         if (p >= pos) *at = hash;
         assert_true(*at == hash);
     }
@@ -205,9 +210,12 @@ static void collect(struct world *w)
     }
 }
 
+static u32 world_adapter; /* of the next clients */
+
 static void submit_client(struct world *w, struct client *c, u32 priority)
 {
-    struct request head = {.id = c->id, .n_samples = c->n_samples, .priority = priority};
+    struct request head = {
+        .id = c->id, .n_samples = c->n_samples, .priority = priority, .adapter = world_adapter};
     head.sampling = (struct sampling){.top_p = 1,
                                       .repetition_penalty = 1,
                                       .seed = c->seed,
@@ -265,7 +273,7 @@ static void check_client(const struct client *c)
     }
 }
 
-static u64 (*world_kind)(const void *arg, u32 prompt_len); /* of the next world */
+static u32 (*world_kind)(const void *arg, u32 prompt_len); /* of the next world */
 
 static void world_init_as(struct world *w, u32 n_blocks, u32 in_flight, u32 max_step_tokens,
                           bool prefix_cache)

@@ -128,6 +128,7 @@ static inline void runner_start(struct runner *r, const char *isa, enum compute 
 static inline void runner_unload(struct runner *r)
 {
     runner_stop(r);
+    weights_release(&r->weights);
     free(r->image);
     model_close(r->files);
 }

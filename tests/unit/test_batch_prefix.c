@@ -19,7 +19,7 @@ static struct client *add_equal(struct world *w, u32 i)
 }
 
 /* Prompts of another kind share nothing with what is cached; those of the same kind do. */
-static u64 kind_by_length(const void *arg, u32 prompt_len)
+static u32 kind_by_length(const void *arg, u32 prompt_len)
 {
     assert_null(arg);
     return prompt_len > EQUAL_PROMPT;
@@ -43,6 +43,51 @@ static void kinds_of_prompts_are_apart(void **state)
     }
     assert_int_equal(w.c[1].n_cached, 0);
     assert_int_equal(w.c[2].n_cached, EQUAL_PROMPT / BLOCK * BLOCK);
+    batch_free(w.b);
+}
+
+/* An adapter's blocks are its own, also where routers look for them. */
+static void adapters_are_apart(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init_as(&w, 300, 2, 64, true);
+    static const u32 adapters[] = {0, 1, 2, 1, 0}, cached[] = {0, 0, 0, EQUAL_SHARED, EQUAL_SHARED};
+    u64 hashes[300], own[EQUAL_PROMPT / BLOCK];
+    for (u32 i = 0; i < COUNT_OF(adapters); i++) {
+        world_adapter = adapters[i];
+        add_equal(&w, i);
+        finish_all(&w);
+        check_client(&w.c[i]);
+        assert_int_equal(w.c[i].n_cached, cached[i]);
+        assert_int_equal(w.m.last_adapter, adapters[i]);
+        kv_prefix_hashes(kv_kind(adapters[i], 0), w.c[i].prompt, EQUAL_PROMPT, BLOCK, own);
+        u32 n = batch_cached(w.b, hashes, COUNT_OF(hashes)), found = 0;
+        for (u32 k = 0; k < n; k++)
+            found += hashes[k] == own[0] || hashes[k] == own[EQUAL_PROMPT / BLOCK - 1];
+        assert_int_equal(found, 2);
+    }
+    world_adapter = 0;
+    batch_free(w.b);
+}
+
+static void adapters_outlive_engines(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init_as(&w, 300, 2, 64, true);
+    world_adapter = 2;
+    add_equal(&w, 0);
+    world_adapter = 0;
+    for (u32 i = 0; i < 3; i++) {
+        plan_one(&w);
+        run_one(&w);
+    }
+    engine_dies(&w, false);
+    assert_int_equal(w.m.last_adapter, 0);
+    finish_all(&w);
+    check_client(&w.c[0]);
+    assert_int_equal(w.m.last_adapter, 2);
     batch_free(w.b);
 }
 
@@ -217,6 +262,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kinds_of_prompts_are_apart),
+        cmocka_unit_test(adapters_are_apart),
+        cmocka_unit_test(adapters_outlive_engines),
         cmocka_unit_test(equal_beginnings_are_computed_once),
         cmocka_unit_test(samples_share_their_prompt),
         cmocka_unit_test(the_cache_goes_with_the_engine),

@@ -494,6 +494,41 @@ static void help_shows_every_row(void **state)
     buf_release(&text);
 }
 
+static void adapters_are_named(void **state)
+{
+    (void)state;
+    struct config c;
+    struct error err;
+    setenv("MPISERVE_LORA_MODULES", "e=/e f=/f", 1);
+    assert_int_equal(load(&c, &err, NULL), 0);
+    assert_int_equal(c.n_lora_modules, 2);
+    assert_string_equal(c.lora_modules[1].name, "f");
+    assert_string_equal(c.lora_modules[1].path, "/f");
+    assert_int_equal(load(&c, &err, "--lora-modules", "a=x/y=z", "b=/b", "--lora-modules=c=/c",
+                          "--lora-modules", "{\"name\": \"d\", \"path\": \"/d e\"}", NULL),
+                     0);
+    unsetenv("MPISERVE_LORA_MODULES");
+    static const char *const wanted[][2] = {{"a", "x/y=z"}, {"b", "/b"}, {"c", "/c"}, {"d", "/d e"}};
+    assert_int_equal(c.n_lora_modules, COUNT_OF(wanted));
+    for (size_t i = 0; i < COUNT_OF(wanted); i++) {
+        assert_string_equal(c.lora_modules[i].name, wanted[i][0]);
+        assert_string_equal(c.lora_modules[i].path, wanted[i][1]);
+    }
+    static const char *const wrong[][2] = {{"--lora-modules=x", "has no name: write NAME=FOLDER"},
+                                           {"--lora-modules==/x", "both not empty"},
+                                           {"--lora-modules=x=", "both not empty"},
+                                           {"--lora-modules={\"name\": \"x\"}", "needs {\"name\": NAME"},
+                                           {"--lora-modules={", "is not valid JSON"},
+                                           {"--lora-modules=tiny=/x", "is the name of the model itself"}};
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+        assert_int_equal(load(&c, &err, wrong[i][0], NULL), ERR_INPUT);
+        assert_string_equal(err.where, "--lora-modules");
+        assert_non_null(strstr(err.message, wrong[i][1]));
+    }
+    assert_int_equal(load(&c, &err, "--lora-modules", "a=/a", "a=/b", NULL), ERR_INPUT);
+    assert_non_null(strstr(err.message, "named twice"));
+}
+
 static void served_name_of_folder(void **state)
 {
     (void)state;
@@ -515,6 +550,7 @@ int main(void)
         cmocka_unit_test(every_row_is_well_formed),
         cmocka_unit_test(range_ends_of_every_row),
         cmocka_unit_test(every_row_refuses_nonsense),
+        cmocka_unit_test(adapters_are_named),
         cmocka_unit_test(every_word_of_every_choice),
         cmocka_unit_test(defaults),
         cmocka_unit_test(command_line_beats_environment_beats_default),

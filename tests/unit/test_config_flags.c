@@ -63,7 +63,7 @@ static const struct flag flags[] = {
     {"--enable-log-requests", NULL, REFUSED}, {"--enable-log-outputs", NULL, REFUSED}, {"--no-enable-log-requests", NULL, NOTED}, {"--max-log-len", "9", NOTED},
     {"--disable-log-stats", NULL, NOTED},
     {"--fingerprint-mode", "full", NOTED}, {"--fingerprint-mode", "x", REFUSED}, {"--fingerprint-value", "x", REFUSED},
-    {"--enable-lora", NULL, REFUSED}, {"--lora-modules", "a=b", REFUSED}, {"--max-loras", "1", NOTED}, {"--max-lora-rank", "16", NOTED},
+    {"--enable-lora", NULL, NOTED}, {"--max-cpu-loras", "2", NOTED}, {"--fully-sharded-loras", NULL, NOTED}, {"--lora-dtype", "bfloat16", REFUSED}, {"--max-loras", "1", NOTED}, {"--max-lora-rank", "16", NOTED},
     {"--speculative-config", "{}", REFUSED}, {"-sc", "{}", REFUSED},
     {"--shutdown-timeout", "20", ACCEPTED},
     {"--show-hidden-metrics-for-version", "x", NOTED}, {"--otlp-traces-endpoint", "x", NOTED}, {"--kv-cache-metrics", NULL, NOTED},

@@ -214,8 +214,8 @@ static void changes_are_told_in_order(void **state)
     (void)state;
     struct kv_blocks *p = new_pool(3, 4);
     u64 hash, want[2], other;
-    kv_prefix_hashes((i32[]){100, 100, 101, 100, 7}, 5, SIZE, want);
-    kv_prefix_hashes((i32[]){300, 300}, 2, SIZE, &other);
+    kv_prefix_hashes(0, (i32[]){100, 100, 101, 100, 7}, 5, SIZE, want);
+    kv_prefix_hashes(0, (i32[]){300, 300}, 2, SIZE, &other);
     assert_true(want[0] != want[1] && want[0] != other);
     leave_sequence(p, 100, 2, 1);
     kv_settle(p);
@@ -236,7 +236,7 @@ static void changes_are_told_in_order(void **state)
     assert_int_equal(kv_next_change(p, &hash), KV_ALL_CHANGED);
     u64 all[4];
     assert_int_equal(kv_hashes(p, all, 4), 2);
-    kv_prefix_hashes((i32[]){500, 500}, 2, SIZE, want);
+    kv_prefix_hashes(0, (i32[]){500, 500}, 2, SIZE, want);
     assert_true(all[0] == want[0] || all[1] == want[0]);
     kv_forget(p);
     assert_int_equal(kv_next_change(p, &hash), KV_ALL_CHANGED);
