@@ -143,15 +143,20 @@ i64 clock_unix(void); /* seconds since 1970 */
  * A thread that has just had work looks for more for DWELL_NS before it blocks, and gives its core away between two looks: whoever
  * has work for it then need not wake it, which costs both of them more than most work does. One thread; {0} at first.
  *     if (there was work) dwell_worked(&d, now); else if (!dwell_on(&d, now)) block;
- * A thread that computes may take the core for a whole slice of the scheduler's between two looks, while one that blocks is woken at
- * once. So who did not get the core back within DWELL_HOG_NS blocks without dwelling for a while: DWELL_SHY_MIN_NS, and twice as
- * long each time that it happens again soon, up to DWELL_SHY_MOST_NS. */
+ * It is to cost nobody else's time:
+ * - Who has given the core to others DWELL_TURNS times (it took longer than DWELL_TURN_NS) and found no work blocks: they need the core.
+ * - A thread that computes may keep the core for a whole slice of the scheduler's, while one that blocks is woken at once. So who did
+ *   not get it back within DWELL_HOG_NS blocks without dwelling for a while: DWELL_SHY_MIN_NS, and twice as long each time that it
+ *   happens again soon, up to DWELL_SHY_MOST_NS. */
 #define DWELL_NS          (100 * NS_PER_US)
+#define DWELL_TURN_NS     NS_PER_US
+#define DWELL_TURNS       8
 #define DWELL_HOG_NS      NS_PER_MS
 #define DWELL_SHY_MIN_NS  NS_PER_MS
 #define DWELL_SHY_MOST_NS NS_PER_S
 struct dwell {
     u64 worked_ns;            /* last work */
+    u32 turns;                /* that others had since */
     u64 shy_until_ns, shy_ns; /* it does not dwell until then; how long that was */
 };
 void dwell_worked(struct dwell *d, u64 now_ns);

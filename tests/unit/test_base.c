@@ -281,6 +281,23 @@ static void dwells_after_work_only(void **state)
     assert_true(dwell_may(&d, now));
 }
 
+static void others_have_their_turns(void **state)
+{
+    (void)state;
+    struct dwell d = {0};
+    u64 now = 5 * NS_PER_S;
+    dwell_worked(&d, now);
+    for (int i = 0; i < 100; i++)
+        dwell_gave_way(&d, now, now + DWELL_TURN_NS); /* nobody else wanted the core */
+    for (int i = 0; i < DWELL_TURNS; i++) {
+        assert_true(dwell_may(&d, now));
+        dwell_gave_way(&d, now, now + DWELL_TURN_NS + 1);
+    }
+    assert_false(dwell_may(&d, now));
+    dwell_worked(&d, now);
+    assert_true(dwell_may(&d, now));
+}
+
 static void who_computes_beside_it_is_left_alone(void **state)
 {
     (void)state;
@@ -618,6 +635,7 @@ int main(void)
         cmocka_unit_test(clocks),
         cmocka_unit_test(queue_wakes),
         cmocka_unit_test(dwells_after_work_only),
+        cmocka_unit_test(others_have_their_turns),
         cmocka_unit_test(who_computes_beside_it_is_left_alone),
         cmocka_unit_test(queue_rings_only_for_sleepers),
         cmocka_unit_test(ring_between_processes),
