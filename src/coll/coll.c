@@ -114,6 +114,11 @@ int fail_missing(struct coll *c, const struct call *call, u32 who, struct error 
     return fail_other(c, call, who, what, err);
 }
 
+int world_look(const struct coll *c, struct error *err)
+{
+    return c->world->broken ? broken(c->world, err) : 0;
+}
+
 /* ---- teams -----------------------------------------------------------------------------------------------------*/
 void team_barrier(const struct coll_how *how)
 {
@@ -149,8 +154,9 @@ int coll_all_reduce(struct coll *c, const struct coll_reduce *r, const struct co
 {
     struct call call = begin(c, CALL_ALL_REDUCE, NOBODY, r->count * type_bytes(r->type), how);
     BUG_ON(r->add && r->in == r->out);
-    if (c->world->broken) return broken(c->world, err);
     if (c->n > 1) return transport_of(c)->all_reduce(c, r, &call, how, err);
+    int rc = world_look(c, err);
+    if (rc) return rc;
     if (!thread_of(how) && (r->add || r->in != r->out)) {
         const void *in = r->in;
         sum_members(&in, 1, r->out, r->count, r->type, r->add);
@@ -172,9 +178,10 @@ static int gather(struct coll *c, u32 root, enum call_kind kind, const struct co
                   const struct coll_how *how, struct error *err)
 {
     struct call call = begin(c, kind, root, g->rows * g->bytes, how);
-    if (c->world->broken) return broken(c->world, err);
     if ((root == NOBODY || root == c->me) && !thread_of(how)) place_own(c, g);
     if (c->n > 1) return transport_of(c)->gather(c, g, &call, how, err);
+    int rc = world_look(c, err);
+    if (rc) return rc;
     team_barrier(how);
     return 0;
 }
@@ -229,8 +236,8 @@ int coll_broadcast(struct coll *c, u32 root, void *data, size_t bytes, const str
 {
     BUG_ON(threads_of(how) > 1);
     struct call call = begin(c, CALL_BROADCAST, root, bytes, how);
-    if (c->world->broken) return broken(c->world, err);
-    return c->n == 1 ? 0 : transport_of(c)->broadcast(c, data, &call, err);
+    int rc = world_look(c, err);
+    return rc || c->n == 1 ? rc : transport_of(c)->broadcast(c, data, &call, err);
 }
 
 int coll_all_to_all(struct coll *c, const void *in, void *out, size_t bytes, const struct coll_how *how,
@@ -238,7 +245,8 @@ int coll_all_to_all(struct coll *c, const void *in, void *out, size_t bytes, con
 {
     BUG_ON(threads_of(how) > 1);
     struct call call = begin(c, CALL_ALL_TO_ALL, NOBODY, c->n * bytes, how);
-    if (c->world->broken) return broken(c->world, err);
+    int rc = world_look(c, err);
+    if (rc) return rc;
     if (c->n > 1) return transport_of(c)->all_to_all(c, in, out, bytes, &call, err);
     memcpy(out, in, bytes);
     return 0;
@@ -249,8 +257,7 @@ int coll_send(struct coll *c, u32 to, const void *data, size_t bytes, const stru
 {
     BUG_ON(c != &c->world->all || to == c->me || threads_of(how) > 1);
     struct call call = begin(c, CALL_SEND, to, bytes, how);
-    if (c->world->broken) return broken(c->world, err);
-    int rc = 0;
+    int rc = world_look(c, err);
     for (size_t at = 0; at < MAX_OF(bytes, (size_t)1) && !rc; at += LINK_BYTES)
         rc = link_send(c, to, (const u8 *)data + at, MIN_OF((size_t)LINK_BYTES, bytes - at), &call, err);
     return rc;
@@ -261,8 +268,7 @@ int coll_receive(struct coll *c, u32 from, void *data, size_t bytes, const struc
 {
     BUG_ON(c != &c->world->all || from == c->me || threads_of(how) > 1);
     struct call call = begin(c, CALL_RECEIVE, from, bytes, how);
-    if (c->world->broken) return broken(c->world, err);
-    int rc = 0;
+    int rc = world_look(c, err);
     for (size_t at = 0; at < MAX_OF(bytes, (size_t)1) && !rc; at += LINK_BYTES)
         rc = link_receive(c, from, (u8 *)data + at, MIN_OF((size_t)LINK_BYTES, bytes - at), &call, err);
     return rc;

@@ -124,7 +124,7 @@ struct coll_world {
     u32 sent[COLL_MAX], taken[COLL_MAX]; /* messages to and from an engine of another node */
     struct coll all, stage;
     u8 *scratch; /* messages.c: [engines, LINK_BYTES] */
-    bool broken;
+    bool broken; /* world_look */
     struct error err;
 };
 
@@ -132,6 +132,9 @@ struct coll_world {
 int fail_missing(struct coll *c, const struct call *call, u32 who, struct error *err);
 int fail_other(struct coll *c, const struct call *call, u32 who, const char *what, struct error *err);
 const char *call_name(enum call_kind k);
+/* What broke the world before, if something did. For thread 0 of a team only: it may break the world while
+ * others of its team are still on their way into the same call. */
+int world_look(const struct coll *c, struct error *err);
 
 /* ---- sums ------------------------------------------------------------------------------------------------------*/
 /* out[i] (+)= in[0][i] + in[1][i] + ... for i in [0, count). */

@@ -85,7 +85,8 @@ static int two_stage(struct coll *c, const u8 *in, u8 *out, size_t count, const 
 static int sum_all(struct coll *c, const struct coll_reduce *r, const struct call *call, struct error *err)
 {
     size_t unit = type_bytes(r->type), most = LINK_BYTES / unit, at = 0;
-    int rc = 0;
+    int rc = world_look(c, err);
+    if (rc) return rc;
     do {
         size_t n = MIN_OF(most, r->count - at);
         const u8 *in = (const u8 *)r->in + at * unit;
@@ -132,7 +133,8 @@ static int gather_run(struct coll *c, const struct coll_gather *g, size_t at, si
 static int gather_all(struct coll *c, const struct coll_gather *g, const struct call *call, struct error *err)
 {
     size_t all = g->rows * g->bytes, at = 0;
-    int rc = 0;
+    int rc = world_look(c, err);
+    if (rc) return rc;
     do {
         rc = gather_run(c, g, at, MIN_OF((size_t)LINK_BYTES, all - at), call, err);
         at += LINK_BYTES;

@@ -63,6 +63,8 @@ static int await_all(struct coll *c, const struct call *call, struct error *err)
 /* Until the own slot of this piece is read by nobody any more. */
 static int claim(struct coll *c, const struct call *call, struct error *err)
 {
+    int rc = world_look(c, err);
+    if (rc) return rc;
     for (u32 m = 0; m < c->n; m++) {
         u32 want = c->piece - 1;
         /* what was known long ago says nothing: counters wrap around */
@@ -203,7 +205,7 @@ void *coll_slot(struct coll *c, size_t bytes)
 {
     struct call call = {
         .kind = CALL_ALL_REDUCE, .root = NOBODY, .bytes = bytes, .wait_ns = c->world->spec.wait_ns};
-    if (c->n == 1 || !c->area || bytes > SLOT_BYTES || c->world->broken) return NULL;
+    if (c->n == 1 || !c->area || bytes > SLOT_BYTES) return NULL;
     return claim(c, &call, NULL) ? NULL : slot_of(c, c->me);
 }
 
@@ -212,7 +214,8 @@ static int gather_piece(struct coll *c, const struct coll_gather *g, struct run 
                         const struct call *call, const struct coll_how *how, struct error *err)
 {
     bool reads = call->root == NOBODY || call->root == c->me, writes = call->root != c->me;
-    int rc = thread_of(how) || !writes ? 0 : claim(c, call, err);
+    int rc = 0;
+    if (!thread_of(how)) rc = writes ? claim(c, call, err) : world_look(c, err);
     rc = team_result(c, how, rc, err);
     if (rc) return rc;
     struct run own = part_of((struct run){0, piece.n}, 1, thread_of(how), threads_of(how));
