@@ -93,27 +93,47 @@ namespace cudasim
 namespace
 {
 enum { WARP = 32, STACK_BYTES = SANITIZED ? 256 << 10 : 64 << 10 };
+/* Stacks begin in different sets of the caches: else those of a warp push each other out. */
+enum { STACK_STEP = STACK_BYTES + 9 * 64 };
+/* The numbers below n, each once: ascending, or in another order every time. */
+class order
+{
+  public:
+    explicit order(unsigned n = 0);
+    unsigned next()
+    {
+        unsigned now = at;
+        at = at + step < n ? at + step : at + step - n;
+        return now;
+    }
+
+  private:
+    unsigned n, at = 0, step = 1;
+};
 enum state { READY, AT_BARRIER, AT_WARP, DONE };
 
 struct fiber {
     void *sp;
     uint3 index;
     enum state state;
-    void *fake; /* the sanitizer's */
+    void *fake; /* the sanitizer's, as is what follows */
+    const void *stack;
+    size_t stack_bytes;
 };
 struct warp {
     unsigned lanes, arrived, round;
     uint64_t values[2][WARP]; /* of this round and the one before: nobody is two rounds ahead */
 };
 struct world {
+    fiber scheduler, *left; /* left: who ran before */
     std::vector<fiber> fibers;
     std::vector<warp> warps;
     std::unique_ptr<char[]> stacks;
     size_t n_stacks;
-    void *scheduler_sp, *scheduler_fake;
-    const void *scheduler_stack;
-    size_t scheduler_bytes;
-    unsigned current, at_barrier, votes, last_votes;
+    unsigned first, lanes, ready,
+        passed; /* of the warp that runs; ready: how many can go on besides the one that runs */
+    order turn;
+    unsigned current, done, at_barrier, votes, last_votes;
     unsigned char *shared;
     size_t shared_bytes;
     const std::function<void()> *thread;
@@ -129,50 +149,76 @@ uint64_t next_random()
     return w.random;
 }
 
-/* Back to the scheduler, until it comes round again. */
-void leave(bool for_ever = false)
+order::order(unsigned n_) : n(n_)
+{
+    if (n < 2 || !w.random) return;
+    at = (unsigned)(next_random() % n);
+    do step = 1 + (unsigned)(next_random() % (n - 1));
+    while (std::gcd(step, n) != 1);
+}
+
+/* Behind a switch, on the new stack. */
+void arrive(void *fake)
+{
+#if SANITIZED
+    __sanitizer_finish_switch_fiber(fake, &w.left->stack, &w.left->stack_bytes);
+#endif
+    (void)fake;
+}
+
+/* Returns when somebody switches back. */
+void switch_to(fiber &from, fiber &to)
+{
+#if SANITIZED
+    __sanitizer_start_switch_fiber(from.state == DONE ? nullptr : &from.fake, to.stack, to.stack_bytes);
+#endif
+    w.left = &from;
+    cudasim_switch(&from.sp, to.sp);
+    arrive(from.fake);
+}
+
+/* A thread of the warp that can go on; when all had their turn, in another order. The scheduler: all wait for other warps or have ended. */
+fiber &next()
+{
+    while (w.ready) {
+        if (w.passed == w.lanes) {
+            w.turn = order(w.lanes);
+            w.passed = 0;
+        }
+        unsigned who = w.first + w.turn.next();
+        w.passed++;
+        fiber &f = w.fibers[who];
+        if (f.state != READY) continue;
+        w.ready--;
+        w.current = who;
+        threadIdx = f.index;
+        return f;
+    }
+    return w.scheduler;
+}
+
+/* The thread that runs waits, or has ended. */
+void leave(enum state state)
 {
     fiber &f = w.fibers[w.current];
-#if SANITIZED
-    __sanitizer_start_switch_fiber(for_ever ? nullptr : &f.fake, w.scheduler_stack, w.scheduler_bytes);
-#endif
-    cudasim_switch(&f.sp, w.scheduler_sp);
-#if SANITIZED
-    __sanitizer_finish_switch_fiber(f.fake, nullptr, nullptr);
-#endif
-    (void)for_ever;
+    f.state = state;
+    switch_to(f, next());
 }
 
 void fiber_main()
 {
-#if SANITIZED
-    __sanitizer_finish_switch_fiber(nullptr, &w.scheduler_stack, &w.scheduler_bytes);
-#endif
+    arrive(nullptr);
     (*w.thread)();
-    w.fibers[w.current].state = DONE;
-    leave(true);
+    w.done++;
+    leave(DONE);
     abort();
-}
-
-void enter(unsigned i)
-{
-    fiber &f = w.fibers[i];
-    w.current = i;
-    threadIdx = f.index;
-#if SANITIZED
-    __sanitizer_start_switch_fiber(&w.scheduler_fake, w.stacks.get() + (size_t)i * STACK_BYTES, STACK_BYTES);
-#endif
-    cudasim_switch(&w.scheduler_sp, f.sp);
-#if SANITIZED
-    __sanitizer_finish_switch_fiber(w.scheduler_fake, nullptr, nullptr);
-#endif
 }
 
 void start_block(dim3 block)
 {
     unsigned n = block.x * block.y * block.z;
     if (n > w.n_stacks) {
-        w.stacks.reset(new char[(size_t)n * STACK_BYTES]);
+        w.stacks.reset(new char[(size_t)n * STACK_STEP]);
         w.n_stacks = n;
     }
     w.fibers.assign(n, fiber());
@@ -180,19 +226,21 @@ void start_block(dim3 block)
     for (unsigned i = 0; i < n; i++) {
         fiber &f = w.fibers[i];
         f.index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+        f.stack = w.stacks.get() + (size_t)i * STACK_STEP;
+        f.stack_bytes = STACK_BYTES;
         w.warps[i / WARP].lanes++;
         /* the first switch pops zeros and returns into fiber_main, which expects the stack as a call leaves it */
-        uintptr_t top = (uintptr_t)(w.stacks.get() + (size_t)(i + 1) * STACK_BYTES) & ~(uintptr_t)63;
+        uintptr_t top = ((uintptr_t)f.stack + STACK_BYTES) & ~(uintptr_t)63;
         void **sp = (void **)top - SAVED_WORDS - 1;
         memset(sp, 0, (SAVED_WORDS + 1) * sizeof *sp);
         sp[ENTRY_WORD] = (void *)fiber_main;
         f.sp = sp;
     }
-    w.at_barrier = w.votes = 0;
+    w.done = w.at_barrier = w.votes = 0;
     if (w.shared) memset(w.shared, 0xff, w.shared_bytes);
 }
 
-[[noreturn]] void deadlock(unsigned done)
+[[noreturn]] void deadlock()
 {
     char text[256];
     unsigned n = (unsigned)w.fibers.size(), warps = 0;
@@ -200,28 +248,18 @@ void start_block(dim3 block)
     snprintf(text, sizeof text,
              "cudasim: block (%u, %u, %u) hangs: of %u threads %u wait at a barrier, %u for their warp, %u "
              "have ended",
-             blockIdx.x, blockIdx.y, blockIdx.z, n, w.at_barrier, warps, done);
+             blockIdx.x, blockIdx.y, blockIdx.z, n, w.at_barrier, warps, w.done);
     if (w.deadlock) w.deadlock(text);
     fprintf(stderr, "%s\n", text);
     abort();
 }
 
-/* Runs the warp's threads until each waits for other warps or has ended; returns how many ended. */
-unsigned run_warp(unsigned which)
+/* Runs the warp's threads, which all can go on, until each waits for other warps or has ended. They hand on to each other. */
+void run_warp(unsigned which)
 {
-    unsigned first = which * WARP, lanes = w.warps[which].lanes, done = 0;
-    for (bool moved = true; moved;) {
-        order turn(lanes);
-        moved = false;
-        for (unsigned i = 0; i < lanes; i++) {
-            unsigned who = first + turn.at(i);
-            if (w.fibers[who].state != READY) continue;
-            moved = true;
-            enter(who);
-            done += w.fibers[who].state == DONE;
-        }
-    }
-    return done;
+    w.first = which * WARP;
+    w.lanes = w.ready = w.passed = w.warps[which].lanes;
+    switch_to(w.scheduler, next());
 }
 
 /* One warp after the other, each as far as it gets: as unfair as a scheduler may be, so that a warp that does not wait where it
@@ -229,25 +267,17 @@ unsigned run_warp(unsigned which)
 void run_block()
 {
     unsigned n = (unsigned)w.fibers.size();
-    for (unsigned done = 0; done < n;) {
+    for (;;) {
         order turn((unsigned)w.warps.size());
-        for (unsigned i = 0; i < w.warps.size(); i++) done += run_warp(turn.at(i));
-        if (done == n) return;
-        if (w.at_barrier < n) deadlock(done);
+        for (unsigned i = 0; i < w.warps.size(); i++) run_warp(turn.next());
+        if (w.done == n) return;
+        if (w.at_barrier < n) deadlock();
         for (fiber &f : w.fibers) f.state = READY;
         w.last_votes = w.votes;
         w.at_barrier = w.votes = 0;
     }
 }
 } // namespace
-
-order::order(unsigned n_) : n(n_)
-{
-    if (!w.random || n < 2) return;
-    first = (unsigned)(next_random() % n);
-    do step = 1 + (unsigned)(next_random() % (n - 1));
-    while (std::gcd(step, n) != 1);
-}
 
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread)
 {
@@ -259,7 +289,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<vo
     blockDim = block;
     order turn(grid.x * grid.y * grid.z);
     for (unsigned i = 0; i < grid.x * grid.y * grid.z; i++) {
-        unsigned b = turn.at(i);
+        unsigned b = turn.next();
         blockIdx = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
         start_block(block);
         run_block();
@@ -277,7 +307,7 @@ void *shared(size_t bytes)
     return w.shared;
 }
 
-const uint64_t *exchange(unsigned mask, uint64_t value)
+const uint64_t *exchange(unsigned mask, uint64_t value, void (*last)(const uint64_t *all))
 {
     unsigned self = w.current;
     warp &x = w.warps[self / WARP];
@@ -286,18 +316,18 @@ const uint64_t *exchange(unsigned mask, uint64_t value)
                 x.lanes, mask);
         abort();
     }
-    unsigned round = x.round;
-    x.values[round % 2][self % WARP] = value;
-    if (++x.arrived == x.lanes) {
-        x.arrived = 0;
-        x.round++;
-        for (unsigned i = self / WARP * WARP; i < self / WARP * WARP + x.lanes; i++)
-            w.fibers[i].state = READY;
-    } else {
-        w.fibers[self].state = AT_WARP;
-        leave();
+    const uint64_t *all = x.values[x.round % 2];
+    x.values[x.round % 2][self % WARP] = value;
+    if (++x.arrived < x.lanes) {
+        leave(AT_WARP);
+        return all;
     }
-    return x.values[round % 2];
+    if (last) last(all);
+    x.arrived = 0;
+    x.round++;
+    w.ready = x.lanes - 1;
+    for (unsigned i = w.first; i < w.first + x.lanes; i++) w.fibers[i].state = READY;
+    return all;
 }
 } // namespace cudasim
 
@@ -319,9 +349,8 @@ int __syncthreads_or(int predicate)
 {
     using namespace cudasim;
     w.votes |= predicate != 0;
-    w.fibers[w.current].state = AT_BARRIER;
     w.at_barrier++;
-    leave();
+    leave(AT_BARRIER);
     return (int)w.last_votes;
 }
 

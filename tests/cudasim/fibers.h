@@ -8,16 +8,6 @@ namespace cudasim
 {
 /* Runs a grid: block after block, every thread of a block on a stack of its own. */
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &thread);
-/* A position in [0, n) for every i in [0, n): ascending, or another permutation at every call. */
-class order
-{
-  public:
-    explicit order(unsigned n);
-    unsigned at(unsigned i) const { return (unsigned)((first + (uint64_t)i * step) % n); }
-
-  private:
-    unsigned n, first = 0, step = 1;
-};
 } // namespace cudasim
 
 #endif

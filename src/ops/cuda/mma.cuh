@@ -40,19 +40,19 @@ __device__ inline void load_matrices_transposed(unsigned to[4], const void *row)
 #include <cudasim_mma.h>
 inline void mma(float d[4], const unsigned a[4], const unsigned b[2], bf16)
 {
-    cudasim::mma_16x8x16<bf16>(d, a, b, to_f32);
+    cudasim::mma_16x8x16<bf16, to_f32>(d, a, b);
 }
 inline void mma(float d[4], const unsigned a[4], const unsigned b[2], f16)
 {
-    cudasim::mma_16x8x16<f16>(d, a, b, to_f32);
+    cudasim::mma_16x8x16<f16, to_f32>(d, a, b);
 }
 inline void load_matrices(unsigned to[4], const void *row)
 {
-    cudasim::ldmatrix(to, 4, row, false);
+    cudasim::ldmatrix<4, false>(to, row);
 }
 inline void load_matrices_transposed(unsigned to[4], const void *row)
 {
-    cudasim::ldmatrix(to, 4, row, true);
+    cudasim::ldmatrix<4, true>(to, row);
 }
 #endif
 

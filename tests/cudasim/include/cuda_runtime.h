@@ -47,8 +47,9 @@ unsigned __ballot_sync(unsigned mask, int predicate);
 
 namespace cudasim
 {
-/* Every lane of a warp gives 8 bytes; all get the 32 values. The mask must name the whole warp. */
-const uint64_t *exchange(unsigned mask, uint64_t value);
+/* Every lane of a warp gives 8 bytes; all get the 32 values. The mask must name the whole warp. last: what is done with them once, when
+ * all are there and none has gone on. */
+const uint64_t *exchange(unsigned mask, uint64_t value, void (*last)(const uint64_t *all) = nullptr);
 void *shared(size_t bytes);
 
 template <class T> T shuffle(unsigned mask, T value, unsigned lane)

@@ -11,47 +11,73 @@ namespace cudasim
  * of B [16, 8] the pairs (2t, g) (2t + 8, g), each with the next row; of C and D [16, 8] (g, 2t) (g, 2t + 1) (g + 8, 2t)
  * (g + 8, 2t + 1). */
 struct operands {
-    unsigned a[4], b[2];
+    const unsigned *a, *b;
+    float *d;
 };
-template <class T> void mma_16x8x16(float d[4], const unsigned a[4], const unsigned b[2], float (*number)(T))
+template <class T, float (*NUMBER)(T)> float half_of(unsigned pair, unsigned odd)
 {
-    operands own = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
-    const uint64_t *all = exchange(0xffffffffu, (uint64_t)(uintptr_t)&own);
-    const operands *lanes[32];
-    for (int i = 0; i < 32; i++) lanes[i] = (const operands *)(uintptr_t)all[i];
-    auto half_of = [&](unsigned pair, unsigned odd) {
-        uint16_t bits = (uint16_t)(pair >> 16 * odd);
-        T h;
-        memcpy(&h, &bits, 2);
-        return number(h);
-    };
-    unsigned g = lane() / 4, t = lane() % 4;
-    float result[4];
-    for (unsigned i = 0; i < 4; i++) {
-        unsigned row = g + 8 * (i / 2), col = 2 * t + i % 2;
-        result[i] = d[i];
-        for (unsigned k = 0; k < 16; k++)
-            result[i] += half_of(lanes[row % 8 * 4 + k % 8 / 2]->a[row / 8 + 2 * (k / 8)], k % 2) *
-                         half_of(lanes[col * 4 + k % 8 / 2]->b[k / 8], k % 2);
+    uint16_t bits = (uint16_t)(pair >> 16 * odd);
+    T h;
+    memcpy(&h, &bits, 2);
+    return NUMBER(h);
+}
+inline const operands &operands_of(uint64_t value)
+{
+    return *(const operands *)(uintptr_t)value;
+}
+/* The whole warp's. */
+template <class T, float (*NUMBER)(T)> void multiply(const uint64_t *all)
+{
+    float a[16][16], b[16][8], d[16][8];
+    for (unsigned l = 0; l < 32; l++) {
+        const operands &own = operands_of(all[l]);
+        unsigned g = l / 4, t = l % 4;
+        for (unsigned i = 0; i < 8; i++)
+            a[g + 8 * (i / 2 % 2)][2 * t + 8 * (i / 4) + i % 2] = half_of<T, NUMBER>(own.a[i / 2], i % 2);
+        for (unsigned i = 0; i < 4; i++)
+            b[2 * t + 8 * (i / 2) + i % 2][g] = half_of<T, NUMBER>(own.b[i / 2], i % 2);
+        for (unsigned i = 0; i < 4; i++) d[g + 8 * (i / 2)][2 * t + i % 2] = own.d[i];
     }
-    exchange(0xffffffffu, 0); /* nobody's operands go before all have read them */
-    for (unsigned i = 0; i < 4; i++) d[i] = result[i];
+    for (unsigned row = 0; row < 16; row++)
+        for (unsigned k = 0; k < 16; k++)
+            for (unsigned col = 0; col < 8; col++) d[row][col] += a[row][k] * b[k][col];
+    for (unsigned l = 0; l < 32; l++)
+        for (unsigned i = 0; i < 4; i++)
+            operands_of(all[l]).d[i] = d[l / 4 + 8 * (i / 2)][2 * (l % 4) + i % 2];
+}
+template <class T, float (*NUMBER)(T)> void mma_16x8x16(float d[4], const unsigned a[4], const unsigned b[2])
+{
+    operands own = {a, b, d};
+    exchange(0xffffffffu, (uint64_t)(uintptr_t)&own, multiply<T, NUMBER>);
 }
 
-/* n matrices [8, 8] of 16 bits: lanes 8 i .. 8 i + 7 give the addresses of matrix i's rows; lane l gets of each the elements
- * 2 (l % 4), 2 (l % 4) + 1 of row l / 4, or of column l / 4 with `transpose`. */
-inline void ldmatrix(unsigned *to, int n, const void *row, bool transpose)
+/* N matrices [8, 8] of 16 bits: lanes 8 i .. 8 i + 7 give the addresses of matrix i's rows; lane l gets of each the elements
+ * 2 (l % 4), 2 (l % 4) + 1 of row l / 4, or of column l / 4 with TRANSPOSE. */
+struct wanted {
+    unsigned *to;
+    const uint16_t *row;
+};
+inline const wanted &wanted_of(uint64_t value)
+{
+    return *(const wanted *)(uintptr_t)value;
+}
+template <int N, bool TRANSPOSE> void load(const uint64_t *all)
+{
+    for (unsigned i = 0; i < N; i++) {
+        const uint16_t *rows[8];
+        for (unsigned r = 0; r < 8; r++) rows[r] = wanted_of(all[8 * i + r]).row;
+        for (unsigned l = 0; l < 32; l++) {
+            unsigned near = l / 4, pair = 2 * (l % 4);
+            wanted_of(all[l]).to[i] = TRANSPOSE ? rows[pair][near] | (unsigned)rows[pair + 1][near] << 16
+                                                : rows[near][pair] | (unsigned)rows[near][pair + 1] << 16;
+        }
+    }
+}
+template <int N, bool TRANSPOSE> void ldmatrix(unsigned *to, const void *row)
 {
     if ((uintptr_t)row % 16) abort();
-    const uint64_t *all = exchange(0xffffffffu, (uint64_t)(uintptr_t)row);
-    unsigned l = lane(), got[4] = {0, 0, 0, 0};
-    for (int i = 0; i < n; i++)
-        for (unsigned odd = 0; odd < 2; odd++) {
-            unsigned r = transpose ? 2 * (l % 4) + odd : l / 4, c = transpose ? l / 4 : 2 * (l % 4) + odd;
-            got[i] |= (unsigned)((const uint16_t *)(uintptr_t)all[8 * i + (int)r])[c] << 16 * odd;
-        }
-    exchange(0xffffffffu, 0);
-    for (int i = 0; i < n; i++) to[i] = got[i];
+    wanted own = {to, (const uint16_t *)row};
+    exchange(0xffffffffu, (uint64_t)(uintptr_t)&own, load<N, TRANSPOSE>);
 }
 } // namespace cudasim
 
