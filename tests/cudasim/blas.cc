@@ -1,10 +1,12 @@
-/* Products as cublasLt does them, naively. */
+/* Products as cublasLt does them. */
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <vector>
 
 struct cublasLtContext {
     int unused;
@@ -116,20 +118,36 @@ static float element(const void *from, cudaDataType_t type, size_t at)
     return __half2float(((const __half *)from)[at]);
 }
 
-/* All matrices are column-major: element (i, j) lies at i + j ld. */
+/* All matrices are column-major: element (i, j) lies at i + j ld. The columns of op(x) as f32, each filled up with zeros to `step`. */
+static std::vector<float> numbers(const void *x, cublasLtLayout l, bool transposed, size_t step)
+{
+    size_t rows = transposed ? l.cols : l.rows, cols = transposed ? l.rows : l.cols;
+    std::vector<float> to(cols * step);
+    for (size_t j = 0; j < cols; j++)
+        for (size_t i = 0; i < rows; i++) {
+            size_t at = transposed ? j + i * (size_t)l.ld : i + j * (size_t)l.ld;
+            to[j * step + i] = element(x, l.type, at);
+        }
+    return to;
+}
+
+/* Inputs are added in ascending order, of TILE outputs at a time. */
 static void multiply(cublasLtDesc desc, float alpha, const void *a, cublasLtLayout la, const void *b,
                      cublasLtLayout lb, float beta, const float *c, cublasLtLayout lc, float *d,
                      cublasLtLayout ld)
 {
-    uint64_t inner = desc.transa ? la.rows : la.cols;
-    for (uint64_t j = 0; j < ld.cols; j++)
-        for (uint64_t i = 0; i < ld.rows; i++) {
-            float sum = 0;
-            for (uint64_t k = 0; k < inner; k++)
-                sum += element(a, la.type, desc.transa ? k + i * (size_t)la.ld : i + k * (size_t)la.ld) *
-                       element(b, lb.type, desc.transb ? j + k * (size_t)lb.ld : k + j * (size_t)lb.ld);
-            float before = beta == 0 ? 0 : beta * c[i + j * (size_t)lc.ld];
-            d[i + j * (size_t)ld.ld] = alpha * sum + before;
+    enum { TILE = 8 };
+    size_t inner = desc.transa ? la.rows : la.cols, step = (ld.rows + TILE - 1) / TILE * TILE;
+    std::vector<float> left = numbers(a, la, desc.transa, step), right = numbers(b, lb, desc.transb, inner);
+    for (size_t j = 0; j < ld.cols; j++)
+        for (size_t first = 0; first < ld.rows; first += TILE) {
+            float sum[TILE] = {0};
+            for (size_t k = 0; k < inner; k++)
+                for (size_t t = 0; t < TILE; t++) sum[t] += left[k * step + first + t] * right[j * inner + k];
+            for (size_t i = first; i < std::min<size_t>(first + TILE, ld.rows); i++) {
+                float before = beta == 0 ? 0 : beta * c[i + j * (size_t)lc.ld];
+                d[i + j * (size_t)ld.ld] = alpha * sum[i - first] + before;
+            }
         }
 }
 

@@ -130,8 +130,8 @@ struct world {
     std::vector<warp> warps;
     std::unique_ptr<char[]> stacks;
     size_t n_stacks;
-    unsigned first, lanes, ready,
-        passed; /* of the warp that runs; ready: how many can go on besides the one that runs */
+    unsigned first, lanes, passed; /* of the warp that runs; passed: who had their turn */
+    unsigned ready;                /* who can go on, besides the one that does */
     order turn;
     unsigned current, done, at_barrier, votes, last_votes;
     unsigned char *shared;
