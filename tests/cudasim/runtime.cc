@@ -3,12 +3,15 @@
 #include "cudasim.h"
 #include "fibers.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <mutex>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <unordered_map>
+#include <vector>
 
 struct cudasim_event {
     cudaStream_t stream;
@@ -54,17 +57,52 @@ cudaError_t called()
     return m.fail_in == 1 ? m.fail_with : cudaSuccess;
 }
 
+/* Memory begins as NaN. Devices are opened with far more of it than tests use: large memory is a file of NaN, mapped again and again,
+ * and costs what is written. With the sanitizer all is of the exact size, so that the byte behind it is out of bounds. */
+const size_t nan_bytes = 1 << 20;
+#if defined(__SANITIZE_ADDRESS__)
+const bool maps_large = false;
+#else
+const bool maps_large = true;
+#endif
+
+int nan_file()
+{
+    int file = memfd_create("cudasim-nan", MFD_CLOEXEC);
+    std::vector<char> nan(nan_bytes, (char)0xff);
+    return file >= 0 && write(file, nan.data(), nan_bytes) == (ssize_t)nan_bytes ? file : -1;
+}
+
+void *map_nan(size_t bytes)
+{
+    static const int file = nan_file();
+    void *at = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) return nullptr;
+    for (size_t i = 0; i < bytes; i += nan_bytes)
+        if (mmap((char *)at + i, std::min(nan_bytes, bytes - i), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_FIXED, file, 0) == MAP_FAILED) {
+            munmap(at, bytes);
+            return nullptr;
+        }
+    return at;
+}
+
+bool is_mapped(size_t bytes)
+{
+    return maps_large && bytes >= nan_bytes;
+}
+
 cudaError_t allocate(void **at, size_t bytes)
 {
     ONE_AT_A_TIME;
     if (cudaError_t e = called()) return e;
     if (m.bytes + bytes > total_memory) return m.last = cudaErrorMemoryAllocation;
-    *at = aligned_alloc(256, (bytes + 255) / 256 * 256);
-#if defined(__SANITIZE_ADDRESS__)
-    free(*at); /* of the exact size, so that the byte behind it is out of bounds */
-    if (posix_memalign(at, 256, bytes ? bytes : 1)) return m.last = cudaErrorMemoryAllocation;
-#endif
-    memset(*at, 0xff, bytes);
+    *at = nullptr;
+    if (is_mapped(bytes))
+        *at = map_nan(bytes);
+    else if (!posix_memalign(at, 256, bytes ? bytes : 1))
+        memset(*at, 0xff, bytes);
+    if (!*at) return m.last = cudaErrorMemoryAllocation;
     m.memory[*at] = bytes;
     m.bytes += bytes;
     return cudaSuccess;
@@ -76,9 +114,13 @@ cudaError_t release(void *at)
     if (!at) return cudaSuccess;
     auto found = m.memory.find(at);
     if (found == m.memory.end()) return m.last = cudaErrorInvalidValue;
-    m.bytes -= found->second;
+    size_t bytes = found->second;
+    m.bytes -= bytes;
     m.memory.erase(found);
-    free(at);
+    if (is_mapped(bytes))
+        munmap(at, bytes);
+    else
+        free(at);
     return cudaSuccess;
 }
 
