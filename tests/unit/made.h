@@ -69,24 +69,17 @@ static inline void made_layer(struct made *m, const struct model_config *c, u32 
     made_linear(m, i, "mlp.down_proj", c->hidden, c->ffn, c->mlp_bias);
 }
 
-/* Models without norms of q and k. made_drop removes the folder. */
-static inline void made_model(struct made *m, const char *config)
+static inline void made_start(struct made *m)
 {
-    struct model_config c;
-    struct error err;
-    struct buf file = {0};
     *m = (struct made){0};
     snprintf(m->dir, sizeof m->dir, "/tmp/mpiserve-test-XXXXXX");
     if (!mkdtemp(m->dir)) abort();
-    made_file(m, "config.json", config, strlen(config));
-    if (model_read_config(m->dir, &c, &err)) {
-        fprintf(stderr, "%s: %s\n", err.where, err.message);
-        abort();
-    }
-    made_tensor(m, "model.embed_tokens.weight", c.vocab, c.hidden, 0, 1);
-    if (!c.tied) made_tensor(m, "lm_head.weight", c.vocab, c.hidden, 0, 1);
-    made_tensor(m, "model.norm.weight", c.hidden, 0, 1, 0.1f);
-    for (u32 i = 0; i < c.layers; i++) made_layer(m, &c, i);
+}
+
+/* The tensors so far become the model's. */
+static inline void made_finish(struct made *m)
+{
+    struct buf file = {0};
     buf_char(&m->header, '}');
     u64 len = m->header.len;
     buf_add(&file, &len, sizeof len);
@@ -96,6 +89,24 @@ static inline void made_model(struct made *m, const char *config)
     buf_release(&file);
     buf_release(&m->header);
     buf_release(&m->data);
+}
+
+/* Models without norms of q and k. made_drop removes the folder. */
+static inline void made_model(struct made *m, const char *config)
+{
+    struct model_config c;
+    struct error err;
+    made_start(m);
+    made_file(m, "config.json", config, strlen(config));
+    if (model_read_config(m->dir, &c, &err)) {
+        fprintf(stderr, "%s: %s\n", err.where, err.message);
+        abort();
+    }
+    made_tensor(m, "model.embed_tokens.weight", c.vocab, c.hidden, 0, 1);
+    if (!c.tied) made_tensor(m, "lm_head.weight", c.vocab, c.hidden, 0, 1);
+    made_tensor(m, "model.norm.weight", c.hidden, 0, 1, 0.1f);
+    for (u32 i = 0; i < c.layers; i++) made_layer(m, &c, i);
+    made_finish(m);
 }
 
 static inline void made_drop(struct made *m)

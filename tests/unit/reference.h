@@ -60,6 +60,14 @@ static inline void reference_release(struct reference *ref)
     buf_release(&ref->data);
 }
 
+static inline struct model_config reference_config(const struct reference *ref)
+{
+    struct model_config c;
+    struct error err = {0};
+    runner_need(!model_read_config(ref->dir, &c, &err), &err);
+    return c;
+}
+
 /* What the reference holds under "name.i", count numbers. */
 static inline const float *stored(const struct reference *ref, const char *name, u32 i, size_t count)
 {

@@ -57,10 +57,9 @@ static void test_refused(void **state)
 {
     struct error err = {0};
     struct reference ref;
-    struct model_config c;
     (void)state;
     reference_read(&ref, folders[0]);
-    runner_need(!model_read_config(ref.dir, &c, &err), &err);
+    struct model_config c = reference_config(&ref);
     struct forward_spec spec = {.config = &c, .shard = shard_whole(&c)};
     assert_int_equal(forward_check_device(&spec, &err), 0);
     c.load.weights = DTYPE_I4;

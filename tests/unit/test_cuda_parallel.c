@@ -10,13 +10,14 @@
 #include "cuda_crew.h"
 #include "cuda_runner.h"
 #include "reference.h"
+#include "wide.h"
 
 static const char *const folders[] = {
     "llama_tied_llama3", "llama_untied_sharded", "mistral_swa16", "qwen2_bias",
     "qwen3_headdim32",   "llama_dynamic",        "gemma2",        "gemma3_text",
-    "phi3_swa",          "qwen3_fp8block",       "qwen3_awq",     "llama_gptq"};
-/* As in test_cuda_forward. */
-static const double tolerances[] = {2e-3, 0.4, 0.05};
+    "phi3_swa",          "qwen3_fp8block",       "qwen3_awq",     "llama_gptq",
+    "mixtral",           "deepseek_v3"};
+static const char *const widened[] = {"qwen3_moe", "gpt_oss"};
 enum { USED = 3 /* prompts */, MOST_TOKENS = 64 };
 
 struct division {
@@ -25,7 +26,8 @@ struct division {
     enum compute compute;
     u64 order;
     u32 vocab;
-    float *trace; /* of all engines: [USED, LONGEST, vocab], what the sampler gets of each position */
+    bool may_be_off; /* OFF_SHARE of the rows */
+    float *trace;    /* of all engines: [USED, LONGEST, vocab], what the sampler gets of each position */
     size_t trace_bytes;
 };
 
@@ -66,11 +68,23 @@ static void run_alone(struct cuda_runner *c, const struct division *d, bool samp
     }
 }
 
-static bool near(const float *a, const float *b, u32 n, double most)
+/* Rows that were compared, and those that are not near. */
+struct judged {
+    u32 all, off;
+};
+
+static bool near(struct judged *j, const float *a, const float *b, u32 n, double most)
 {
-    for (u32 i = 0; i < n; i++)
-        if (!(fabs((double)a[i] - b[i]) <= most)) return false;
-    return true;
+    bool fine = true;
+    for (u32 i = 0; i < n && fine; i++) fine = fabs((double)a[i] - b[i]) <= most;
+    j->all++;
+    j->off += !fine;
+    return fine;
+}
+
+static bool few_off(const struct division *d, const struct judged *j)
+{
+    return j->off <= (d->may_be_off ? OFF_SHARE * j->all : 0);
 }
 
 /* All prompts in every step, so many tokens at a time: the bits of run_alone at f32; else single tokens have another kernel for
@@ -78,6 +92,7 @@ static bool near(const float *a, const float *b, u32 n, double most)
 static void run_together(struct cuda_runner *c, const struct division *d, bool sampler, u32 chunk)
 {
     u32 done[USED] = {0};
+    struct judged judged = {0};
     for (;;) {
         struct fwd_seq seqs[USED];
         u32 n = 0, who[USED];
@@ -91,13 +106,13 @@ static void run_together(struct cuda_runner *c, const struct division *d, bool s
             done[i] += take;
             who[n++] = i;
         }
-        if (!n) return;
+        if (!n) break;
         const float *rows = fetch(c, forward_run(c->r.forward, seqs, n), n);
         for (u32 k = 0; k < n && sampler; k++)
-            crew_need(near(rows + (size_t)k * d->vocab, trace_row(d, who[k], done[who[k]] - 1), d->vocab,
-                           d->compute ? tolerances[d->compute] : 0),
-                      NULL);
+            near(&judged, rows + (size_t)k * d->vocab, trace_row(d, who[k], done[who[k]] - 1), d->vocab,
+                 d->compute ? tolerances[d->compute] : 0);
     }
+    crew_need(few_off(d, &judged), NULL);
 }
 
 static void engine(struct cuda_member *m, void *arg)
@@ -118,10 +133,9 @@ static void engine(struct cuda_member *m, void *arg)
 static void division_start(struct division *d, const struct reference *ref, u32 tp, u32 pp,
                            enum compute compute, u64 order)
 {
-    struct model_config config;
-    struct error err = {0};
-    runner_need(!model_read_config(ref->dir, &config, &err), &err);
-    *d = (struct division){ref, tp, pp, compute, order, config.vocab, NULL, 0};
+    struct model_config config = reference_config(ref);
+    *d = (struct division){ref, tp, pp, compute, order, config.vocab, false, NULL, 0};
+    d->may_be_off = compute != COMPUTE_F32 && config.moe.experts;
     d->trace_bytes = (size_t)USED * LONGEST * d->vocab * sizeof *d->trace;
     d->trace = cuda_crew_memory(d->trace_bytes);
     struct crew c = {.shape = crew_shape(tp, pp, NULL), .arg = d};
@@ -136,20 +150,26 @@ static void division_drop(struct division *d)
 static void assert_reference(const struct division *d)
 {
     double most = tolerances[d->compute];
+    struct judged judged = {0};
     for (u32 i = 0; i < USED; i++) {
         const struct prompt *p = &d->ref->prompts[i];
         const float *wanted = stored(d->ref, "logits", i, (size_t)p->n * d->vocab);
-        for (size_t k = 0; k < (size_t)p->n * d->vocab; k++)
-            if (!(fabs((double)trace_row(d, i, 0)[k] - wanted[k]) <= most))
-                fail_msg("prompt %u, logit %zu: %g, not %g", i, k, (double)trace_row(d, i, 0)[k],
-                         (double)wanted[k]);
+        for (u32 pos = 0; pos < p->n; pos++)
+            if (!near(&judged, trace_row(d, i, pos), wanted + (size_t)pos * d->vocab, d->vocab, most) &&
+                !d->may_be_off)
+                fail_msg("prompt %u: logits of position %u are off", i, pos);
         for (u32 step = 0; step < STEPS; step++) {
             const float *row = trace_row(d, i, p->n - 1 + step);
             i32 best = best_token(row, d->vocab);
-            assert_true((double)row[best] - row[p->greedy[step]] <= 2 * most);
             if (d->compute == COMPUTE_F32) assert_int_equal(best, p->greedy[step]);
+            judged.all++;
+            judged.off += !((double)row[best] - row[p->greedy[step]] <= 2 * most);
         }
     }
+    if (judged.off)
+        print_message("# %s at %s: %u of %u rows are off\n", d->ref->dir,
+                      dtype_name(compute_dtype(d->compute)), judged.off, judged.all);
+    assert_true(few_off(d, &judged));
 }
 
 static void assert_same(const struct division *a, const struct division *b)
@@ -159,14 +179,19 @@ static void assert_same(const struct division *a, const struct division *b)
                             (a->ref->prompts[i].n + STEPS - 1) * (size_t)a->vocab * sizeof(float));
 }
 
+static void check_model(const struct reference *ref, u32 tp, enum compute compute, u64 order)
+{
+    struct division d;
+    division_start(&d, ref, tp, 1, compute, order);
+    assert_reference(&d);
+    division_drop(&d);
+}
+
 static void check_folder(const char *name, u32 tp, enum compute compute, u64 order)
 {
     struct reference ref;
-    struct division d;
     reference_read(&ref, name);
-    division_start(&d, &ref, tp, 1, compute, order);
-    assert_reference(&d);
-    division_drop(&d);
+    check_model(&ref, tp, compute, order);
     reference_release(&ref);
 }
 
@@ -175,6 +200,26 @@ static void test_two(void **state)
     bool coded = strstr(*state, "fp8") || strstr(*state, "awq") || strstr(*state, "gptq");
     check_folder(*state, 2, COMPUTE_F32, 0);
     if (!coded) check_folder(*state, 2, strlen(*state) % 2 ? COMPUTE_BF16 : COMPUTE_F16, 1);
+}
+
+/* Half of 24 columns is no multiple of 8: refused as that; the same model with more columns, of which the second engine has some that are
+ * zeros, is not. */
+static void test_wide(void **state)
+{
+    struct reference ref;
+    struct wide w;
+    struct error err = {0};
+    reference_read(&ref, *state);
+    struct model_config c = reference_config(&ref);
+    struct forward_spec spec = {.config = &c};
+    runner_need(!shard_of(&spec.shard, &c, 2, 1, 0, 0, &err), &err);
+    assert_int_equal(forward_check_device(&spec, &err), ERR_UNSUPPORTED);
+    assert_string_equal(err.message, "12 for an engine: on devices it has to be a multiple of 8");
+    wide_make(&w, &ref, c.moe.ffn, 32);
+    check_model(&ref, 2, COMPUTE_F32, 0);
+    check_model(&ref, 2, COMPUTE_BF16, 1);
+    made_drop(&w.to);
+    reference_release(&ref);
 }
 
 /* More engines than KV heads: some have the same one. */
@@ -243,12 +288,9 @@ static void long_steps(struct cuda_member *m, void *arg)
 static void test_long_steps(void **state)
 {
     struct reference ref;
-    struct model_config config;
-    struct error err = {0};
     (void)state;
     reference_read(&ref, "llama_tied_llama3");
-    runner_need(!model_read_config(ref.dir, &config, &err), &err);
-    struct division d = {.ref = &ref, .tp = 2, .pp = 2, .vocab = config.vocab};
+    struct division d = {.ref = &ref, .tp = 2, .pp = 2, .vocab = reference_config(&ref).vocab};
     struct crew c = {.shape = crew_shape(2, 2, NULL), .arg = &d};
     cuda_crew_run(&c, long_steps);
     reference_release(&ref);
@@ -259,10 +301,9 @@ static void test_refused(void **state)
 {
     struct error err = {0};
     struct reference ref;
-    struct model_config c;
     (void)state;
     reference_read(&ref, folders[0]);
-    runner_need(!model_read_config(ref.dir, &c, &err), &err);
+    struct model_config c = reference_config(&ref);
     struct forward_spec spec = {.config = &c};
     runner_need(!shard_of(&spec.shard, &c, 2, 1, 0, 0, &err), &err);
     assert_int_equal(forward_check_device(&spec, &err), 0);
@@ -275,11 +316,14 @@ static void test_refused(void **state)
 
 int main(void)
 {
-    struct CMUnitTest tests[COUNT_OF(folders) + 4] = {
+    struct CMUnitTest tests[COUNT_OF(folders) + COUNT_OF(widened) + 4] = {
         cmocka_unit_test(test_four), cmocka_unit_test(test_stages), cmocka_unit_test(test_long_steps),
         cmocka_unit_test(test_refused)};
+    u32 n = 4;
     for (u32 i = 0; i < COUNT_OF(folders); i++)
-        tests[4 + i] = (struct CMUnitTest){folders[i], test_two, NULL, NULL, (void *)(uintptr_t)folders[i]};
+        tests[n++] = (struct CMUnitTest){folders[i], test_two, NULL, NULL, (void *)(uintptr_t)folders[i]};
+    for (u32 i = 0; i < COUNT_OF(widened); i++)
+        tests[n++] = (struct CMUnitTest){widened[i], test_wide, NULL, NULL, (void *)(uintptr_t)widened[i]};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("cuda_parallel", tests, NULL, NULL);
 }
