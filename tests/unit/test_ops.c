@@ -262,11 +262,13 @@ static double number(const void *y, enum dtype dtype, size_t i)
     return dtype == DTYPE_F32 ? ((const float *)y)[i] : f32_from_bf16(((const u16 *)y)[i]);
 }
 
-static const float *norm_weight;
-static void run_norm(const struct ops *ops, const float *x, u32 n, enum dtype out, void *y)
+static const float *norm_weight, *norm_bias;
+static void norm_rows(const float *bias, const struct ops *ops, const float *x, u32 n, enum dtype out,
+                      void *y)
 {
     struct norm_args a = {.x = x,
                           .w = norm_weight,
+                          .bias = bias,
                           .eps = 1e-5f,
                           .y = y,
                           .y_dtype = out,
@@ -275,6 +277,11 @@ static void run_norm(const struct ops *ops, const float *x, u32 n, enum dtype ou
                           .ld_x = 2 * n,
                           .ld_y = WIDEST};
     for (u32 i = 0; i < 2; i++) ops->norm(&a, (struct share){i, 2, NULL});
+}
+
+static void run_norm(const struct ops *ops, const float *x, u32 n, enum dtype out, void *y)
+{
+    norm_rows(NULL, ops, x, n, out, y);
 }
 static void check_norm(const float *x, u32 n, enum dtype out, const void *y)
 {
@@ -289,20 +296,9 @@ static void check_norm(const float *x, u32 n, enum dtype out, const void *y)
     }
 }
 
-static const float *norm_bias;
 static void run_centred(const struct ops *ops, const float *x, u32 n, enum dtype out, void *y)
 {
-    struct norm_args a = {.x = x,
-                          .w = norm_weight,
-                          .bias = norm_bias,
-                          .eps = 1e-5f,
-                          .y = y,
-                          .y_dtype = out,
-                          .rows = 3,
-                          .n = n,
-                          .ld_x = 2 * n,
-                          .ld_y = WIDEST};
-    for (u32 i = 0; i < 2; i++) ops->norm(&a, (struct share){i, 2, NULL});
+    norm_rows(norm_bias, ops, x, n, out, y);
 }
 static void check_centred(const float *x, u32 n, enum dtype out, const void *y)
 {
