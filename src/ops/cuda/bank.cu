@@ -87,23 +87,6 @@ template <class T, int ROWS> struct bank_shared {
     alignas(16) T x[ROWS][BANK_STEP + BANK_PAD];
 };
 
-template <class T, int ROWS>
-__device__ inline void bank_multiply(const bank_shared<T, ROWS> &s, float acc[ROWS / 8][4])
-{
-    u32 lane = threadIdx.x % WARP, row0 = threadIdx.x / WARP * 16;
-#pragma unroll
-    for (int k = 0; k < BANK_STEP; k += 16) {
-        unsigned a[4], b[4];
-        load_matrices(a, &s.w[row0 + lane % 16][k + lane / 16 * 8]);
-#pragma unroll
-        for (int j = 0; j < ROWS / 8; j += 2) {
-            load_matrices(b, &s.x[j * 8 + lane % 8 + lane / 16 * 8][k + lane / 8 % 2 * 8]);
-            mma(acc[j], a, b, T());
-            mma(acc[j + 1], a, b + 2, T());
-        }
-    }
-}
-
 template <int ROWS>
 __device__ inline void bank_store(const struct bank_work &w, const struct bank_params &p, u32 row,
                                   const float acc[ROWS / 8][4])
@@ -150,7 +133,7 @@ __global__ void __launch_bounds__(BANK_THREADS) bank_kernel(struct bank_params p
                 next_w.fetch(weights, p.n_in, p.n_out - w.first_out, k + BANK_STEP, p.n_in);
                 next_x.fetch(x, p.ld_x, w.end - row, k + BANK_STEP, p.n_in);
             }
-            bank_multiply<T, ROWS>(s, acc);
+            mma_rows<T, ROWS, BANK_STEP>(s.w + threadIdx.x / WARP * 16, s.x, acc);
         }
         bank_store<ROWS>(w, p, row, acc);
     }

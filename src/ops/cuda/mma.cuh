@@ -64,4 +64,23 @@ template <class T> __device__ inline unsigned pair_of(float low, float high)
     return bits;
 }
 
+/* d [16, COLUMNS] += a b^T over K inputs, in ascending order: 16 rows of a, COLUMNS rows of b, in shared memory, as the warp's lanes hold
+ * them. */
+template <class T, int COLUMNS, int K, int LD_A, int LD_B>
+__device__ inline void mma_rows(const T (*a)[LD_A], const T (*b)[LD_B], float d[COLUMNS / 8][4])
+{
+    unsigned lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int k = 0; k < K; k += 16) {
+        unsigned left[4], right[4];
+        load_matrices(left, &a[lane % 16][k + lane / 16 * 8]);
+#pragma unroll
+        for (int j = 0; j < COLUMNS / 8; j += 2) {
+            load_matrices(right, &b[j * 8 + lane % 8 + lane / 16 * 8][k + lane / 8 % 2 * 8]);
+            mma(d[j], left, right, T());
+            mma(d[j + 1], left, right + 2, T());
+        }
+    }
+}
+
 #endif

@@ -69,22 +69,11 @@ __device__ void load_tile(prefill_shared<T, D, KEYS> &s, const struct prefill_wo
 template <class T, int D, int KEYS>
 __device__ void tile_scores(const prefill_shared<T, D, KEYS> &s, u32 row0, float score[KEYS / 8][4])
 {
-    u32 lane = threadIdx.x % WARP;
 #pragma unroll
     for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
         for (int i = 0; i < 4; i++) score[j][i] = 0;
-#pragma unroll
-    for (int k0 = 0; k0 < D; k0 += 16) {
-        unsigned a[4], b[4];
-        load_matrices(a, &s.q[row0 + lane % 16][k0 + lane / 16 * 8]);
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j += 2) {
-            load_matrices(b, &s.k[j * 8 + lane % 8 + lane / 16 * 8][k0 + lane / 8 % 2 * 8]);
-            mma(score[j], a, b, T());
-            mma(score[j + 1], a, b + 2, T());
-        }
-    }
+    mma_rows<T, KEYS, D>(s.q + row0, s.k, score);
 }
 
 /* Scores are capped; keys that a row does not see become -inf. */
