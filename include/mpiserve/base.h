@@ -31,6 +31,12 @@ typedef int64_t i64;
 
 enum { CACHE_LINE = 64, PATH_LEN = 1024 };
 
+/* The next multiple of 8: where parts of blocks and frames begin. */
+static inline u64 align8(u64 n)
+{
+    return (n + 7) & ~7ull;
+}
+
 /* ---- errors
  * ------------------------------------------------------------------------------------------------- A
  * fallible function returns 0 or a negative code (or a pointer or NULL) and fills *err when err is not NULL.

@@ -24,11 +24,6 @@ static bool valid_size(u64 size)
     return size >= 4096 && size <= 1ull << 32 && !(size & (size - 1));
 }
 
-static u64 padded(u64 len)
-{
-    return (len + 7) & ~7ull;
-}
-
 size_t ring_bytes(size_t data_size)
 {
     return sizeof(struct ring_head) + data_size;
@@ -87,7 +82,7 @@ void *ring_claim(struct ring *r, size_t len)
     u64 head = atomic_load_explicit(&r->head->head, memory_order_acquire);
     r->open = false;
     if (!sane(r, head, tail)) return NULL;
-    u64 need = RING_HEADER + padded(len), to_end = r->size - (tail & (r->size - 1));
+    u64 need = RING_HEADER + align8(len), to_end = r->size - (tail & (r->size - 1));
     u64 skip = need > to_end ? to_end : 0;
     if (skip + need > r->size - (tail - head)) return NULL;
     if (skip) header_write(r, tail, (u32)(skip - RING_HEADER), RING_WRAP);
@@ -101,7 +96,7 @@ void ring_publish(struct ring *r, size_t len)
 {
     BUG_ON(!r->open || len > r->claimed);
     header_write(r, r->at, (u32)len, RING_DATA);
-    atomic_store_explicit(&r->head->tail, r->at + RING_HEADER + padded(len), memory_order_release);
+    atomic_store_explicit(&r->head->tail, r->at + RING_HEADER + align8(len), memory_order_release);
     r->open = false;
 }
 
@@ -127,7 +122,7 @@ const void *ring_peek(struct ring *r, size_t *len)
         to_end = r->size;
         header = header_read(r, head);
     }
-    u64 bytes = (u32)header, need = RING_HEADER + padded(bytes);
+    u64 bytes = (u32)header, need = RING_HEADER + align8(bytes);
     if (header >> 32 != RING_DATA || bytes > ring_max_frame(r) || need > tail - head || need > to_end)
         return corrupt(r, len);
     r->at = head + need;

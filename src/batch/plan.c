@@ -156,15 +156,11 @@ static void count_prefix(struct batch *b, struct seq *s)
 }
 
 /* Bytes of the data area for a new row, rounded up part by part. */
-static size_t pad8(size_t n)
-{
-    return (n + 7) & ~(size_t)7;
-}
 static size_t seq_new_data(const struct seq *s)
 {
     const struct request *r = s->job->request;
-    return pad8(4ull * s->n_tokens) + pad8(8ull * r->bias.len) + pad8(4ull * r->allowed.len) +
-           pad8(4ull * r->bad_words.len) + pad8(4ull * r->eos_ids.len) + pad8(4ull * r->stop_ids.len);
+    return align8(4ull * s->n_tokens) + align8(8ull * r->bias.len) + align8(4ull * r->allowed.len) +
+           align8(4ull * r->bad_words.len) + align8(4ull * r->eos_ids.len) + align8(4ull * r->stop_ids.len);
 }
 
 /* Waiting sequences that found no room in a plan: after so many the others are not looked up any more, for the time it takes. */
@@ -183,7 +179,7 @@ static bool plan_chunk(struct batch *b, struct seq *s, struct plan_room *room)
     if (b->spec.whole && n < left) return false;
     u32 upto = s->planned + n;
     size_t bytes =
-        sizeof(struct row) + pad8(4) + pad8(4ull * (upto / b->spec.block_size + 1 - s->n_blocks_sent));
+        sizeof(struct row) + align8(4) + align8(4ull * (upto / b->spec.block_size + 1 - s->n_blocks_sent));
     if (!s->sent) bytes += sizeof(struct seq_new) + seq_new_data(s);
     if (bytes > room->bytes || !take_blocks(b, s, upto)) return false;
     room->tokens -= n;
@@ -263,7 +259,7 @@ static struct span fill(struct data_fill *d, const void *from, u32 count, u32 it
 {
     struct span s = {d->used, count};
     if (count) memcpy(d->base + d->used, from, (size_t)count * item);
-    d->used += (u32)pad8((size_t)count * item);
+    d->used += (u32)align8((size_t)count * item);
     return s;
 }
 
@@ -325,8 +321,8 @@ static const void *build_frame(struct batch *b, size_t *len)
     for (u32 i = 0; i < b->n_plan; i++) {
         const struct seq *s = b->plan[i].seq;
         head.n_tok += b->plan[i].n_tok;
-        data += pad8(4ull * (s->n_blocks - s->n_blocks_sent));
-        if (carries_token(b, s, b->plan[i].n_tok)) data += pad8(4);
+        data += align8(4ull * (s->n_blocks - s->n_blocks_sent));
+        if (carries_token(b, s, b->plan[i].n_tok)) data += align8(4);
         if (!s->sent) head.n_new++, data += seq_new_data(s);
     }
     head.data_len = (u32)data;
@@ -364,7 +360,7 @@ const void *batch_plan(struct batch *b, u64 now_ns, size_t *len)
     (void)now_ns;
     if (!batch_wants_step(b)) return NULL;
     b->n_plan = 0;
-    size_t fixed = sizeof(struct step) + 64 + pad8(b->n_to_free * sizeof(struct seq_free));
+    size_t fixed = sizeof(struct step) + 64 + align8(b->n_to_free * sizeof(struct seq_free));
     struct plan_room room = {.tokens = b->spec.max_step_tokens,
                              .decodes = decodes_a_step(b),
                              .bytes = b->spec.max_frame > fixed ? b->spec.max_frame - fixed : 0};

@@ -41,12 +41,12 @@ struct execute {
 
 static u32 logprobs_bytes(u32 n_logprobs)
 {
-    return ((1 + n_logprobs) * (u32)sizeof(struct token_logprob) + 7) & ~7u;
+    return (u32)align8((1 + n_logprobs) * sizeof(struct token_logprob));
 }
 
 static u32 vector_bytes(u32 hidden)
 {
-    return (hidden * (u32)sizeof(float) + 7) & ~7u;
+    return (u32)align8(hidden * sizeof(float));
 }
 
 /* Data of a result: its token in 8 bytes, then its log-probabilities; or its vector. */

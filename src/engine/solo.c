@@ -155,7 +155,7 @@ static void add_new(const struct engine_solo *s, struct step_view *v, size_t *at
 {
     static const struct sampling greedy = {
         .top_p = 1, .repetition_penalty = 1, .n_logprobs = -1, .max_tokens = 1};
-    size_t bytes = (s->known * sizeof(i32) + 7) & ~(size_t)7;
+    size_t bytes = align8(s->known * sizeof(i32));
     for (u32 i = 0; i < s->old_n; i++)
         ((struct seq_free *)v->free)[i] = (struct seq_free){i, s->generation - 1};
     for (u32 r = 0; r < s->n; r++, *at += bytes) {
@@ -175,7 +175,7 @@ static void add_new(const struct engine_solo *s, struct step_view *v, size_t *at
 static void add_rows(const struct engine_solo *s, struct step_view *v, u32 n_tok, u32 have, u32 more,
                      size_t at)
 {
-    size_t bytes = (more * sizeof(u32) + 7) & ~(size_t)7;
+    size_t bytes = align8(more * sizeof(u32));
     for (u32 r = 0; r < s->n; r++, at += bytes) {
         u32 *blocks = (u32 *)(void *)(v->data + at);
         for (u32 i = 0; i < more; i++) blocks[i] = 1 + r * s->per_seq + have + i;
@@ -193,8 +193,8 @@ static void add_rows(const struct engine_solo *s, struct step_view *v, u32 n_tok
 static void *make_frame(struct engine_solo *s, u32 n_tok, size_t *len)
 {
     u32 have = s->fresh ? 0 : blocks_of(s, s->pos), more = blocks_of(s, s->pos + n_tok) - have;
-    size_t tokens = s->fresh ? ((s->known * sizeof(i32) + 7) & ~(size_t)7) : 0,
-           blocks = (more * sizeof(u32) + 7) & ~(size_t)7, at = 0;
+    size_t tokens = s->fresh ? align8(s->known * sizeof(i32)) : 0, blocks = align8(more * sizeof(u32)),
+           at = 0;
     struct step h = {.id = ++s->step,
                      .gen = s->e.boot->gen,
                      .numerics = s->e.boot->numerics,

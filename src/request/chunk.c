@@ -3,11 +3,6 @@
 
 #include <string.h>
 
-static u64 align8(u64 n)
-{
-    return (n + 7) & ~7ull;
-}
-
 static u64 logprob_count(const struct chunk *c)
 {
     return c->n_top == CHUNK_NO_LOGPROBS ? 0 : c->n_tokens * (1 + (u64)c->n_top);

@@ -6,11 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static u64 align8(u64 n)
-{
-    return (n + 7) & ~7ull;
-}
-
 bool span_fits(struct span s, u64 area, size_t item_size, size_t align)
 {
     return s.off <= area && s.len <= (area - s.off) / item_size && s.off % align == 0;

@@ -3,11 +3,6 @@
 
 #include <string.h>
 
-static u64 align8(u64 n)
-{
-    return (n + 7) & ~7ull;
-}
-
 void step_parts(const struct step *h, struct step_parts *p)
 {
     p->free = align8(sizeof(struct step));
