@@ -14,7 +14,7 @@ static const char KNOWN_KEYS[] =
     "peft_type r lora_alpha use_rslora rank_pattern alpha_pattern init_lora_weights bias target_modules "
     "exclude_modules layers_to_transform layers_pattern lora_dropout task_type base_model_name_or_path "
     "revision "
-    "inference_mode auto_mapping peft_version megatron_core qalora_group_size runtime_config ";
+    "inference_mode auto_mapping peft_version megatron_core qalora_group_size runtime_config eva_config ";
 
 /* Ways to begin the training that leave the base as it is. */
 static const char SAME_BASE[] = " gaussian eva orthogonal ";

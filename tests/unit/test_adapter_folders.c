@@ -50,6 +50,7 @@ static void accepted(void **state)
             ",\"modules_to_save\":null,\"use_dora\":false,\"layers_to_transform\":[0],\"rank_pattern\":{}"),
         CONFIG(",\"init_lora_weights\":\"gaussian\",\"lora_dropout\":0.1,\"loftq_config\":{},\"x\":null"),
         CONFIG(",\"rank_pattern\":{\"k_proj\":7},\"a_field_of_tomorrow\":false"),
+        CONFIG(",\"init_lora_weights\":\"eva\",\"eva_config\":{\"rho\":2.0,\"tau\":0.99,\"whiten\":false}"),
     };
     struct error err;
     for (size_t i = 0; i < COUNT_OF(configs); i++)
