@@ -101,7 +101,7 @@ size_t engine_ring_size(u32 max_rows, u32 max_step_tokens, u32 max_model_len, u3
  * and sampling. One thread, beside the pool that it makes; with isa "cuda" on the first device that is visible. */
 struct engine_solo;
 /* Room for max_rows sequences of max_model_len tokens. NULL: what engine_plan says; ERR_UNSUPPORTED for models of vectors, replicas of
- * several engines and compute "null"; no memory; a folder that cannot be read. */
+ * several engines, adapters and compute "null"; no memory; a folder that cannot be read. */
 struct engine_solo *engine_solo_new(const struct engine_ask *ask, struct error *err);
 void engine_solo_free(struct engine_solo *s); /* NULL is fine */
 const struct engine_needs *engine_solo_needs(const struct engine_solo *s);

@@ -90,6 +90,11 @@ static int start(struct engine_solo *s, struct error *err)
 struct engine_solo *engine_solo_new(const struct engine_ask *ask, struct error *err)
 {
     struct engine_needs needs;
+    if (ask->n_adapters) {
+        error_set(err, ERR_UNSUPPORTED, "--lora-modules",
+                  "the model is measured without adapters: leave them out");
+        return NULL;
+    }
     if (engine_plan(ask, &needs, err)) return NULL;
     if (needs.null || needs.hidden || MAX_OF(ask->tp, 1u) * MAX_OF(ask->pp, 1u) > 1) {
         error_set(err, ERR_UNSUPPORTED, ask->model, "one engine that generates can be measured: %s",

@@ -3,7 +3,8 @@
 from harness import *
 
 SIM = os.path.join(BUILD, "sim/mpiserve")
-MIXTRAL = os.path.join(TOP, "tests/reference/models/mixtral")
+MIXTRAL, LLAMA = (os.path.join(TOP, "tests/reference/models", name) for name in ("mixtral", "llama_tied_llama3"))
+ADAPTER = os.path.join(TOP, "tests/reference/adapters/llama_all")
 FEW = ("--num-iters", "2", "--num-iters-warmup", "0")
 
 
@@ -101,7 +102,9 @@ def wrong_usage():
         check(says in err, f"{says} in {err}")
     for arguments, says in ((("--input-len", "100000"), "--input-len: 100000 tokens are more than the model's "),
                             (("--context-len", "100000"), "--context-len: 100000 tokens and those of --output-len are more than the model's "),
-                            (("--engine", "null"), "--engine: null computes nothing"), (("/nowhere",), "/nowhere"),
+                            (("--engine", "null"), "--engine: null computes nothing"),
+                            ((LLAMA, "--lora-modules", f"a={ADAPTER}"), "--lora-modules: the model is measured without adapters"),
+                            (("/nowhere",), "/nowhere"),
                             (("--batch-size", "4096", "--output-len", "1", "--kv-cache-dtype", "int9"), "int9")):
         code, out, err = bench(*arguments)
         check(code in (1, 2) and not out, f"{arguments}: {code} {out}")
