@@ -26,6 +26,7 @@ static const char *const llama[] = {"llama_tied_llama3", "llama_attention", "lla
                          *const qwen3[] = {"qwen3_headdim32", "qwen3_mlp", NULL},
                          *const phi3[] = {"phi3_swa", "phi3_fused", NULL},
                          *const deepseek[] = {"deepseek_v2", "deepseek_latent", NULL},
+                         *const gemma2[] = {"gemma2", "gemma2_all", NULL},
                          *const mixtral[] = {"mixtral", "mixtral_attention", NULL};
 
 static void world_open(struct world *w, const char *const *names)
@@ -271,11 +272,13 @@ int main(int argc, char **argv)
         WORLD("qwen3", test_world, qwen3),
         WORLD("phi3, fused products", test_world, phi3),
         WORLD("deepseek, latent attention", test_world, deepseek),
+        WORLD("gemma2, norms behind", test_world, gemma2),
         WORLD("mixtral, attention beside experts", test_world, mixtral),
         WORLD("several engines: llama", test_division, llama),
         WORLD("several engines: qwen3", test_division, qwen3),
         WORLD("several engines: phi3", test_division, phi3),
         WORLD("several engines: deepseek", test_division, deepseek),
+        WORLD("several engines: gemma2", test_division, gemma2),
         WORLD("several engines: mixtral", test_division, mixtral),
         cmocka_unit_test(test_quantised),
     };

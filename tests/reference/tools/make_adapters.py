@@ -30,6 +30,7 @@ SPECS = {
     "phi3_fused": dict(base="phi3_swa", r=6, lora_alpha=9, target_modules=r".*\.(qkv_proj|o_proj|gate_up_proj|down_proj)"),
     "deepseek_latent": dict(base="deepseek_v2", r=4, lora_alpha=4,
                             target_modules=["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"]),
+    "gemma2_all": dict(base="gemma2", r=2, lora_alpha=4, target_modules="all-linear"),
     "mixtral_attention": dict(base="mixtral", dtype="bf16", r=16, lora_alpha=16, target_modules=["q_proj", "v_proj"]),
 }
 
