@@ -73,6 +73,8 @@ static int share_weights(struct agent *a, struct error *err)
 /* Others of the group are waited for less long than a step may take: who waits names who has not come. */
 enum { GROUP_WAIT_PERCENT = 60 };
 
+_Static_assert((int)CONFIG_MAX_ADAPTERS <= (int)BOOT_ADAPTERS, "all adapters of a job find room");
+
 static void fill_boot(struct seat *s)
 {
     const struct agent *a = s->agent;

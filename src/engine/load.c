@@ -140,6 +140,8 @@ struct model_files *load_files(const struct model_config *c, struct error *err)
 }
 
 /* ---- adapters */
+_Static_assert((int)BOOT_ADAPTERS <= (int)MODEL_MAX_ADAPTERS, "all adapters of a boot find room");
+
 int load_adapter(struct adapters *list, const char *name, const char *dir, struct error *err)
 {
     struct error why = {0};

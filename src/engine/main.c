@@ -53,16 +53,34 @@ static int bind_to_cpus(const struct engine_boot *boot, struct error *err)
     return 0;
 }
 
+static bool texts_end(const struct engine_boot *b)
+{
+    const struct {
+        const char *text;
+        size_t size;
+    } texts[] = {{b->model, sizeof b->model},
+                 {b->compute, sizeof b->compute},
+                 {b->isa, sizeof b->isa},
+                 {b->quantization, sizeof b->quantization},
+                 {b->load_format, sizeof b->load_format},
+                 {b->kv_cache_dtype, sizeof b->kv_cache_dtype},
+                 {b->device, sizeof b->device}};
+    for (size_t i = 0; i < COUNT_OF(texts); i++)
+        if (!memchr(texts[i].text, 0, texts[i].size)) return false;
+    for (u32 i = 0; i < b->n_adapters; i++) {
+        const struct boot_adapter *a = &b->adapters[i];
+        if (!memchr(a->name, 0, sizeof a->name) || !memchr(a->path, 0, sizeof a->path)) return false;
+    }
+    return true;
+}
+
 static int check_boot(const struct engine *e, struct error *err)
 {
     const struct engine_boot *b = e->boot;
-    if (!memchr(b->model, 0, sizeof(b->model)) || !memchr(b->compute, 0, sizeof(b->compute)) ||
-        !memchr(b->quantization, 0, sizeof(b->quantization)) ||
-        !memchr(b->load_format, 0, sizeof(b->load_format)) ||
-        !memchr(b->kv_cache_dtype, 0, sizeof(b->kv_cache_dtype)) || !memchr(b->isa, 0, sizeof(b->isa)) ||
-        !memchr(b->device, 0, sizeof(b->device)) || b->n_adapters > BOOT_ADAPTERS || b->threads < 1 ||
-        b->threads > 4096 || b->n_blocks < 2)
-        return error_set(err, ERR_PEER, "boot", "%u threads, %u blocks", b->threads, b->n_blocks);
+    if (b->n_adapters > BOOT_ADAPTERS || !texts_end(b) || b->threads < 1 || b->threads > 4096 ||
+        b->n_blocks < 2)
+        return error_set(err, ERR_PEER, "boot", "%u threads, %u blocks, %u adapters", b->threads, b->n_blocks,
+                         b->n_adapters);
     return 0;
 }
 

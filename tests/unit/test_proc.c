@@ -446,6 +446,17 @@ static void engines_that_cannot_start(void **state)
     assert_non_null(strstr(died.text, "/no/such/model")); /* the reason came through the channel */
     site_release(&a);
 
+    site_init(&a, NULL);
+    proc_free(a.proc);
+    a.spec.boot.n_adapters = 1;
+    memset(a.spec.boot.adapters[0].name, 'x', sizeof(a.spec.boot.adapters[0].name)); /* without an end */
+    a.proc = proc_new(&a.spec, NULL);
+    need(proc_start(a.proc, 1, clock_ns(), &err) == 0, &err);
+    assert_int_equal(turn_until_event(&a, &died), PROC_EVENT_DIED);
+    assert_int_equal(died.code, 1);
+    assert_non_null(strstr(died.text, "boot: "));
+    site_release(&a);
+
     site_init(&a, "crash-load:0");
     need(proc_start(a.proc, 1, clock_ns(), &err) == 0, &err);
     assert_int_equal(turn_until_event(&a, &died), PROC_EVENT_DIED);
