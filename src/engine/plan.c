@@ -106,13 +106,10 @@ static int check_step(const struct engine_ask *ask, const struct model_config *c
         ask->max_step_tokens, len, c->dir, len);
 }
 
-static int open_adapters(const struct engine_ask *ask, bool device, struct adapters **out, struct error *err)
+static int open_adapters(const struct engine_ask *ask, struct adapters **out, struct error *err)
 {
     int rc = 0;
     if (!ask->n_adapters) return 0;
-    if (device)
-        return error_set(err, ERR_UNSUPPORTED, "--lora-modules",
-                         "adapters are served by CPU engines only: leave out --engine cuda");
     *out = mem_zero(1, sizeof **out);
     for (u32 i = 0; i < ask->n_adapters && !rc; i++)
         rc = load_adapter(*out, ask->adapters[i].name, ask->adapters[i].path, err);
@@ -148,7 +145,7 @@ static int plan(const struct engine_ask *ask, struct adapters **adapters, struct
     if (rc < 0) return rc;
     rc = model_read_config(ask->model, &config, err);
     if (rc == 0) rc = load_formats(&config, ask->quantization, ask->load_format, ask->kv_cache_dtype, err);
-    if (rc == 0) rc = open_adapters(ask, out->device, adapters, err);
+    if (rc == 0) rc = open_adapters(ask, adapters, err);
     if (rc < 0) return rc;
     config.load.adapters = *adapters;
     if (ask->max_model_len > config.max_position)

@@ -6,6 +6,7 @@ import re
 from harness_cuda import *
 
 SIM = os.path.join(BUILD, "sim/mpiserve")
+ADAPTER = os.path.join(TOP, "tests/reference/adapters/llama_all")
 
 
 def gpu(n):
@@ -67,6 +68,7 @@ def what_is_missing_is_said():
             (dict(options=(*CUDA, "--kv-cache-memory-bytes", "8G")), "are more than the GPU has left"),
             (dict(options=(*CUDA, "--quantization", "int8")), "--quantization: on CPUs only; leave out --engine cuda"),
             (dict(options=(*CUDA, "--quantization", "int4")), "--quantization: on CPUs only; leave out --engine cuda"),
+            (dict(options=(*CUDA, "--lora-modules", f"a={ADAPTER}")), "--lora-modules: on CPUs only; leave out --engine cuda"),
             (dict(options=(*CUDA, "--kv-cache-dtype", "int8")), "a KV cache of another format than --compute: on CPUs only"),
             (dict(options=("--engine", "cpu", "--compute", "f16")), "f16 is for --engine cuda")):
         said = refusal(*words.pop("options"), **words)
