@@ -17,6 +17,8 @@ struct json; /* a value */
  * of double and integers of more than 4300 digits are errors. The error's where is "line L, column C (byte B)". text need not end in NUL. NULs
  * inside strings are kept. */
 struct json *json_read(const char *text, size_t len, struct error *err);
+/* The same of a file's text: an error's where begins with its path. */
+struct json *json_read_of(const char *path, const char *text, size_t len, struct error *err);
 struct json *json_read_file(const char *path, size_t max_bytes, struct error *err);
 void json_drop(struct json *root);
 

@@ -180,20 +180,23 @@ struct json *json_read(const char *text, size_t len, struct error *err)
     return NULL;
 }
 
+struct json *json_read_of(const char *path, const char *text, size_t len, struct error *err)
+{
+    struct error inside;
+    char where[sizeof(inside.where)];
+    struct json *root = json_read(text, len, &inside);
+    if (root) return root;
+    if (path_join(where, sizeof(where), NULL, "%s: %s", path, inside.where) < 0)
+        snprintf(where, sizeof(where), "%s", inside.where);
+    error_set(err, inside.code, where, "%s", inside.message);
+    return NULL;
+}
+
 struct json *json_read_file(const char *path, size_t max_bytes, struct error *err)
 {
     struct buf text = {0};
-    struct json *root = NULL;
-    if (file_read(path, max_bytes, &text, err) == 0) {
-        struct error inside;
-        root = json_read(text.data, text.len, &inside);
-        if (!root) {
-            char where[sizeof(inside.where)];
-            if (path_join(where, sizeof(where), NULL, "%s: %s", path, inside.where) < 0)
-                snprintf(where, sizeof(where), "%s", inside.where);
-            error_set(err, inside.code, where, "%s", inside.message);
-        }
-    }
+    int rc = file_read(path, max_bytes, &text, err);
+    struct json *root = rc ? NULL : json_read_of(path, text.data, text.len, err);
     buf_release(&text);
     return root;
 }

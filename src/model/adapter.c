@@ -102,10 +102,12 @@ static int read_config(struct adapter *a, struct error *err)
     struct buf text = {0};
     if (path_join(path, sizeof path, err, "%s/adapter_config.json", a->dir)) return ERR_INPUT;
     int rc = file_read(path, ADAPTER_MAX_BYTES, &text, err);
-    if (rc) return rc;
-    a->config_hash = hash_bytes(text.data, text.len, 0);
+    if (rc == 0) {
+        a->config_hash = hash_bytes(text.data, text.len, 0);
+        a->config = json_read_of(path, text.data, text.len, err);
+    }
     buf_release(&text);
-    if (!(a->config = json_read_file(path, ADAPTER_MAX_BYTES, err))) return ERR_INPUT;
+    if (!a->config) return rc ? rc : ERR_INPUT;
     struct fields f = {.path = path, .object = a->config, .err = err};
     return read_fields(a, &f);
 }
