@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ADAPTER_MAX_BYTES = 4 << 20 };
+enum { ADAPTER_MAX_BYTES = 4 << 20, MOST_ALPHA = 1000000 };
 
 /* Read here, or of no concern: training, bookkeeping, and where tensors are (they say so themselves). */
 static const char KNOWN_KEYS[] =
@@ -56,8 +56,9 @@ static void check_words(struct fields *f)
 }
 
 /* rank_pattern, alpha_pattern: names of modules, or ends of them, and a number for each. */
-static double check_pattern(struct fields *f, const char *field, double lo, double hi)
+static double check_pattern(struct fields *f, const char *field, bool ranks)
 {
+    const double lo = ranks ? 1 : -MOST_ALPHA, hi = ranks ? MODEL_MAX_RANK : MOST_ALPHA;
     char name[SHOWN_LEN];
     const struct json *map = json_get(f->object, field);
     double most = 0;
@@ -73,9 +74,9 @@ static double check_pattern(struct fields *f, const char *field, double lo, doub
                         "\"%s\" has the regular expression \"%s\"; offered: names of modules or their ends, "
                         "as layers.3.self_attn.q_proj or q_proj",
                         field, name);
-        else if (!(v >= lo && v <= hi) || (hi == MODEL_MAX_RANK && v != floor(v)))
+        else if (!(v >= lo && v <= hi) || (ranks && v != floor(v)))
             fields_fail(f, ERR_INPUT, "\"%s\": \"%s\" must be a number from %g to %g%s", field, name, lo, hi,
-                        hi == MODEL_MAX_RANK ? ", a whole one" : "");
+                        ranks ? ", a whole one" : "");
         most = fmax(most, v);
     }
     return most;
@@ -89,10 +90,10 @@ static int read_fields(struct adapter *a, struct fields *f)
     check_words(f);
     check_keys(f);
     a->rank = (u32)fields_int(f, "r", 1, MODEL_MAX_RANK, 8);
-    a->alpha = fields_real(f, "lora_alpha", -1e6, 1e6, 8);
+    a->alpha = fields_real(f, "lora_alpha", -MOST_ALPHA, MOST_ALPHA, 8);
     a->rank_stable = fields_bool(f, "use_rslora", false);
-    a->max_rank = MAX_OF(a->rank, (u32)check_pattern(f, "rank_pattern", 1, MODEL_MAX_RANK));
-    check_pattern(f, "alpha_pattern", -1e6, 1e6);
+    a->max_rank = MAX_OF(a->rank, (u32)check_pattern(f, "rank_pattern", true));
+    check_pattern(f, "alpha_pattern", false);
     return f->rc;
 }
 
