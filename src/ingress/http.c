@@ -89,6 +89,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *to, size_t max)
     struct exchange *x = cls;
     struct call *c = x->call;
     (void)pos;
+    loop_served(x->loop); /* a long stream is not to wait for naps between its blocks */
     for (;;) {
         if (c->out.len > c->out_at) {
             size_t n = MIN_OF(max, c->out.len - c->out_at);
