@@ -76,16 +76,11 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, un
 int tokenizer_encode_spans(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
                            const struct text_spans *content, struct ids *out, struct error *err);
 
-/* Two texts as the post-processor puts them together, appended to *out. The second gives way where all would be more than `most` ids
- * (0: as many as there are): its end is cut. *second: the place in *out from which on tokens are of type 1; 0: all are of type 0. Errors as
- * of tokenizer_encode, ERR_FULL when the first alone is too long, those of tokenizer_check_pairs. */
-struct text_pair {
-    const char *a, *b;
-    size_t a_len, b_len;
-    u32 most;
-};
-int tokenizer_encode_pair(const struct tokenizer *t, const struct text_pair *pair, struct ids *out,
-                          u32 *second, struct error *err);
+/* Two texts, encoded without TOKENIZE_ADD_SPECIAL, as the post-processor puts them together, appended to *out. The second gives way where
+ * all would be more than `most` ids (0: as many as there are): its end is cut. *second: the place in *out from which on tokens are of type
+ * 1; 0: all are of type 0. ERR_FULL when the first alone is too long, errors of tokenizer_check_pairs. */
+int tokenizer_join(const struct tokenizer *t, const struct ids *a, const struct ids *b, u32 most,
+                   struct ids *out, u32 *second, struct error *err);
 /* 0, or ERR_UNSUPPORTED: the file says nothing of pairs, or something that is not offered. */
 int tokenizer_check_pairs(const struct tokenizer *t, struct error *err);
 /* Tokens that TOKENIZE_ADD_SPECIAL puts in front of a text, and behind it. */

@@ -63,46 +63,47 @@ static int check_counts(const struct params *p, size_t *n, struct api_error *e)
     return 0;
 }
 
-static int encode(const struct ingress *in, const struct params *p, const struct text_pair *pair,
-                  const char *name, struct arena *mem, struct prompt *out, struct api_error *e)
+/* Pair i. *a: the ids of its first text; where all have the same one, of the pair before. */
+static int read_pair(const struct ingress *in, const struct params *p, size_t i, struct ids *a,
+                     struct arena *mem, struct prompt *out, struct api_error *e)
 {
-    struct ids ids = {0};
+    const char *name = api_prompt_name(p->api), *first = api_query_name(p->api);
+    i64 most = p->truncate_prompt_tokens == -1 ? in->limits.max_len : MAX_OF(p->truncate_prompt_tokens, 0);
+    struct api_text one, two;
+    struct ids b = {0}, both = {0};
     struct error err;
-    if (prompts_check_size(in, p, pair->a_len + pair->b_len, e) < 0) return -1;
-    int rc = tokenizer_encode_pair(in->tokenizer, pair, &ids, &out->second, &err);
-    if (rc < 0) {
-        ids_release(&ids);
-        return api_fail(e, API_BAD_VALUE, name, "`%s` cannot be tokenized: %s", name, err.message);
+    if (read_item(p, p->query, first, i, &one, e) < 0 || read_item(p, p->prompt, name, i, &two, e) < 0 ||
+        prompts_check_size(in, p, one.len + two.len, e) < 0)
+        return -1;
+    int rc = 0;
+    if (i == 0 || count_of(p->query) > 1) {
+        a->len = 0;
+        rc = prompts_encode(in, first, one.text, one.len, false, a, e);
     }
+    if (rc == 0) rc = prompts_encode(in, name, two.text, two.len, false, &b, e);
+    if (rc == 0 && tokenizer_join(in->tokenizer, a, &b, (u32)most, &both, &out->second, &err) < 0)
+        rc = api_fail(e, API_BAD_VALUE, name, "`%s` cannot be tokenized: %s", name, err.message);
+    ids_release(&b);
     if (in->spec.model->encoder.types < 2) out->second = 0; /* whatever the tokenizer's file says */
-    out->ids = prompts_keep(mem, &ids, &out->n);
+    out->ids = prompts_keep(mem, &both, &out->n);
+    if (rc < 0 || prompts_fit(in, p, out, false, e) < 0) return -1;
+    if (p->api == API_RERANK && p->return_documents)
+        out->text = (struct api_text){arena_text(mem, two.text, two.len), two.len};
     return 0;
 }
 
 int prompts_pairs(const struct ingress *in, const struct params *p, struct arena *mem,
                   struct prompt **prompts, u32 *n, struct api_error *e)
 {
-    const char *name = api_prompt_name(p->api), *first = api_query_name(p->api);
     size_t count = 0;
-    if (check_counts(p, &count, e) < 0) return -1;
-    i64 most = p->truncate_prompt_tokens;
-    struct prompt *out = arena_alloc(mem, count * sizeof(*out));
-    memset(out, 0, count * sizeof(*out));
-    for (size_t i = 0; i < count; i++) {
-        struct api_text a, b;
-        if (read_item(p, p->query, first, i, &a, e) < 0 || read_item(p, p->prompt, name, i, &b, e) < 0)
-            return -1;
-        const struct text_pair pair = {a.text, b.text, a.len, b.len,
-                                       most == PARAM_NONE ? 0
-                                       : most == -1       ? in->limits.max_len
-                                                          : (u32)most};
-        if (encode(in, p, &pair, name, mem, &out[i], e) < 0) return -1;
-        if (p->api == API_RERANK && p->return_documents)
-            out[i].text = (struct api_text){arena_text(mem, b.text, b.len), b.len};
-    }
-    *prompts = out;
+    struct ids a = {0};
+    int rc = check_counts(p, &count, e);
+    *prompts = arena_alloc(mem, count * sizeof(**prompts));
+    memset(*prompts, 0, count * sizeof(**prompts));
+    for (size_t i = 0; rc == 0 && i < count; i++) rc = read_pair(in, p, i, &a, mem, &(*prompts)[i], e);
+    ids_release(&a);
     *n = (u32)count;
-    return 0;
+    return rc;
 }
 
 /* ---- from numbers to the answer ------------------------------------------------------------------------------ */

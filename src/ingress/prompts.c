@@ -15,8 +15,8 @@ i32 *prompts_keep(struct arena *mem, struct ids *ids, u32 *n)
     return out;
 }
 
-static int encode(const struct ingress *in, const char *path, const char *text, size_t len, bool special,
-                  struct ids *ids, struct api_error *e)
+int prompts_encode(const struct ingress *in, const char *path, const char *text, size_t len, bool special,
+                   struct ids *ids, struct api_error *e)
 {
     struct error err;
     if (tokenizer_encode(in->tokenizer, text, len, special ? TOKENIZE_ADD_SPECIAL : 0, ids, &err) == 0)
@@ -40,13 +40,13 @@ static int encode_text(const struct ingress *in, const struct params *p, const s
 {
     const struct pooling_config *pooling = &in->spec.model->pooling;
     if (!pooling->prompt[0] && !pooling->lowercase)
-        return encode(in, path, json_text(v), json_len(v), p->add_special, ids, e);
+        return prompts_encode(in, path, json_text(v), json_len(v), p->add_special, ids, e);
     struct buf text = {0}, lower = {0};
     buf_text(&text, pooling->prompt);
     buf_add(&text, json_text(v), json_len(v));
     if (pooling->lowercase) text_lower_case(text.data, text.len, &lower);
     const struct buf *whole = pooling->lowercase ? &lower : &text;
-    int rc = encode(in, path, whole->data, whole->len, p->add_special, ids, e);
+    int rc = prompts_encode(in, path, whole->data, whole->len, p->add_special, ids, e);
     buf_release(&text);
     buf_release(&lower);
     return rc;
@@ -212,7 +212,7 @@ int prompts_bad_words(const struct ingress *in, const struct params *p, struct a
         buf_clear(&spaced);
         if (i % 2) buf_char(&spaced, ' ');
         buf_add(&spaced, json_text(word), json_len(word));
-        rc = encode(in, "bad_words", spaced.data, spaced.len, false, &ids, e);
+        rc = prompts_encode(in, "bad_words", spaced.data, spaced.len, false, &ids, e);
         if (rc == 0 && ids.len) {
             ids_add(&all, (i32)ids.len);
             for (size_t k = 0; k < ids.len; k++) ids_add(&all, ids.data[k]);

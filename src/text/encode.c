@@ -76,17 +76,18 @@ static int raw_section(struct encoding *e, const char *text, size_t len)
     return by_added(e, &t->normalized, &mode, text, len, pretokenize);
 }
 
+static void add_ids(struct ids *to, const struct ids *from, size_t n)
+{
+    for (size_t i = 0; i < n; i++) ids_add(to, from->data[i]);
+}
+
 static int encode(struct encoding *e, const char *text, size_t len)
 {
     const struct tokenizer *t = e->t;
     struct added_mode mode = {e->flags & TOKENIZE_SPLIT_SPECIAL, e->content};
-    if (e->flags & TOKENIZE_ADD_SPECIAL) {
-        for (size_t i = 0; i < t->prefix.len; i++) ids_add(e->out, t->prefix.data[i]);
-    }
+    if (e->flags & TOKENIZE_ADD_SPECIAL) add_ids(e->out, &t->prefix, t->prefix.len);
     int rc = by_added(e, &t->raw, &mode, text, len, raw_section);
-    if (rc == 0 && e->flags & TOKENIZE_ADD_SPECIAL) {
-        for (size_t i = 0; i < t->suffix.len; i++) ids_add(e->out, t->suffix.data[i]);
-    }
+    if (rc == 0 && e->flags & TOKENIZE_ADD_SPECIAL) add_ids(e->out, &t->suffix, t->suffix.len);
     return rc;
 }
 
@@ -135,37 +136,22 @@ void tokenizer_around(const struct tokenizer *t, u32 *before, u32 *behind)
     *behind = (u32)t->suffix.len;
 }
 
-static void add_ids(struct ids *to, const struct ids *from, size_t n)
+int tokenizer_join(const struct tokenizer *t, const struct ids *a, const struct ids *b, u32 most,
+                   struct ids *out, u32 *second, struct error *err)
 {
-    for (size_t i = 0; i < n; i++) ids_add(to, from->data[i]);
-}
-
-static void put_pair(const struct pair_form *p, const struct ids *a, const struct ids *b, size_t n_b,
-                     struct ids *out, u32 *second)
-{
+    const struct pair_form *p = &t->pair;
+    int rc = tokenizer_check_pairs(t, err);
+    if (rc) return rc;
+    size_t fixed = a->len + p->before.len + p->between.len + p->behind.len, n_b = b->len;
+    if (most && fixed > most)
+        return error_set(err, ERR_FULL, "",
+                         "the first text and what is put around both have %zu tokens, of %u", fixed, most);
+    if (most) n_b = MIN_OF(n_b, most - fixed);
     add_ids(out, &p->before, p->before.len);
     add_ids(out, a, a->len);
     *second = p->typed ? (u32)(out->len + p->n_first) : 0;
     add_ids(out, &p->between, p->between.len);
     add_ids(out, b, n_b);
     add_ids(out, &p->behind, p->behind.len);
-}
-
-int tokenizer_encode_pair(const struct tokenizer *t, const struct text_pair *pair, struct ids *out,
-                          u32 *second, struct error *err)
-{
-    struct ids a = {0}, b = {0};
-    const struct pair_form *p = &t->pair;
-    int rc = tokenizer_check_pairs(t, err);
-    if (rc == 0) rc = tokenizer_encode(t, pair->a, pair->a_len, 0, &a, err);
-    if (rc == 0) rc = tokenizer_encode(t, pair->b, pair->b_len, 0, &b, err);
-    size_t fixed = a.len + p->before.len + p->between.len + p->behind.len, n_b = b.len;
-    if (rc == 0 && pair->most && fixed > pair->most)
-        rc = error_set(err, ERR_FULL, "", "the first text and what is put around both have %zu tokens, of %u",
-                       fixed, pair->most);
-    if (rc == 0 && pair->most) n_b = MIN_OF(n_b, pair->most - fixed);
-    if (rc == 0) put_pair(p, &a, &b, n_b, out, second);
-    ids_release(&a);
-    ids_release(&b);
-    return rc;
+    return 0;
 }

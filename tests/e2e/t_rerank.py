@@ -98,6 +98,8 @@ def long_documents():
     long = "the server reads the prompt " * 80
     with job_of(model) as job:
         refused(job, {"query": "a", "documents": ["b", long]}, "input_tokens", "320")
+        refused(job, {"query": "a " * 450000, "documents": ["b"] * 2048}, "input_tokens", "320")  # not once for each of them
+        refused(job, {"query": "a " * 450000, "documents": ["b"] * 2048, "truncate_prompt_tokens": -1}, "documents", "first text")
         answer = rerank(job, "a", [long, "b"], truncate_prompt_tokens=-1)
         equal(answer["usage"]["prompt_tokens"], 320 + len(pairs(model)[1]["ids"]))
         equal([r["document"]["text"] for r in answer["results"] if r["index"] == 0], [long], "documents come back whole")
