@@ -63,5 +63,10 @@ void json_out_real(struct json_out *o,
 void json_out_bool(struct json_out *o, bool v);
 void json_out_null(struct json_out *o);
 void json_out_value(struct json_out *o, const struct json *v); /* a parsed tree, copied out */
+/* A member of an object: key and value. */
+void json_out_key_str(struct json_out *o, const char *key, const char *s);
+void json_out_key_int(struct json_out *o, const char *key, i64 v);
+void json_out_key_real(struct json_out *o, const char *key, double v);
+void json_out_key_bool(struct json_out *o, const char *key, bool v);
 
 #endif

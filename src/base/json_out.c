@@ -170,6 +170,30 @@ void json_out_null(struct json_out *o)
     buf_text(o->to, "null");
 }
 
+void json_out_key_str(struct json_out *o, const char *key, const char *s)
+{
+    json_out_key(o, key);
+    json_out_str(o, s);
+}
+
+void json_out_key_int(struct json_out *o, const char *key, i64 v)
+{
+    json_out_key(o, key);
+    json_out_int(o, v);
+}
+
+void json_out_key_real(struct json_out *o, const char *key, double v)
+{
+    json_out_key(o, key);
+    json_out_real(o, v);
+}
+
+void json_out_key_bool(struct json_out *o, const char *key, bool v)
+{
+    json_out_key(o, key);
+    json_out_bool(o, v);
+}
+
 /* Works on the buf alone: a tree of 64 levels may come from a client and may be written at any depth. */
 static void add_tree(struct buf *to, const struct json *v)
 {

@@ -259,46 +259,25 @@ struct answer {
     struct json_out *json; /* NULL: text */
 };
 
-static void add_int(struct json_out *o, const char *key, u64 v)
-{
-    json_out_key(o, key);
-    json_out_int(o, (i64)v);
-}
-
-static void add_real(struct json_out *o, const char *key, double v)
-{
-    json_out_key(o, key);
-    json_out_real(o, v);
-}
-
-static void add_text(struct json_out *o, const char *key, const char *text)
-{
-    json_out_key(o, key);
-    if (text)
-        json_out_str(o, text);
-    else
-        json_out_null(o);
-}
-
 static void head_json(const struct answer *x)
 {
     const struct engine_needs *n = engine_solo_needs(x->solo);
     struct json_out *o = x->json;
-    add_text(o, "mpiserve", MPISERVE_VERSION);
-    add_text(o, "model", x->ask->model);
-    add_text(o, "engine", x->asked->config.engine);
-    add_text(o, "device", engine_solo_device(x->solo));
-    add_text(o, "compute", n->compute);
-    add_text(o, "isa", n->isa);
-    add_text(o, "quantization", x->ask->quantization);
-    add_text(o, "load_format", x->ask->load_format);
-    add_int(o, "threads", n->device ? 1 : x->ask->threads);
-    add_int(o, "max_num_batched_tokens", x->ask->max_step_tokens);
-    add_int(o, "weights_bytes", n->weights_bytes);
+    json_out_key_str(o, "mpiserve", MPISERVE_VERSION);
+    json_out_key_str(o, "model", x->ask->model);
+    json_out_key_str(o, "engine", x->asked->config.engine);
+    json_out_key_str(o, "device", engine_solo_device(x->solo));
+    json_out_key_str(o, "compute", n->compute);
+    json_out_key_str(o, "isa", n->isa);
+    json_out_key_str(o, "quantization", x->ask->quantization);
+    json_out_key_str(o, "load_format", x->ask->load_format);
+    json_out_key_int(o, "threads", n->device ? 1 : x->ask->threads);
+    json_out_key_int(o, "max_num_batched_tokens", x->ask->max_step_tokens);
+    json_out_key_int(o, "weights_bytes", n->weights_bytes);
     json_out_key(o, "limits");
     json_out_object(o);
-    add_real(o, "memory_bytes_per_s", x->speed.bytes);
-    add_real(o, "product_flops_per_s", x->speed.flops);
+    json_out_key_real(o, "memory_bytes_per_s", x->speed.bytes);
+    json_out_key_real(o, "product_flops_per_s", x->speed.flops);
     json_out_end_object(o);
 }
 
@@ -327,15 +306,15 @@ static void add_case(const struct answer *x, u32 batch, u32 before, u32 tokens, 
         return;
     }
     json_out_object(o);
-    add_int(o, "batch_size", batch);
-    add_int(o, "context_len", before);
-    add_int(o, "tokens", tokens);
-    add_real(o, "tokens_per_s", all / m->median);
-    add_real(o, "seconds", m->median);
-    add_real(o, "bytes_per_s", bytes);
-    add_real(o, "of_memory", bytes / x->speed.bytes);
-    add_real(o, "flops_per_s", flops);
-    add_real(o, "of_products", flops / x->speed.flops);
+    json_out_key_int(o, "batch_size", batch);
+    json_out_key_int(o, "context_len", before);
+    json_out_key_int(o, "tokens", tokens);
+    json_out_key_real(o, "tokens_per_s", all / m->median);
+    json_out_key_real(o, "seconds", m->median);
+    json_out_key_real(o, "bytes_per_s", bytes);
+    json_out_key_real(o, "of_memory", bytes / x->speed.bytes);
+    json_out_key_real(o, "flops_per_s", flops);
+    json_out_key_real(o, "of_products", flops / x->speed.flops);
     json_out_key(o, "runs");
     json_out_array(o);
     for (u32 i = 0; i < x->asked->iters; i++) json_out_real(o, m->seconds[i]);

@@ -93,19 +93,13 @@ static void print_text(const struct report *r)
         printf("a job can run here; %d warning%s\n", counts[WARNING], counts[WARNING] == 1 ? "" : "s");
 }
 
-static void member(struct json_out *o, const char *key, const char *text)
-{
-    json_out_key(o, key);
-    json_out_str(o, text);
-}
-
 static void add_finding(struct json_out *o, const struct finding *f)
 {
     json_out_object(o);
-    member(o, "name", f->name);
-    member(o, "verdict", verdict_names[f->verdict]);
-    member(o, "found", f->text);
-    member(o, "advice", f->advice);
+    json_out_key_str(o, "name", f->name);
+    json_out_key_str(o, "verdict", verdict_names[f->verdict]);
+    json_out_key_str(o, "found", f->text);
+    json_out_key_str(o, "advice", f->advice);
     for (int i = 0; i < f->n_numbers; i++) {
         double v = f->numbers[i].value;
         json_out_key(o, f->numbers[i].key);
@@ -123,9 +117,9 @@ static void print_json(const struct report *r)
     gethostname(host, sizeof(host) - 1);
     json_out_init(&o, &text);
     json_out_object(&o);
-    member(&o, "mpiserve", MPISERVE_VERSION);
-    member(&o, "host", host);
-    member(&o, "verdict", verdict_names[overall(r, counts)]);
+    json_out_key_str(&o, "mpiserve", MPISERVE_VERSION);
+    json_out_key_str(&o, "host", host);
+    json_out_key_str(&o, "verdict", verdict_names[overall(r, counts)]);
     json_out_key(&o, "items");
     json_out_array(&o);
     for (int i = 0; i < r->n; i++) add_finding(&o, &r->list[i]);

@@ -98,22 +98,10 @@ void picture_text(const struct job_view *v)
 }
 
 /* ---- JSON --------------------------------------------------------------------------------------------------------*/
-static void put_text(struct json_out *o, const char *key, const char *value)
-{
-    json_out_key(o, key);
-    json_out_str(o, value);
-}
-
-static void put_real(struct json_out *o, const char *key, double value)
-{
-    json_out_key(o, key);
-    json_out_real(o, value);
-}
-
 static void put_rates(const struct job_view *v, struct json_out *o, int replica)
 {
-    put_real(o, "generated_tokens_per_s", sample_rate(&v->before, &v->now, GENERATED, replica));
-    put_real(o, "prompt_tokens_per_s", sample_rate(&v->before, &v->now, PROMPT, replica));
+    json_out_key_real(o, "generated_tokens_per_s", sample_rate(&v->before, &v->now, GENERATED, replica));
+    json_out_key_real(o, "prompt_tokens_per_s", sample_rate(&v->before, &v->now, PROMPT, replica));
 }
 
 static void put_replicas(const struct job_view *v, struct json_out *o)
@@ -124,10 +112,9 @@ static void put_replicas(const struct job_view *v, struct json_out *o)
     for (size_t i = 0; i < json_len(replicas); i++) {
         i64 replica = json_int(json_get(json_item(replicas, i), "replica"), -1);
         json_out_object(o);
-        json_out_key(o, "replica");
-        json_out_int(o, replica);
+        json_out_key_int(o, "replica", replica);
         put_rates(v, o, (int)replica);
-        put_real(o, "kv_cache_usage", sample_metric(&v->now, KV_USAGE, (int)replica));
+        json_out_key_real(o, "kv_cache_usage", sample_metric(&v->now, KV_USAGE, (int)replica));
         json_out_end_object(o);
     }
     json_out_end_array(o);
@@ -146,14 +133,11 @@ void picture_json(const struct job_view *v, struct json_out *o)
         {"slurm_state", v->slurm}, {"folder", v->file->folder},
     };
     json_out_object(o);
-    for (size_t i = 0; i < COUNT_OF(texts); i++) put_text(o, texts[i].key, texts[i].value);
-    json_out_key(o, "ready");
-    json_out_bool(o, v->ready);
-    json_out_key(o, "health");
-    json_out_int(o, v->now.status);
+    for (size_t i = 0; i < COUNT_OF(texts); i++) json_out_key_str(o, texts[i].key, texts[i].value);
+    json_out_key_bool(o, "ready", v->ready);
+    json_out_key_int(o, "health", v->now.status);
     if (v->now.topology) {
-        json_out_key(o, "queue_length");
-        json_out_int(o, (i64)sample_metric(&v->now, QUEUE, METRIC_SUM));
+        json_out_key_int(o, "queue_length", (i64)sample_metric(&v->now, QUEUE, METRIC_SUM));
         put_rates(v, o, METRIC_SUM);
         put_replicas(v, o);
         json_out_key(o, "topology");

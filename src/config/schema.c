@@ -6,22 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static void member(struct json_out *o, const char *key, const char *text)
-{
-    json_out_key(o, key);
-    json_out_str(o, text);
-}
-
-static void member_int(struct json_out *o, const char *key, i64 v)
-{
-    json_out_key(o, key);
-    json_out_int(o, v);
-}
-
 static void constant(struct json_out *o, const char *word)
 {
     json_out_object(o);
-    member(o, "const", word);
+    json_out_key_str(o, "const", word);
     json_out_end_object(o);
 }
 
@@ -36,7 +24,7 @@ static void add_bounds(struct json_out *o, const struct option *x)
 {
     bool seconds = x->kind == OPTION_SECONDS || x->kind == OPTION_SHARE;
     json_out_object(o);
-    member(o, "type", seconds ? "number" : "integer");
+    json_out_key_str(o, "type", seconds ? "number" : "integer");
     json_out_key(o, "minimum");
     seconds ? json_out_real(o, (double)x->low / 1000) : json_out_int(o, x->low);
     if (x->high < INT64_MAX) {
@@ -53,29 +41,32 @@ static void add_number(struct json_out *o, const struct option *x)
     add_bounds(o, x);
     if (x->kind == OPTION_SIZE) {
         json_out_object(o);
-        member(o, "type", "string");
-        member(o, "pattern", "^[0-9]+[kmgtKMGT]?$");
+        json_out_key_str(o, "type", "string");
+        json_out_key_str(o, "pattern", "^[0-9]+[kmgtKMGT]?$");
         json_out_end_object(o);
     }
     if (x->word) constant(o, x->word);
     json_out_end_array(o);
 }
 
+static void any_string(struct json_out *o)
+{
+    json_out_object(o);
+    json_out_key_str(o, "type", "string");
+    json_out_end_object(o);
+}
+
 static void add_names(struct json_out *o)
 {
     json_out_key(o, "anyOf");
     json_out_array(o);
+    any_string(o);
     json_out_object(o);
-    member(o, "type", "string");
-    json_out_end_object(o);
-    json_out_object(o);
-    member(o, "type", "array");
+    json_out_key_str(o, "type", "array");
     json_out_key(o, "items");
-    json_out_object(o);
-    member(o, "type", "string");
-    json_out_end_object(o);
-    member_int(o, "minItems", 1);
-    member_int(o, "maxItems", CONFIG_MAX_NAMES);
+    any_string(o);
+    json_out_key_int(o, "minItems", 1);
+    json_out_key_int(o, "maxItems", CONFIG_MAX_NAMES);
     json_out_end_object(o);
     json_out_end_array(o);
 }
@@ -86,20 +77,16 @@ static void add_modules(struct json_out *o)
     json_out_key(o, "anyOf");
     json_out_array(o);
     json_out_object(o);
-    member(o, "type", "object");
+    json_out_key_str(o, "type", "object");
     json_out_key(o, "additionalProperties");
-    json_out_object(o);
-    member(o, "type", "string");
-    json_out_end_object(o);
+    any_string(o);
     json_out_end_object(o);
     json_out_object(o);
-    member(o, "type", "array");
-    member_int(o, "minItems", 1);
-    member_int(o, "maxItems", CONFIG_MAX_ADAPTERS);
+    json_out_key_str(o, "type", "array");
+    json_out_key_int(o, "minItems", 1);
+    json_out_key_int(o, "maxItems", CONFIG_MAX_ADAPTERS);
     json_out_end_object(o);
-    json_out_object(o);
-    member(o, "type", "string");
-    json_out_end_object(o);
+    any_string(o);
     json_out_end_array(o);
 }
 
@@ -107,8 +94,8 @@ static void add_type(struct json_out *o, const struct option *x)
 {
     switch (x->kind) {
     case OPTION_TEXT:
-        member(o, "type", "string");
-        member_int(o, "minLength", 1);
+        json_out_key_str(o, "type", "string");
+        json_out_key_int(o, "minLength", 1);
         break;
     case OPTION_CHOICE:
     case OPTION_SWITCH:
@@ -118,14 +105,14 @@ static void add_type(struct json_out *o, const struct option *x)
         add_words(o, x->same);
         json_out_end_array(o);
         break;
-    case OPTION_FLAG: member(o, "type", "boolean"); break;
+    case OPTION_FLAG: json_out_key_str(o, "type", "boolean"); break;
     case OPTION_INT:
     case OPTION_SIZE:
     case OPTION_SECONDS:
     case OPTION_SHARE: add_number(o, x); break;
     case OPTION_NAMES: add_names(o); break;
     case OPTION_MODULES: add_modules(o); break;
-    case OPTION_KEY: member(o, "const", "none"); break;
+    case OPTION_KEY: json_out_key_str(o, "const", "none"); break;
     }
 }
 
@@ -138,14 +125,14 @@ static void add_definition(struct json_out *o, const struct option *x)
              x->standard[0] ? "." : "");
     json_out_key(o, x->name);
     json_out_object(o);
-    member(o, "description", text);
+    json_out_key_str(o, "description", text);
     json_out_key(o, "anyOf");
     json_out_array(o);
     json_out_object(o);
     add_type(o, x);
     json_out_end_object(o);
     json_out_object(o);
-    member(o, "type", "null");
+    json_out_key_str(o, "type", "null");
     json_out_end_object(o);
     json_out_end_array(o);
     json_out_end_object(o);
@@ -158,7 +145,7 @@ static void reference(struct json_out *o, const char *key, const char *definitio
     snprintf(text, sizeof(text), "#/$defs/%s", definition);
     json_out_key(o, key);
     json_out_object(o);
-    member(o, "$ref", text);
+    json_out_key_str(o, "$ref", text);
     json_out_end_object(o);
 }
 
@@ -206,9 +193,8 @@ static void add_patterns(struct json_out *o, const struct section *in)
         json_out_key(o, pattern(f->name, strlen(f->name), text, sizeof(text)));
         json_out_object(o);
         snprintf(text, sizeof(text), "Ignored: %s.", f->says);
-        member(o, "description", text);
-        json_out_key(o, "deprecated");
-        json_out_bool(o, true);
+        json_out_key_str(o, "description", text);
+        json_out_key_bool(o, "deprecated", true);
         if (f->fine) {
             json_out_key(o, "enum");
             json_out_array(o);
@@ -226,10 +212,10 @@ static void add_section(struct json_out *o, const struct section *s)
 {
     json_out_key(o, s->name);
     json_out_object(o);
-    member(o, "description", s->help);
+    json_out_key_str(o, "description", s->help);
     if (s->list) {
-        member(o, "type", "array");
-        member_int(o, "minItems", 1);
+        json_out_key_str(o, "type", "array");
+        json_out_key_int(o, "minItems", 1);
         json_out_key(o, "items");
         json_out_object(o);
     }
@@ -241,7 +227,7 @@ static void add_section(struct json_out *o, const struct section *s)
 static void add_map(struct json_out *o, const struct section *in)
 {
     char name[96];
-    member(o, "type", "object");
+    json_out_key_str(o, "type", "object");
     json_out_key(o, "properties");
     json_out_object(o);
     for (size_t i = 0; i < option_count; i++)
@@ -257,8 +243,7 @@ static void add_map(struct json_out *o, const struct section *in)
     json_out_object(o);
     add_patterns(o, in);
     json_out_end_object(o);
-    json_out_key(o, "additionalProperties");
-    json_out_bool(o, false);
+    json_out_key_bool(o, "additionalProperties", false);
 }
 
 /* ---- the whole ----------------------------------------------------------------------------------------------------*/
@@ -302,9 +287,9 @@ void schema_write(struct buf *to)
     struct json_out o;
     json_out_init(&o, &compact);
     json_out_object(&o);
-    member(&o, "$schema", "https://json-schema.org/draft/2020-12/schema");
-    member(&o, "title", "A job file of mpiserve");
-    member(&o, "$comment", "Made by `make docs` from the program's option table.");
+    json_out_key_str(&o, "$schema", "https://json-schema.org/draft/2020-12/schema");
+    json_out_key_str(&o, "title", "A job file of mpiserve");
+    json_out_key_str(&o, "$comment", "Made by `make docs` from the program's option table.");
     add_map(&o, NULL);
     json_out_key(&o, "$defs");
     json_out_object(&o);

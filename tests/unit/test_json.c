@@ -259,6 +259,16 @@ static void writes(void **state)
     json_drop(parse(b.data));
     buf_clear(&b);
     json_out_init(&o, &b);
+    json_out_object(&o);
+    json_out_key_str(&o, "s", "t");
+    json_out_key_str(&o, "none", NULL);
+    json_out_key_int(&o, "i", -7);
+    json_out_key_real(&o, "r", 0.5);
+    json_out_key_bool(&o, "b", false);
+    json_out_end_object(&o);
+    assert_string_equal(b.data, "{\"s\":\"t\",\"none\":null,\"i\":-7,\"r\":0.5,\"b\":false}");
+    buf_clear(&b);
+    json_out_init(&o, &b);
     for (int i = 0; i < 63; i++) json_out_array(&o);
     for (int i = 0; i < 63; i++) json_out_end_array(&o);
     json_drop(parse(b.data));
