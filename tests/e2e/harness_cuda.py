@@ -8,14 +8,6 @@ SEEDED = {"prompt": "Once upon a time", "max_tokens": 60, "seed": 7, "temperatur
           "presence_penalty": 0.5, "ignore_eos": True, "logprobs": 3}
 
 
-def ask(job, chat):
-    """The reference's greedy tokens."""
-    body = {"messages": chat["messages"], "temperature": 0, "max_completion_tokens": len(chat["ids"]) + 8, "return_token_ids": True}
-    answer = job.post("/v1/chat/completions", body)
-    equal(answer.status, 200, f"{answer}")
-    equal(answer.json["choices"][0]["token_ids"], chat["ids"], chat["messages"][-1]["content"][:60])
-
-
 def draws_of_a_cpu(program):
     def completion(*options, program):
         with Job(*options, program=program, ranks=1) as job:
@@ -38,16 +30,9 @@ def other_numbers(program):
 
 
 def killed_in_a_stream(program, after):
-    """Text and log of a job whose engine is killed behind so many chunks: the text of one that is not."""
+    """A job whose engine is killed behind so many letters: the text of one that is not."""
     with Job(*CUDA, program=program, ranks=1) as job:
-        wanted = job.post("/v1/completions", SEEDED).json["choices"][0]["text"]
-        old, text = job.engines()[0], ""
-        stream = job.stream("/v1/completions", SEEDED)
-        for n, event in enumerate(stream):
-            check("error" not in event, event)
-            text += event["choices"][0]["text"] if event["choices"] else ""
-            if n == after:
-                old.kill()
-        check(stream.done and not old.alive(), "the stream was shorter than expected")
-        equal(text, wanted, f"text after a kill behind {after} chunks")
-        equal(job.post("/v1/completions", SEEDED).json["choices"][0]["text"], wanted, "with the new engine")
+        wanted, old = text_of(job.post("/v1/completions", SEEDED)), job.engines()[0]
+        equal(streamed_until(job, SEEDED, after, old.kill), (wanted, True), f"text after a kill behind {after} letters")
+        check(not old.alive(), "the stream was shorter than expected")
+        equal(text_of(job.post("/v1/completions", SEEDED)), wanted, "with the new engine")

@@ -15,7 +15,7 @@ def gpu(n):
 
 def a_gpu_for_each_engine():
     with Job(*CUDA, program=SIM, env={"CUDASIM_DEVICES": "3"}) as job:
-        together(len(CHATS), lambda i: ask(job, CHATS[i]))
+        together(len(CHATS), lambda i: ask_chat(job, CHATS[i]))
         log = job.log()
         check(f"f32 on cuda, {gpu(0)}" in log and f"f32 on cuda, {gpu(1)}" in log and gpu(2) not in log, log)
 
@@ -26,7 +26,7 @@ def numbers_and_draws():
 
 
 def an_engine_that_is_killed():
-    killed_in_a_stream(SIM, 20)
+    killed_in_a_stream(SIM, 80)
 
 
 def an_error_of_cuda_ends_the_engine_and_no_answer():

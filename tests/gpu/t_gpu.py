@@ -18,7 +18,7 @@ def free_bytes():
 
 def answers_are_the_references():
     with Job(*CUDA, program=PROGRAM, ranks=len(GPUS[:2])) as job:
-        together(len(CHATS), lambda i: ask(job, CHATS[i]))
+        together(len(CHATS), lambda i: ask_chat(job, CHATS[i]))
         check(f"f32 on cuda, {GPUS[0]['uuid']}" in job.log(), job.log())
 
 
@@ -28,7 +28,7 @@ def numbers_and_draws():
 
 
 def an_engine_that_is_killed():
-    for after in (0, 20, 50):
+    for after in (0, 80, 160):  # of 238 letters
         killed_in_a_stream(PROGRAM, after)
 
 
