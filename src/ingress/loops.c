@@ -112,7 +112,8 @@ static void rest(struct http_loop *l)
     struct epoll_event events[2];
     MHD_UNSIGNED_LONG_LONG ms = LONG_SLEEP_MS;
     bool ready = MHD_get_timeout(l->daemon, &ms) == MHD_YES && ms == 0;
-    if (ready && l->vain++ < TURNS) return;
+    l->vain = ready ? l->vain + 1 : 0;
+    if (ready && l->vain <= TURNS) return;
     if (ready)
         ms = NAP_MS; /* for example a line of a chunked body that is longer than the library's memory */
     if (!queue_prepare_sleep(l->errands)) return;
