@@ -141,7 +141,14 @@ struct quant_config { /* how the folder has its weights */
     enum quant_method method;
     u32 block; /* fp8: a scale for each block x block weights; awq, gptq: for so many inputs, 0: all of them */
     bool v2;   /* gptq: zeros as they are, not one less */
+    u32 bits;  /* awq, gptq: of a code, 4 or 8 */
+    bool scattered; /* gptq with desc_act: g_idx has the group of each input, in any order */
 };
+/* Codes that products do not take: weights become numbers when they are loaded, or other codes. */
+static inline bool quant_becomes_numbers(const struct quant_config *q)
+{
+    return q->scattered || q->bits > 4;
+}
 
 /* How a model is to be loaded: what the folder does not say. All 0 unless the caller sets it. */
 struct model_load {

@@ -62,12 +62,14 @@ static size_t slot_bytes(const struct builder *b, const struct slot *s)
                                                : (size_t)s->n_out * s->n_in * dtype_bytes(s->dtype);
 }
 
-/* Codes stay codes where all parts have the same kind of them, and groups that fall together. */
-static bool keeps_codes(const struct slot *s)
+/* Codes stay codes where all parts have the same kind of them, and groups that lie and fall together. */
+bool slot_keeps_codes(const struct slot *s)
 {
     const struct slot_part *p = s->part;
     for (u32 i = 0; i < s->n_parts; i++)
-        if (p[i].form != p->form || p[i].block != p->block || p[i].cols.first != p->cols.first) return false;
+        if (p[i].form != p->form || p[i].block != p->block || p[i].cols.first != p->cols.first ||
+            p[i].scattered || p[i].bits > 4)
+            return false;
     return p->form && p->block % 2 == 0 && p->cols.first % 2 == 0;
 }
 
@@ -85,7 +87,7 @@ static void choose_dtype(const struct builder *b, struct slot *s)
     enum { I8_GROUP = 128, I4_GROUP = 32 };
     s->dtype = b->place && s->kind != SLOT_VECTOR ? b->place->dtype : plain_dtype(s);
     if (s->kind != SLOT_PANELS || b->place) return;
-    if (keeps_codes(s)) {
+    if (slot_keeps_codes(s)) {
         s->dtype = stored_codes_dtype(s->part[0].form);
         s->group = s->part[0].block;
         s->lead = s->group - s->part[0].cols.first % s->group;
@@ -264,8 +266,6 @@ static bool idle(const struct model_config *c, const char *name)
     if (c->arch->encoder) return layout_encoder_idle(c, name);
     if (ends_with(name, ".rotary_emb.inv_freq")) return true; /* older files store what is computed */
     if (c->tied && !strcmp(name, "lm_head.weight")) return true;
-    if (c->quant.method == QUANT_GPTQ && ends_with(name, ".g_idx"))
-        return true; /* k / group_size, without desc_act */
     return c->arch->mla && sscanf(name, "model.layers.%u.", &layer) == 1 &&
            layer >= c->layers; /* layers that predict further tokens */
 }
@@ -274,13 +274,14 @@ u32 layout_unused(const struct layout *l, const struct model_config *c, const st
                   const char **first)
 {
     u32 n = 0, unused = 0;
-    const struct tensor **used = mem_alloc((3 * l->n * SLOT_PARTS + 1) * sizeof(const struct tensor *));
+    const struct tensor **used = mem_alloc((4 * l->n * SLOT_PARTS + 1) * sizeof(const struct tensor *));
     for (u32 i = 0; i < l->n; i++)
         for (u32 j = 0; j < l->slots[i].n_parts; j++) {
             const struct slot_part *p = &l->slots[i].part[j];
             used[n++] = p->tensor;
             if (p->scale) used[n++] = p->scale;
             if (p->zero) used[n++] = p->zero;
+            if (p->index) used[n++] = p->index;
         }
     qsort(used, n, sizeof *used, by_address);
     for (size_t i = 0; i < model_tensor_count(f); i++) {

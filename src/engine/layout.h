@@ -35,6 +35,9 @@ struct slot_part {
     u32 phase;   /* the first of them */
     enum stored_form form;
     const struct tensor *scale, *zero; /* of quantised forms */
+    const struct tensor *index;        /* gptq: the group of each input; NULL: in order */
+    bool scattered;                    /* they are in any order; else index says what is known */
+    u32 bits;                          /* awq, gptq: of a code */
     u32 block;                         /* inputs with one scale; fp8: outputs, too */
 };
 static const size_t TARGET_NONE = SIZE_MAX; /* found by its distance from another */
@@ -63,6 +66,8 @@ struct layout {
 };
 /* The weight that a slot of panels becomes, without its data. */
 struct packed slot_packed(const struct slot *s);
+/* Whether the image has the codes of the files. */
+bool slot_keeps_codes(const struct slot *s);
 /* Checks that every tensor is there with the right shape and a dtype that is offered. */
 int layout_build(struct layout *l, const struct model_config *c, const struct shard *part,
                  const struct model_files *f, const struct weights_place *place, struct error *err);

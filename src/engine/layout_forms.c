@@ -55,7 +55,14 @@ int layout_stack(const struct builder *b, struct slot *s, const char *name, stru
     return 0;
 }
 
-/* ---- awq and gptq: NAME.qweight, qzeros and scales; eight codes of four bits a word */
+static bool has(const struct builder *b, const char *name, const char *suffix)
+{
+    char full[LAYOUT_NAME + 32];
+    snprintf(full, sizeof full, "%s%s", name, suffix);
+    return layout_tensor(b, full) != NULL;
+}
+
+/* ---- awq and gptq: NAME.qweight, qzeros and scales, gptq: g_idx; eight codes of four bits a word, or four of eight */
 static int eights(const struct builder *b, const char *name, struct slice s)
 {
     if (s.first % 8 == 0 && s.n % 8 == 0 && s.of % 8 == 0) return 0;
@@ -66,23 +73,24 @@ static int eights(const struct builder *b, const char *name, struct slice s)
 
 static int words(const struct builder *b, struct slot *s, const char *name, struct slot_part p)
 {
-    bool awq = b->c->quant.method == QUANT_AWQ;
-    u32 out = p.rows.of, in = p.cols.of, block = b->c->quant.block ? b->c->quant.block : in;
+    const struct quant_config *q = &b->c->quant;
+    bool awq = q->method == QUANT_AWQ;
+    u32 out = p.rows.of, in = p.cols.of, block = q->block ? q->block : in, each = 32 / q->bits;
     if (eights(b, name, p.rows) || eights(b, name, p.cols)) return b->err->code;
-    p.form = awq ? STORED_AWQ : b->c->quant.v2 ? STORED_GPTQ_V2 : STORED_GPTQ;
+    p.form = awq ? STORED_AWQ : q->v2 ? STORED_GPTQ_V2 : STORED_GPTQ;
     p.block = block;
+    p.bits = q->bits;
+    p.scattered = q->scattered;
     p.tensor = beside(b, name, ".qweight",
-                      awq ? (struct shape){0, in, out / 8} : (struct shape){0, in / 8, out}, "I32");
-    if (p.tensor) p.zero = beside(b, name, ".qzeros", (struct shape){0, blocks(in, block), out / 8}, "I32");
+                      awq ? (struct shape){0, in, out / each} : (struct shape){0, in / each, out}, "I32");
+    if (!awq && (p.scattered || has(b, name, ".g_idx"))) {
+        p.index = beside(b, name, ".g_idx", (struct shape){0, in, 0}, "I32");
+        if (!p.index) return b->err->code;
+    }
+    if (p.tensor)
+        p.zero = beside(b, name, ".qzeros", (struct shape){0, blocks(in, block), out / each}, "I32");
     if (p.zero) p.scale = beside(b, name, ".scales", (struct shape){0, blocks(in, block), out}, NULL);
     return p.scale ? layout_stack(b, s, name, p) : b->err->code;
-}
-
-static bool has(const struct builder *b, const char *name, const char *suffix)
-{
-    char full[LAYOUT_NAME + 32];
-    snprintf(full, sizeof full, "%s%s", name, suffix);
-    return layout_tensor(b, full) != NULL;
 }
 
 static bool in_words(const struct builder *b, const char *name)

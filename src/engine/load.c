@@ -126,7 +126,7 @@ int load_formats(struct model_config *c, const char *quantization, const char *l
     int kv = find_word(KV, COUNT_OF(KV), kv_dtype, "--kv-cache-dtype", &c->load.kv, err);
     c->load.kv_set = kv > 0;
     if (weights < 0 || kv < 0) return ERR_INPUT;
-    if (weights && c->quant.method && !c->load.dummy)
+    if (weights && c->quant.method && !quant_becomes_numbers(&c->quant) && !c->load.dummy)
         return error_set(
             err, ERR_UNSUPPORTED, "--quantization",
             "%s: the weights of %s are quantised already, and stay as they are stored; leave it out",

@@ -27,13 +27,15 @@ static u32 step_of(const struct slot_part *p)
 u64 stored_bytes(const struct slot_part *p, u32 n)
 {
     u64 numbers = (u64)n * p->cols.n;
+    if (p->bits) return numbers * p->bits / 8;
     return p->form > STORED_FP8 ? numbers / 2 : numbers * dtype_bytes(p->tensor->dtype);
 }
 
 u32 stored_most(const struct slot_part *p)
 {
     u64 number = p->form ? sizeof(float) : dtype_bytes(p->tensor->dtype) * step_of(p);
-    u64 most = (p->form || p->across ? STORED_BYTES : STORED_PIECE) / (p->cols.n * number);
+    u64 wide = p->scattered ? MAX_OF(p->cols.n, stored_groups(p).n) : p->cols.n;
+    u64 most = (p->form || p->across ? STORED_BYTES : STORED_PIECE) / (wide * number);
     if (most > PANEL) most -= most % PANEL;
     return (u32)MAX_OF(MIN_OF(most, (u64)p->rows.n), 1u);
 }
@@ -115,12 +117,12 @@ static float code_value(enum dtype t, u8 code, float zero)
 static void numbers_of_codes(const struct slot_part *p, u32 n, struct stored_room *room)
 {
     enum dtype t = stored_codes_dtype(p->form);
-    u32 lead = p->block - p->cols.first % p->block;
-    u32 groups = p->cols.n <= lead ? 1 : 1 + (p->cols.n - lead + p->block - 1) / p->block;
+    const u32 *index = p->scattered ? room->raw : NULL;
+    u32 lead = p->block - p->cols.first % p->block, groups = stored_groups(p).n;
     float *to = room->numbers;
     for (size_t r = 0; r < n; r++)
         for (u32 k = 0; k < p->cols.n; k++) {
-            size_t g = r * groups + (k < lead ? 0 : 1 + (k - lead) / p->block);
+            size_t g = r * groups + (index ? index[k] : k < lead ? 0 : 1 + (k - lead) / p->block);
             *to++ = code_value(t, room->codes[r * p->cols.n + k], t == DTYPE_I4 ? room->zeros[g] : 0) *
                     room->scales[g];
         }

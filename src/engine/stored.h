@@ -12,7 +12,8 @@ struct stored_room {     /* of a thread */
     void *raw, *numbers; /* [STORED_BYTES] each */
     u8 *codes;           /* [n, cols.n] */
     float *scales,
-        *zeros; /* [n, groups]: groups of p->block inputs, the first one cut by cols.first; zeros: I4 only */
+        *zeros; /* [n, groups]: groups of p->block inputs, the first one cut by cols.first; if scattered: all there are.
+                   zeros: I4 only */
 };
 int stored_room_init(struct stored_room *r, struct error *err);
 void stored_room_release(struct stored_room *r);
@@ -26,12 +27,16 @@ void stored_ahead(const struct model_files *f, const struct slot_part *p, u32 ro
 u64 stored_bytes(const struct slot_part *p, u32 n);
 /* What the codes of a form are: DTYPE_F8, DTYPE_I4, DTYPE_F4. */
 enum dtype stored_codes_dtype(enum stored_form form);
-/* Rows [row, row + n) of a quantised part, n <= stored_most: codes, scales, zeros in the room. ERR_INPUT for codes that are no number. */
+/* Rows [row, row + n) of a quantised part, n <= stored_most: codes, scales, zeros in the room; if scattered, raw has the group of each
+ * input [cols.n], u32. ERR_INPUT for codes that are no number and groups that there are not. */
 int stored_codes(const struct model_files *f, const struct slot_part *p, u32 row, u32 n,
                  struct stored_room *room, struct error *err);
 /* Rows of any part: *numbers [n, cols.n] of *dtype (F32, BF16 or F16), in the room. */
 int stored_read(const struct model_files *f, const struct slot_part *p, u32 row, u32 n,
                 struct stored_room *room, const void **numbers, enum dtype *dtype, struct error *err);
+
+/* The groups of inputs that a part has scales of, in the file's numbers. */
+struct slice stored_groups(const struct slot_part *p);
 
 /* Inside: rows as they lie, or turned, elements of any type. */
 int stored_raw(const struct model_files *f, const struct slot_part *p, u32 row, u32 n,

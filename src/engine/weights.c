@@ -197,10 +197,11 @@ static int fill_codes(struct filler *x, struct reader *own, const struct range *
     const struct packed w = slot_packed(s);
     const void *numbers;
     enum dtype dtype;
-    int rc = p->form ? stored_codes(x->files, p, r->row, r->n, room, &own->err)
-                     : stored_read(x->files, p, r->row, r->n, room, &numbers, &dtype, &own->err);
+    bool kept = slot_keeps_codes(s);
+    int rc = kept ? stored_codes(x->files, p, r->row, r->n, room, &own->err)
+                  : stored_read(x->files, p, r->row, r->n, room, &numbers, &dtype, &own->err);
     if (rc) return rc;
-    if (!p->form) quantise_rows(&w, r->n, numbers, dtype, room->codes, room->scales, room->zeros);
+    if (!kept) quantise_rows(&w, r->n, numbers, dtype, room->codes, room->scales, room->zeros);
     pack_codes(x->image + s->offset, &w, r->row0 + r->row, r->n, room->codes, room->scales,
                s->dtype == DTYPE_I4 ? room->zeros : NULL);
     return 0;

@@ -32,8 +32,8 @@ static void add_config(struct buf *b, const struct model_config *c)
     add_rope(b, &c->rope);
     if (c->arch->two_ropes) add_rope(b, &c->rope_local);
     add_experts(b, c);
-    buf_printf(b, "quant %d %u %d %d %d\nwindow", (int)c->quant.method, c->quant.block, c->quant.v2,
-               (int)c->load.weights, c->load.dummy);
+    buf_printf(b, "quant %d %u %d %u %d %d %d\nwindow", (int)c->quant.method, c->quant.block, c->quant.v2,
+               c->quant.bits, c->quant.scattered, (int)c->load.weights, c->load.dummy);
     for (u32 i = 0; i < c->layers; i++) buf_printf(b, " %u%s", c->window[i], c->sparse[i] ? "s" : "");
     buf_printf(b, "\npooling %d %d%d%d%d %s", (int)c->pooling.kind, c->pooling.normalize,
                c->pooling.lowercase, c->pooling.scores, c->pooling.sigmoid, c->pooling.prompt);

@@ -81,10 +81,10 @@ static void read_awq(struct fields *d, struct quant_config *q)
     need_int(d, "bits", 4);
     need_bool(d, "zero_point", true);
     need_word(d, "version", "gemm");
+    q->bits = 4;
     read_groups(d, q);
 }
 
-/* With desc_act the groups are scattered over the inputs. */
 static void read_gptq(struct fields *d, struct quant_config *q)
 {
     char name[SHOWN_LEN];
@@ -96,8 +96,12 @@ static void read_gptq(struct fields *d, struct quant_config *q)
             "pad_token_id use_cuda_fp16 use_exllama disable_exllama model_name_or_path model_file_base_name "
             "meta pack_dtype is_marlin_format damp_auto_increment backend "))
         return;
-    need_int(d, "bits", 4);
-    need_bool(d, "desc_act", false);
+    i64 bits = fields_need_int(d, "bits", 1, 32);
+    if (bits != 4 && bits != 8)
+        fields_fail(d, ERR_UNSUPPORTED,
+                    "\"bits\" %lld in \"quantization_config\" is not offered; offered: 4, 8",
+                    (long long)bits);
+    q->bits = (u32)bits;
     need_bool(d, "lm_head", false);
     need_bool(d, "is_marlin_format", false);
     const char *format = fields_text(d, "checkpoint_format", "gptq");
@@ -108,6 +112,7 @@ static void read_gptq(struct fields *d, struct quant_config *q)
             "\"checkpoint_format\" %s in \"quantization_config\" is not offered; offered: gptq, gptq_v2",
             shown(format, name));
     read_groups(d, q);
+    q->scattered = fields_bool(d, "desc_act", false) && q->block; /* one group has no order */
 }
 
 static void read_mxfp4(struct fields *d, struct quant_config *q)

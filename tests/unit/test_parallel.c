@@ -39,6 +39,8 @@ static const char *const folders[] = {"llama_tied_llama3",
                                       "qwen3_awq",
                                       "llama_gptq",
                                       "llama_gptq_v2",
+                                      "llama_gptq_act",
+                                      "llama_gptq_act8",
                                       "deepseek_v3_fp8block",
                                       "gpt_oss_mxfp4"};
 

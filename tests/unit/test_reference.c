@@ -35,6 +35,8 @@ static const char *const folders[] = {"llama_tied_llama3",
                                       "qwen3_awq",
                                       "llama_gptq",
                                       "llama_gptq_v2",
+                                      "llama_gptq_act",
+                                      "llama_gptq_act8",
                                       "deepseek_v3_fp8block",
                                       "gpt_oss_mxfp4"};
 static double worst_logit, worst_logprob; /* of the folder in work */
@@ -263,6 +265,7 @@ static void test_formats(void **state)
 int main(int argc, char **argv)
 {
     static const char *const of_formats[][2] = {{"formats of llama", "llama_untied_sharded"},
+                                                {"formats of scattered groups", "llama_gptq_act"},
                                                 {"formats of gemma", "gemma3_text"},
                                                 {"formats of qwen moe", "qwen2_moe"},
                                                 {"formats of deepseek", "deepseek_v2"}};

@@ -489,6 +489,105 @@ static void test_fill_fails(void **state)
     model_close(f);
 }
 
+/* ---- gptq: the group of each input */
+static void copy_file(const char *from, const char *name)
+{
+    char path[PATH_LEN + 32];
+    struct buf data = {0};
+    struct error e;
+    snprintf(path, sizeof path, "%s/%s", from, name);
+    assert_int_equal(file_read(path, 1 << 24, &data, &e), 0);
+    put(name, data.data, data.len);
+    buf_release(&data);
+}
+
+/* Fills all of the weights, or those of the second of two engines. */
+static int fill_folder(u32 tp, struct error *e)
+{
+    struct model_config c;
+    struct shard part;
+    size_t bytes;
+    assert_int_equal(model_read_config(folder, &c, e), 0);
+    assert_int_equal(shard_of(&part, &c, tp, 1, tp - 1, 0, e), 0);
+    struct model_files *f = model_open(folder, e);
+    if (!f) fail_msg("%s", e->message);
+    int rc = weights_plan(&c, &part, f, NULL, &bytes, e);
+    if (rc == 0) {
+        void *image = aligned_alloc(64, bytes);
+        rc = weights_fill(&c, &part, f, NULL, image, bytes, NULL, e);
+        free(image);
+    }
+    model_close(f);
+    return rc;
+}
+
+/* The group of an input of layer 1's down_proj, [128] in groups of 16, is written over. */
+static void put_group(u32 input, i32 group)
+{
+    static const char name[] = "model.layers.1.mlp.down_proj.g_idx";
+    char path[PATH_LEN];
+    struct error e;
+    struct model_files *f = model_open(folder, &e);
+    if (!f) fail_msg("%s", e.message);
+    const struct tensor *t = model_tensor(f, name);
+    assert_true(t && t->dims[0] == 128);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    int fd = open(path, O_WRONLY);
+    assert_int_equal(pwrite(fd, &group, sizeof group, (off_t)(t->offset + input * sizeof group)),
+                     sizeof group);
+    close(fd);
+    model_close(f);
+}
+
+static void test_groups(void **state)
+{
+    static const struct {
+        const char *from;
+        u32 input;
+        i32 group;
+        const char *words; /* NULL: taken */
+    } cases[] = {
+        {"llama_gptq_act", 70, 7, NULL},
+        {"llama_gptq_act", 70, 8, "model.layers.1.mlp.down_proj.g_idx: input 70 is in group 8; there are 8"},
+        {"llama_gptq_act", 127, -1, "input 127 is in group -1; there are 8"},
+        {"llama_gptq", 70, 4, NULL},
+        {"llama_gptq", 70, 5, "input 70 is in group 5, not 4 as \"desc_act\" false in config.json says"},
+        {"llama_gptq", 70, INT32_MIN, "input 70 is in group -2147483648; there are 8"},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(cases); i++)
+        for (u32 tp = 1; tp <= 2; tp++) {
+            struct error e = {0};
+            folder_empty();
+            copy_file(data_dir(cases[i].from), "config.json");
+            copy_file(data_dir(cases[i].from), "model.safetensors");
+            put_group(cases[i].input, cases[i].group);
+            int rc = fill_folder(tp, &e);
+            if (rc == 0 && cases[i].words) fail_msg("taken: %s", cases[i].words);
+            assert_int_equal(rc, cases[i].words ? ERR_INPUT : 0);
+            if (rc) expect_error(&e, cases[i].words);
+        }
+}
+
+static void test_groups_missing(void **state)
+{
+    struct error e = {0};
+    char path[PATH_LEN + 32];
+    struct buf text = {0};
+    (void)state;
+    folder_empty();
+    copy_file(data_dir("llama_gptq_act"), "config.json");
+    snprintf(path, sizeof path, "%s/model.safetensors", data_dir("llama_gptq_act"));
+    assert_int_equal(file_read(path, 1 << 24, &text, &e), 0);
+    char *name = memmem(text.data, text.len, "k_proj.g_idx", 12);
+    assert_non_null(name);
+    name[0] = 'x';
+    put("model.safetensors", text.data, text.len);
+    buf_release(&text);
+    assert_int_equal(fill_folder(1, &e), ERR_INPUT);
+    expect_error(&e, "self_attn.k_proj.g_idx is missing");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -500,6 +599,8 @@ int main(void)
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_unused),
         cmocka_unit_test(test_fill_fails),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_groups_missing),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("weights", tests, folder_make, folder_drop);

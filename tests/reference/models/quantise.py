@@ -68,11 +68,12 @@ def value(code, zero, scale, g):
     return (code - np.repeat(zero, g, 1)) * np.repeat(scale, g, 1)
 
 
-def words(x, order):
-    """[rows, n] codes -> [rows, n / 8] words; output 8 c + j lies in nibble order[j]"""
-    out = np.zeros((x.shape[0], x.shape[1] // 8), np.uint32)
-    for j in range(8):
-        out |= (x[:, j::8].astype(np.uint32) & 15) << np.uint32(4 * order[j])
+def words(x, order, bits=4):
+    """[rows, n] codes -> [rows, n / each] words, each = 32 / bits; code each c + j is number order[j] of a word, from below"""
+    each = 32 // bits
+    out = np.zeros((x.shape[0], x.shape[1] // each), np.uint32)
+    for j in range(each):
+        out |= (x[:, j::each].astype(np.uint32) & 2 ** bits - 1) << np.uint32(bits * order[j])
     return out.view(np.int32).astype("<i4")
 
 
@@ -94,6 +95,33 @@ def gptq(name, w, g=16, less=1):
 def gptq_v2(name, w):
     """One group, and zeros as they are."""
     return gptq(name, w, w.shape[1], 0)
+
+
+def gptq_act(name, w, g=16, bits=4, less=1):
+    """desc_act: group i has the inputs order[g i : g (i + 1)], of any columns"""
+    order = np.random.default_rng(list(name.encode())).permutation(w.shape[1])
+    index = np.empty(w.shape[1], np.int64)
+    index[order] = np.arange(w.shape[1]) // g
+    groups = w.shape[1] // g
+    code, back, top = np.zeros(w.shape, np.int64), np.zeros(w.shape), 2 ** bits - 1
+    zeros, scales = np.zeros((w.shape[0], groups), np.int64), np.zeros((w.shape[0], groups))
+    for i in range(groups):
+        x = w[:, index == i]
+        lo, hi = np.minimum(x.min(1), 0), np.maximum(x.max(1), 0)
+        scales[:, i] = ((hi - lo) / top).astype(np.float16)
+        zeros[:, i] = np.clip(np.rint(-lo / scales[:, i]), 1, top)
+        q = np.clip(np.rint(x / scales[:, i, None]) + zeros[:, i, None], 0, top)
+        code[:, index == i] = q
+        back[:, index == i] = (q - zeros[:, i, None]) * scales[:, i, None]
+    plain = list(range(32 // bits))
+    return {name + ".qweight": np.ascontiguousarray(words(code, plain, bits).T),
+            name + ".qzeros": words((zeros - less).T, plain, bits), name + ".scales": scales.T.astype("<f2"),
+            name + ".g_idx": index.astype("<i4")}, back
+
+
+def gptq_act8(name, w):
+    """Eight bits, and zeros as they are."""
+    return gptq_act(name, w, 32, 8, 0)
 
 
 def fp8(name, w, block=128):
@@ -164,6 +192,12 @@ FOLDERS = {
         "static_groups": False, "true_sequential": True, "checkpoint_format": "gptq", "lm_head": False})),
     "llama_gptq_v2": ("llama_v5style", lambda w, c: (replaced(w, gptq_v2), {
         "quant_method": "gptq", "bits": 4, "group_size": -1, "desc_act": False, "sym": True, "checkpoint_format": "gptq_v2"})),
+    "llama_gptq_act": ("llama_v5style", lambda w, c: (replaced(w, gptq_act), {
+        "quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": True, "sym": False, "damp_percent": 0.01,
+        "static_groups": False, "true_sequential": True, "checkpoint_format": "gptq", "lm_head": False})),
+    "llama_gptq_act8": ("llama_v5style", lambda w, c: (replaced(w, gptq_act8), {
+        "quant_method": "gptq", "bits": 8, "group_size": 32, "desc_act": True, "sym": False, "static_groups": True,
+        "checkpoint_format": "gptq_v2"})),
     "deepseek_v3_fp8block": ("deepseek_v3", lambda w, c: (replaced(w, fp8), {
         "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]})),
     "gpt_oss_mxfp4": ("gpt_oss", make_mxfp4),
