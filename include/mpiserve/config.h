@@ -47,7 +47,7 @@ struct config {
     struct config_adapter lora_modules[CONFIG_MAX_ADAPTERS]; /* requests name them by number, from 1 */
     int n_lora_modules;
     char compute[16];              /* auto, f32, bf16, f16 */
-    char quantization[8];          /* auto, int8, int4 */
+    char quantization[8];          /* auto, int8, int4, or how the folder has them: fp8, awq, gptq, mxfp4 */
     char load_format[8];           /* auto, dummy */
     char kv_cache_dtype[8];        /* auto, f32, bf16, f16, int8 */
     char engine[8];                /* cpu, cuda, null */

@@ -144,6 +144,8 @@ struct quant_config { /* how the folder has its weights */
     u32 bits;  /* awq, gptq: of a code, 4 or 8 */
     bool scattered; /* gptq with desc_act: g_idx has the group of each input, in any order */
 };
+/* As quantization_config spells it: "fp8"; QUANT_NONE: NULL. */
+const char *quant_method_name(enum quant_method m);
 /* Codes that products do not take: weights become numbers when they are loaded, or other codes. */
 static inline bool quant_becomes_numbers(const struct quant_config *q)
 {

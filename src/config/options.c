@@ -36,11 +36,13 @@ const struct option option_table[] = {
      .standard = "auto", .same = "float32=f32 float=f32 bfloat16=bf16 float16=f16 half=f16",
      .help = "Number format of activations. auto: bf16 where weights are bf16 and the CPU multiplies bf16, "
              "else f32; on GPUs bf16. f16: on GPUs only. On GPUs it is also the format of weights."},
-    {"quantization", "-q", OPTION_CHOICE, GROUP_MODEL, 0, AT(quantization), .words = "auto int8 int4",
-     .standard = "auto", .same = "none=auto None=auto",
+    {"quantization", "-q", OPTION_CHOICE, GROUP_MODEL, 0, AT(quantization),
+     .words = "auto int8 int4 fp8 awq gptq mxfp4", .standard = "auto", .same = "none=auto None=auto",
      .help = "Weights of the layers in memory. auto: as they are stored; int8, int4: f32, f16 and bf16 ones "
              "become codes with a "
-             "scale for 128 or 32 inputs, which costs some accuracy."},
+             "scale for 128 or 32 inputs, which costs some accuracy; fp8, awq, gptq, mxfp4: the same as auto "
+             "for a folder whose "
+             "weights are stored so, refused for others."},
     {"load-format", "", OPTION_CHOICE, GROUP_MODEL, 0, AT(load_format), .words = "auto dummy",
      .standard = "auto", .same = "safetensors=auto",
      .help = "dummy: random weights of the right shapes, for benchmarks; of the folder config.json and the "

@@ -117,10 +117,27 @@ static int find_word(const struct word *words, size_t n, const char *name, const
     return error_set(err, ERR_INPUT, what, "\"%s\" is not offered", name);
 }
 
+/* How the folder stores its weights is no choice: the word for it is a confirmation, and as good as auto. */
+static int confirm(const struct model_config *c, const char **quantization, struct error *err)
+{
+    const char *stored = quant_method_name(c->quant.method), *word;
+    for (int m = QUANT_NONE + 1; *quantization && (word = quant_method_name((enum quant_method)m)); m++) {
+        if (strcmp(*quantization, word)) continue;
+        if ((int)c->quant.method != m)
+            return error_set(err, ERR_INPUT, "--quantization",
+                             "%s: config.json of %s says that its weights are %s; leave it out", word, c->dir,
+                             stored ? stored : "not quantised");
+        *quantization = NULL;
+        return 0;
+    }
+    return 0;
+}
+
 int load_formats(struct model_config *c, const char *quantization, const char *load_format,
                  const char *kv_dtype, struct error *err)
 {
     c->load = (struct model_load){.dummy = load_format && !strcmp(load_format, "dummy")};
+    if (confirm(c, &quantization, err)) return ERR_INPUT;
     int weights =
         find_word(WEIGHTS, COUNT_OF(WEIGHTS), quantization, "--quantization", &c->load.weights, err);
     int kv = find_word(KV, COUNT_OF(KV), kv_dtype, "--kv-cache-dtype", &c->load.kv, err);

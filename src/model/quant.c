@@ -130,6 +130,13 @@ static const struct method {
                {"gptq", QUANT_GPTQ, read_gptq},
                {"mxfp4", QUANT_MXFP4, read_mxfp4}};
 
+const char *quant_method_name(enum quant_method m)
+{
+    for (size_t i = 0; i < COUNT_OF(METHODS); i++)
+        if (METHODS[i].method == m) return METHODS[i].name;
+    return NULL;
+}
+
 static int unknown_method(struct fields *f, const char *method)
 {
     char name[SHOWN_LEN];

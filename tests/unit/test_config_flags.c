@@ -51,7 +51,7 @@ static const struct flag flags[] = {
     {"--gpu-memory-utilization", "0.9", ACCEPTED}, {"--kv-cache-memory-bytes", "1G", ACCEPTED}, {"--num-gpu-blocks-override", "9", REFUSED},
     {"--block-size", "16", ACCEPTED}, {"--kv-cache-dtype", "auto", ACCEPTED}, {"--kv-cache-dtype", "fp8", WRONG},
     {"--dtype", "auto", ACCEPTED}, {"--dtype", "float32", ACCEPTED}, {"--dtype", "float", ACCEPTED}, {"--dtype", "bfloat16", ACCEPTED}, {"--dtype", "fp8", WRONG},
-    {"--quantization", "awq", WRONG}, {"-q", "awq", WRONG},
+    {"--quantization", "awq", ACCEPTED}, {"-q", "squeezellm", WRONG},
     {"--seed", "0", ACCEPTED},
     {"--enforce-eager", NULL, NOTED}, {"--no-enforce-eager", NULL, NOTED}, {"--compilation-config", "3", NOTED}, {"-cc", "3", NOTED}, {"-O", "3", NOTED}, {"-O3", NULL, NOTED},
     {"--max-logprobs", "20", ACCEPTED}, {"--logprobs-mode", "raw_logprobs", NOTED}, {"--logprobs-mode", "processed_logits", REFUSED},

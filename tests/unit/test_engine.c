@@ -622,6 +622,41 @@ static void planning_parts(void **state)
     assert_non_null(strstr(err.message, "2 layers, fewer than 3 stages"));
 }
 
+/* --quantization with a word for how the folder has its weights. */
+static void planning_confirmed(void **state)
+{
+    static const struct {
+        const char *folder, *word, *message; /* NULL: as without the word */
+    } cases[] = {
+        {"llama_gptq", "gptq", NULL},
+        {"qwen3_awq", "awq", NULL},
+        {"qwen3_fp8block", "fp8", NULL},
+        {"gpt_oss_mxfp4", "mxfp4", NULL},
+        {"llama_gptq", "awq", "/llama_gptq says that its weights are gptq; leave it out"},
+        {"llama_v5style", "fp8", "/llama_v5style says that its weights are not quantised; leave it out"},
+        {"qwen3_awq", "int8", "/qwen3_awq are quantised already, and stay as they are stored; leave it out"},
+        {"qwen3_awq", "marlin", "\"marlin\" is not offered"},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        char dir[PATH_LEN];
+        struct error err;
+        struct engine_needs plain, named;
+        snprintf(dir, sizeof dir, "%s/reference/models/%s", data_dir("MPISERVE_TESTS", "tests"),
+                 cases[i].folder);
+        struct engine_ask ask = {.model = dir, .compute = "f32", .isa = "auto", .block_size = 16};
+        assert_int_equal(engine_plan(&ask, &plain, &err), 0);
+        ask.quantization = cases[i].word;
+        int rc = engine_plan(&ask, &named, &err);
+        assert_int_equal(rc < 0, cases[i].message != NULL);
+        if (rc)
+            assert_non_null(strstr(err.message, cases[i].message));
+        else
+            assert_true(named.numerics == plain.numerics && named.fingerprint == plain.fingerprint &&
+                        named.weights_bytes == plain.weights_bytes);
+    }
+}
+
 static void planning(void **state)
 {
     (void)state;
@@ -725,6 +760,7 @@ int main(void)
         cmocka_unit_test(travelling),
         cmocka_unit_test(planning_parts),
         cmocka_unit_test(planning),
+        cmocka_unit_test(planning_confirmed),
         cmocka_unit_test(faults),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
