@@ -19,7 +19,7 @@ int tail_init(struct tail *t, const char *path, struct error *err)
 
 void tail_release(struct tail *t)
 {
-    close(t->fd);
+    if (t->fd >= 0) close(t->fd);
     buf_release(&t->line);
     loading_release(&t->loading);
 }

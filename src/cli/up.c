@@ -283,6 +283,7 @@ static int run(struct up *u, const struct command_line *line)
     publish_end(&u->publish);
     if (status != 0 && u->mpirun > 0) sweep_nodes(u->dir.job);
     ranks_release(&u->ranks);
+    tail_release(&u->tail);
     jobdir_remove(&u->dir);
     return status;
 }
@@ -310,7 +311,7 @@ static int check_ground(const struct config *c, struct error *err)
 int cli_up(int argc, char **argv)
 {
     struct command_line line = split(argc, argv);
-    struct up u = {.epoll_fd = -1, .signal_fd = -1, .notify_fd = -1};
+    struct up u = {.epoll_fd = -1, .signal_fd = -1, .notify_fd = -1, .tail.fd = -1};
     struct error err;
     char text[1024];
     log_setup(LOG_INFO, "");
