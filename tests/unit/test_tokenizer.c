@@ -246,21 +246,12 @@ static void test_spans(void **state)
 }
 
 /* Processor time: what else the machine does is no matter here. */
-static double cpu_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
-}
-
-static double milliseconds_of(const struct tokenizer *t, const char *unit, size_t bytes, bool comes_back)
+static void there_and_back(const struct tokenizer *t, const char *unit, size_t bytes, bool comes_back)
 {
     struct buf text = {0};
     struct ids ids = {0};
     while (text.len < bytes) buf_text(&text, unit);
-    double start = cpu_ms();
     assert_int_equal(tokenizer_encode(t, text.data, text.len, 0, &ids, NULL), 0);
-    double ms = cpu_ms() - start;
     struct buf back = {0};
     tokenizer_decode(t, ids.data, ids.len, false, &back);
     if (comes_back) assert_int_equal(back.len, text.len);
@@ -268,10 +259,9 @@ static double milliseconds_of(const struct tokenizer *t, const char *unit, size_
     buf_release(&back);
     buf_release(&text);
     ids_release(&ids);
-    return ms;
 }
 
-/* Work grows with the text, whatever the text is: eight times as much takes no more than some thirty times as long. */
+/* Work grows with the text, whatever the text is: with the square of it, one of these would not end before the test is ended. */
 static void test_long_texts(void **state)
 {
     (void)state;
@@ -284,11 +274,7 @@ static void test_long_texts(void **state)
             bool same = s < BYTE_LEVEL; /* others normalize, strip and know not every character */
             if (strcmp(sets[s], "qwen") == 0 && (u8)units[i][0] == 0xCC)
                 continue; /* reordered: does not come back */
-            double small = milliseconds_of(t, units[i], 1 << 17, same),
-                   large = milliseconds_of(t, units[i], 1 << 20, same);
-            print_message("# %s, 1 MiB of \"%s\": %.0f ms\n", sets[s], units[i][0] == '\n' ? "\\n" : units[i],
-                          large);
-            assert_true(large < 30 * small + 100);
+            there_and_back(t, units[i], 1 << 20, same);
         }
         json_drop(root);
         tokenizer_free(t);
@@ -298,9 +284,7 @@ static void test_long_texts(void **state)
     struct buf marks = {0};
     struct ids ids = {0};
     while (marks.len < 1 << 20) buf_text(&marks, "\xcc\x81\xcc\xa7");
-    double start = cpu_ms();
     assert_int_equal(tokenizer_encode(t, marks.data, marks.len, 0, &ids, NULL), 0);
-    assert_true(cpu_ms() - start < 20e3);
     ids_release(&ids);
     buf_release(&marks);
     json_drop(root);
@@ -675,8 +659,11 @@ static void test_exploding_patterns(void **state)
     static const struct {
         const char *unit;
         size_t bytes;
-    } texts[] = {
-        {"a", 64}, {"a", 1 << 20}, {"aaaaaaaaaaaaaaaaaaaac", 1 << 20}, {"aaaaaaaaaaaaaaaaaaaaaaac", 4096}};
+        const char *message;      /* NULL: done */
+    } texts[] = {{"a", 64, NULL}, /* PCRE2 sees that there is no b */
+                 {"a", 1 << 20, "match limit exceeded"},
+                 {"aaaaaaaaaaaaaaaaaaaac", 1 << 20, "its time is up"}, /* each place is within its steps */
+                 {"aaaaaaaaaaaaaaaaaaaaaaac", 4096, NULL}};
     static const char file[] = SPLIT("(a+)+b");
     struct error err = {0};
     struct tokenizer *t = tokenizer_read(file, strlen(file), &err);
@@ -685,14 +672,11 @@ static void test_exploding_patterns(void **state)
         struct buf text = {0};
         struct ids ids = {0};
         while (text.len < texts[i].bytes) buf_text(&text, texts[i].unit);
-        double start = cpu_ms();
         int rc = tokenizer_encode(t, text.data, text.len, 0, &ids, &err);
-        print_message("# %zu bytes: %s after %.0f ms\n", text.len, rc ? err.message : "done",
-                      cpu_ms() - start);
-        assert_true(rc == ERR_FULL || rc == 0);
+        assert_int_equal(rc, texts[i].message ? ERR_FULL : 0);
         if (rc) assert_int_equal(ids.len, 0);
         if (rc) assert_non_null(strstr(err.where, "byte "));
-        assert_true(cpu_ms() - start < 30e3);
+        if (rc) assert_non_null(strstr(err.message, texts[i].message));
         ids_release(&ids);
         buf_release(&text);
     }
