@@ -11,77 +11,9 @@
 
 #include "crew.h"
 #include "made.h"
-#include "mpiserve/json.h"
-#include "runner.h"
-
-enum { PROMPTS = 4, STEPS = 24, LONGEST = 128 };
-static const char *const folders[] = {"llama_tied_llama3",
-                                      "llama_untied_sharded",
-                                      "llama_v5style",
-                                      "llama_dynamic",
-                                      "mistral_swa16",
-                                      "qwen2_bias",
-                                      "qwen3_headdim32",
-                                      "qwen3_fp8block",
-                                      "gemma2",
-                                      "gemma3_text",
-                                      "phi3_swa",
-                                      "mixtral",
-                                      "phi3_longrope_partial",
-                                      "olmo2",
-                                      "qwen2_moe",
-                                      "qwen3_moe",
-                                      "qwen3_moe_v5fused",
-                                      "deepseek_v2_lite",
-                                      "deepseek_v2",
-                                      "deepseek_v3",
-                                      "gpt_oss",
-                                      "qwen3_awq",
-                                      "llama_gptq",
-                                      "llama_gptq_v2",
-                                      "llama_gptq_act",
-                                      "llama_gptq_act8",
-                                      "deepseek_v3_fp8block",
-                                      "gpt_oss_mxfp4"};
-
-struct prompt {
-    i32 ids[LONGEST], greedy[STEPS];
-    u32 n;
-};
-struct reference {
-    char dir[PATH_LEN];
-    struct prompt prompts[PROMPTS];
-};
-
-static u32 read_ids(const struct json *from, i32 *to, u32 most)
-{
-    u32 n = (u32)json_len(from);
-    assert_in_range(n, 1, most);
-    for (u32 i = 0; i < n; i++) to[i] = (i32)json_int(json_item(from, i), -1);
-    return n;
-}
-
-static void reference_read(struct reference *ref, const char *name)
-{
-    struct error err = {0};
-    char path[PATH_LEN + 32];
-    snprintf(ref->dir, sizeof ref->dir, "%s/reference/models/%s", data_dir("MPISERVE_TESTS", "tests"), name);
-    snprintf(path, sizeof path, "%s/reference.json", ref->dir);
-    struct json *root = json_read_file(path, 1 << 24, &err);
-    runner_need(root != NULL, &err);
-    for (u32 i = 0; i < PROMPTS; i++) {
-        const struct json *from = json_item(json_get(root, "prompts"), i);
-        struct prompt *p = &ref->prompts[i];
-        p->n = read_ids(json_get(from, "ids"), p->ids, LONGEST - STEPS);
-        assert_int_equal(read_ids(json_get(json_get(from, "greedy"), "ids"), p->greedy, STEPS), STEPS);
-    }
-    json_drop(root);
-}
+#include "trace.h"
 
 /* ---- one engine ------------------------------------------------------------------------------------------------*/
-struct trace { /* all logits of a prompt and its continuation: [n + STEPS - 1, vocab] each */
-    float *logits[PROMPTS];
-};
 struct division {
     const struct reference *ref;
     u32 tp, pp;
@@ -89,31 +21,18 @@ struct division {
     struct trace *trace; /* what the sampler gets */
 };
 
-static size_t trace_rows(const struct prompt *p)
-{
-    return p->n + STEPS - 1;
-}
-
-static struct fwd_seq sequence(const struct runner *r, u32 s, const struct prompt *p, const i32 *tokens,
-                               u32 pos, u32 n)
-{
-    struct fwd_seq q = runner_seq(r, s, tokens, pos, n);
-    q.prompt = p->n;
-    return q;
-}
-
 static void run_alone(struct runner *r, const struct division *d, bool sampler)
 {
     u32 vocab = r->config.vocab;
     for (u32 i = 0; i < PROMPTS; i++) {
         const struct prompt *p = &d->ref->prompts[i];
         float *rows = d->trace->logits[i];
-        struct fwd_seq all = sequence(r, i, p, p->ids, 0, p->n);
+        struct fwd_seq all = trace_tokens(r, i, p, 0, p->n);
         const float *got = forward_run_all(r->forward, &all, 1);
         crew_need(got != NULL, forward_error(r->forward));
         if (sampler) memcpy(rows, got, (size_t)p->n * vocab * 4);
         for (u32 step = 0; step + 1 < STEPS; step++) {
-            struct fwd_seq one = sequence(r, i, p, &p->greedy[step], p->n + step, 1);
+            struct fwd_seq one = trace_tokens(r, i, p, p->n + step, 1);
             got = forward_run(r->forward, &one, 1);
             crew_need(got != NULL, forward_error(r->forward));
             if (sampler) memcpy(rows + (p->n + step) * (size_t)vocab, got, vocab * 4);
@@ -124,25 +43,14 @@ static void run_alone(struct runner *r, const struct division *d, bool sampler)
 /* Prompts in chunks, then the continuation, all four in every step; the sampler finds the bits of run_alone. */
 static void run_together(struct runner *r, const struct division *d, bool sampler, u32 chunk)
 {
-    u32 vocab = r->config.vocab, done[PROMPTS] = {0};
-    for (;;) {
-        struct fwd_seq seqs[PROMPTS];
-        u32 n = 0, who[PROMPTS];
-        for (u32 i = 0; i < PROMPTS; i++) {
-            const struct prompt *p = &d->ref->prompts[i];
-            u32 at = done[i], take = at < p->n ? MIN_OF(chunk, p->n - at) : at < trace_rows(p);
-            if (!take) continue;
-            seqs[n] =
-                sequence(r, PROMPTS + i, p, at < p->n ? p->ids + at : p->greedy + (at - p->n), at, take);
-            who[n++] = i;
-            done[i] += take;
-        }
-        if (!n) return;
+    u32 vocab = r->config.vocab, done[PROMPTS] = {0}, who[PROMPTS], n;
+    struct fwd_seq seqs[PROMPTS];
+    while ((n = trace_step(r, d->ref, chunk, done, seqs, who))) {
         const float *logits = forward_run(r->forward, seqs, n);
         crew_need(logits != NULL, forward_error(r->forward));
         for (u32 k = 0; k < n && sampler; k++)
-            crew_need(!memcmp(logits + (size_t)k * vocab,
-                              d->trace->logits[who[k]] + (size_t)(done[who[k]] - 1) * vocab, vocab * 4),
+            crew_need(!memcmp(logits + (size_t)k * vocab, trace_row(d->trace, who[k], done[who[k]], vocab),
+                              vocab * 4),
                       NULL);
     }
 }
@@ -180,22 +88,6 @@ static void run_division(struct division *d, const char *nodes)
 {
     struct crew c = {.shape = crew_shape(d->tp, d->pp, nodes), .fn = engine, .arg = d};
     crew_run(&c);
-}
-
-static void trace_alloc(struct trace *t, const struct reference *ref, u32 vocab)
-{
-    for (u32 i = 0; i < PROMPTS; i++) t->logits[i] = calloc(trace_rows(&ref->prompts[i]) * vocab, 4);
-}
-
-static void trace_free(struct trace *t)
-{
-    for (u32 i = 0; i < PROMPTS; i++) free(t->logits[i]);
-}
-
-static void assert_same(const struct reference *ref, const struct trace *a, const struct trace *b, u32 vocab)
-{
-    for (u32 i = 0; i < PROMPTS; i++)
-        assert_memory_equal(a->logits[i], b->logits[i], trace_rows(&ref->prompts[i]) * vocab * 4);
 }
 
 /* Other sums, and nothing else: a scale of the wrong block is far more. */
@@ -241,6 +133,7 @@ static void test_folder(void **state)
         }
     }
     trace_free(&whole);
+    reference_release(&ref);
 }
 
 /* ---- models made here: biases on everything, layers that differ, odd sizes, three and six engines --------------*/
@@ -322,6 +215,7 @@ static void test_nodes(void **state)
     assert_same(&ref, &one, &two, vocab);
     trace_free(&one);
     trace_free(&two);
+    reference_release(&ref);
 }
 
 /* ---- what cannot be divided ------------------------------------------------------------------------------------*/

@@ -7,38 +7,9 @@
 #include <cmocka.h>
 #include <math.h>
 
-#include "reference.h"
+#include "trace.h"
 
 static const double tolerance = 2e-3;
-static const char *const folders[] = {"llama_tied_llama3",
-                                      "llama_untied_sharded",
-                                      "llama_v5style",
-                                      "llama_dynamic",
-                                      "mistral_swa16",
-                                      "qwen2_bias",
-                                      "qwen3_headdim32",
-                                      "qwen3_fp8block",
-                                      "gemma2",
-                                      "gemma3_text",
-                                      "phi3_swa",
-                                      "phi3_longrope_partial",
-                                      "olmo2",
-                                      "mixtral",
-                                      "qwen2_moe",
-                                      "qwen3_moe",
-                                      "qwen3_moe_v5fused",
-                                      "deepseek_v2_lite",
-                                      "deepseek_v2",
-                                      "deepseek_v3",
-                                      "deepseek_v3_noqlora",
-                                      "gpt_oss",
-                                      "qwen3_awq",
-                                      "llama_gptq",
-                                      "llama_gptq_v2",
-                                      "llama_gptq_act",
-                                      "llama_gptq_act8",
-                                      "deepseek_v3_fp8block",
-                                      "gpt_oss_mxfp4"};
 static double worst_logit, worst_logprob; /* of the folder in work */
 
 static void assert_near(const char *what, const float *got, const float *want, size_t n, double *worst)
@@ -50,43 +21,15 @@ static void assert_near(const char *what, const float *got, const float *want, s
     }
 }
 
-/* All logits of a prompt and its continuation: [n + STEPS - 1, vocab] each. */
-struct trace {
-    float *logits[PROMPTS];
-};
-
-static size_t trace_rows(const struct prompt *p)
-{
-    return p->n + STEPS - 1;
-}
-
-static void trace_alloc(struct trace *t, const struct reference *ref, u32 vocab)
-{
-    for (u32 i = 0; i < PROMPTS; i++) t->logits[i] = calloc(trace_rows(&ref->prompts[i]) * vocab, 4);
-}
-
-static void trace_free(struct trace *t)
-{
-    for (u32 i = 0; i < PROMPTS; i++) free(t->logits[i]);
-}
-
-static struct fwd_seq sequence(const struct runner *r, u32 s, const struct prompt *p, const i32 *tokens,
-                               u32 pos, u32 n)
-{
-    struct fwd_seq q = runner_seq(r, s, tokens, pos, n);
-    q.prompt = p->n;
-    return q;
-}
-
 static void run_alone(struct runner *r, const struct reference *ref, struct trace *t)
 {
     u32 vocab = r->config.vocab;
     for (u32 i = 0; i < PROMPTS; i++) {
         const struct prompt *p = &ref->prompts[i];
-        struct fwd_seq all = sequence(r, i, p, p->ids, 0, p->n);
+        struct fwd_seq all = trace_tokens(r, i, p, 0, p->n);
         memcpy(t->logits[i], forward_run_all(r->forward, &all, 1), (size_t)p->n * vocab * 4);
         for (u32 step = 0; step + 1 < STEPS; step++) {
-            struct fwd_seq one = sequence(r, i, p, &p->greedy[step], p->n + step, 1);
+            struct fwd_seq one = trace_tokens(r, i, p, p->n + step, 1);
             memcpy(t->logits[i] + (p->n + step) * (size_t)vocab, forward_run(r->forward, &one, 1), vocab * 4);
         }
     }
@@ -116,39 +59,17 @@ static void check_values(const struct reference *ref, const struct trace *t, u32
     }
 }
 
-static const float *row_of(const struct trace *t, u32 i, u32 row, u32 vocab)
-{
-    return t->logits[i] + (size_t)row * vocab;
-}
-
-/* Prompts in chunks, then the continuation, all four in every step; sequence i in the blocks of 4 + i. */
+/* Prompts in chunks, then the continuation, all four in every step. */
 static void check_together(struct runner *r, const struct reference *ref, const struct trace *t, u32 chunk)
 {
-    u32 vocab = r->config.vocab, done[PROMPTS] = {0};
-    for (;;) {
-        struct fwd_seq seqs[PROMPTS];
-        u32 n = 0, who[PROMPTS];
-        for (u32 i = 0; i < PROMPTS; i++) {
-            const struct prompt *p = &ref->prompts[i];
-            u32 at = done[i], take = at < p->n ? MIN_OF(chunk, p->n - at) : at < trace_rows(p);
-            if (!take) continue;
-            seqs[n] =
-                sequence(r, PROMPTS + i, p, at < p->n ? p->ids + at : p->greedy + (at - p->n), at, take);
-            who[n++] = i;
-            done[i] += take;
-        }
-        if (!n) return;
+    u32 vocab = r->config.vocab, done[PROMPTS] = {0}, who[PROMPTS], n;
+    struct fwd_seq seqs[PROMPTS];
+    while ((n = trace_step(r, ref, chunk, done, seqs, who))) {
         const float *logits = forward_run(r->forward, seqs, n);
         for (u32 k = 0; k < n; k++)
-            assert_memory_equal(logits + (size_t)k * vocab, row_of(t, who[k], done[who[k]] - 1, vocab),
+            assert_memory_equal(logits + (size_t)k * vocab, trace_row(t, who[k], done[who[k]], vocab),
                                 vocab * 4);
     }
-}
-
-static void assert_same(const struct reference *ref, const struct trace *a, const struct trace *b, u32 vocab)
-{
-    for (u32 i = 0; i < PROMPTS; i++)
-        assert_memory_equal(a->logits[i], b->logits[i], trace_rows(&ref->prompts[i]) * vocab * 4);
 }
 
 static void check_level(struct runner *r, const struct reference *ref, const char *isa, enum compute compute,
