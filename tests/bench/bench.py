@@ -359,6 +359,13 @@ def loading(b):
         shares = [100 * mine / plain for mine, plain in zip(out[f"load_{kind}_cpu"], out[f"read_{kind}_cpu"])]
         b.add(group, f"load by plain read, {'new' if kind == 'new' else 'touched'} memory, processor time", "%", shares,
               better="more", limit=limit, setting=setting)
+    out = json.loads(run([helper("weights"), str(megabytes), folder, str(rounds), "cold"], 300))
+    group = f"Loading {megabytes} MB of bf16, not in the page cache"
+    for key, what in (("read", "plain read"), ("read_direct", "O_DIRECT, 1 MiB at a time"),
+                      ("read_direct_large", "O_DIRECT, 8 MiB at a time"), ("load_new", "load, into new shared memory"),
+                      ("load_touched", "load, into memory that has its pages")):
+        if key in out:  # tmpfs has no O_DIRECT
+            b.add(group, what, "GB/s", out[key], better="more", setting=dict(setting, gb_per_cpu_second=out[key + "_cpu"]))
 
 
 SECTIONS = {"build": build, "start": start, "idle": idle, "slots": slots, "serve": serve, "forward": forward,

@@ -1,8 +1,9 @@
 /* weights MEGABYTES FOLDER ROUNDS [cold]: how fast a model is loaded. Writes a bf16 model of that size into a new folder below FOLDER,
  * then in turn, with as many threads as the loader has: reads its file, into a small buffer, into new shared memory and into memory
  * that has its pages; copies as many bytes in memory; loads the model the way an engine does, into new shared memory and into memory
- * that has its pages. cold: the file is not in the page cache when a reading begins. One JSON object: of each the gigabytes a
- * second, and a second of processor time. The folder is removed. */
+ * that has its pages. cold: the file is not in the page cache when a reading begins; it is read into a small buffer, past the page cache
+ * (O_DIRECT) in pieces of 1 and of 8 MiB where the file system has that, and loaded. One JSON object: of each the gigabytes a second, and
+ * a second of processor time. The folder is removed. */
 #include "engine/weights.h"
 
 #include <fcntl.h>
@@ -16,7 +17,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HIDDEN = 2048, FFN = 5632, HEADS = 16, VOCAB = 32000, PIECE = 1 << 20, MAX_ROUNDS = 64 };
+enum {
+    HIDDEN = 2048,
+    FFN = 5632,
+    HEADS = 16,
+    VOCAB = 32000,
+    PIECE = 1 << 20,
+    LARGE_PIECE = 8 << 20,
+    MAX_ROUNDS = 64
+};
 static char folder[PATH_LEN - 64], config_file[PATH_LEN], model_file[PATH_LEN];
 
 static void clean(void)
@@ -136,7 +145,7 @@ static u64 make_model(const char *below, u64 wanted)
 
 /* ---- what it is compared with ------------------------------------------------------------------------------------------*/
 struct plain {
-    int fd;
+    int fd, direct; /* direct: with O_DIRECT; -1: there is none here */
     u64 bytes;
     u8 *from, *to; /* copying: [bytes] each; to: also loaded into */
     u8 *into;      /* reading: [bytes], or NULL: a buffer of a piece */
@@ -161,6 +170,36 @@ static void read_plainly(void *arg, int thread, int threads)
     free(piece);
 }
 
+/* Whole pieces, the last one as far as the file goes. */
+static void read_directly(struct plain *p, u64 size)
+{
+    u8 *piece = aligned_alloc(4096, size);
+    for (u64 at; (at = atomic_fetch_add(&p->next, size)) < p->bytes;)
+        for (u64 done = at, end = MIN_OF(at + size, p->bytes); done < end;) {
+            ssize_t n = pread(p->direct, piece, at + size - done, (off_t)done);
+            if (n <= 0 || (n % 4096 && done + (u64)n < end)) {
+                perror(model_file);
+                _exit(1);
+            }
+            done += (u64)n;
+        }
+    free(piece);
+}
+
+static void read_pieces(void *arg, int thread, int threads)
+{
+    (void)thread;
+    (void)threads;
+    read_directly(arg, PIECE);
+}
+
+static void read_large_pieces(void *arg, int thread, int threads)
+{
+    (void)thread;
+    (void)threads;
+    read_directly(arg, LARGE_PIECE);
+}
+
 static void copy_plainly(void *arg, int thread, int threads)
 {
     (void)thread;
@@ -171,9 +210,21 @@ static void copy_plainly(void *arg, int thread, int threads)
 }
 
 /* ---- rounds ------------------------------------------------------------------------------------------------------------*/
-enum { READ, READ_NEW, READ_TOUCHED, COPY, LOAD_NEW, LOAD_TOUCHED, KINDS };
-static const char *const names[KINDS] = {"read", "read_new", "read_touched",
-                                         "copy", "load_new", "load_touched"};
+enum { READ, READ_NEW, READ_TOUCHED, COPY, READ_DIRECT, READ_DIRECT_LARGE, LOAD_NEW, LOAD_TOUCHED, KINDS };
+static const struct kind {
+    const char *name;
+    bool cached, cold;                              /* when it is measured */
+    void (*fn)(void *arg, int thread, int threads); /* NULL: the loader */
+} kinds[KINDS] = {
+    [READ] = {"read", true, true, read_plainly},
+    [READ_NEW] = {"read_new", true, false, read_plainly},
+    [READ_TOUCHED] = {"read_touched", true, false, read_plainly},
+    [COPY] = {"copy", true, false, copy_plainly},
+    [READ_DIRECT] = {"read_direct", false, true, read_pieces},
+    [READ_DIRECT_LARGE] = {"read_direct_large", false, true, read_large_pieces},
+    [LOAD_NEW] = {"load_new", true, true, NULL},
+    [LOAD_TOUCHED] = {"load_touched", true, true, NULL},
+};
 
 struct measured {
     struct model_config config;
@@ -214,10 +265,8 @@ static void run_once(struct measured *m, int kind, void *to)
     struct error err;
     atomic_store(&p->next, 0);
     p->into = kind == READ ? NULL : to;
-    if (kind == COPY)
-        pool_run(m->pool, copy_plainly, p);
-    else if (kind < COPY)
-        pool_run(m->pool, read_plainly, p);
+    if (kinds[kind].fn)
+        pool_run(m->pool, kinds[kind].fn, p);
     else if (weights_fill(&m->config, &m->shard, m->files, NULL, to, m->image, NULL, &err))
         give_up(&err);
 }
@@ -234,14 +283,21 @@ static void measure(struct measured *m, int kind, int round, bool cold)
     if (fresh) munmap(to, m->room);
 }
 
-static void print(const struct measured *m, int rounds, int threads)
+static bool wanted(const struct measured *m, int kind, bool cold)
+{
+    bool direct = kind == READ_DIRECT || kind == READ_DIRECT_LARGE;
+    return (cold ? kinds[kind].cold : kinds[kind].cached) && (!direct || m->plain.direct >= 0);
+}
+
+static void print(const struct measured *m, int rounds, int threads, bool cold)
 {
     printf("{\"bytes\": %llu, \"threads\": %d", (unsigned long long)m->plain.bytes, threads);
     for (int k = 0; k < KINDS; k++) {
         const struct speed *v = m->speeds[k];
-        printf(", \"%s\": [", names[k]);
+        if (!wanted(m, k, cold)) continue;
+        printf(", \"%s\": [", kinds[k].name);
         for (int i = 0; i < rounds; i++) printf("%s%.4f", i ? ", " : "", v[i].wall);
-        printf("], \"%s_cpu\": [", names[k]);
+        printf("], \"%s_cpu\": [", kinds[k].name);
         for (int i = 0; i < rounds; i++) printf("%s%.4f", i ? ", " : "", v[i].cpu);
         printf("]");
     }
@@ -256,6 +312,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "weights MEGABYTES FOLDER ROUNDS [cold]\n");
         return 2;
     }
+    bool cold = argc > 4;
     int rounds = MIN_OF(MAX_OF(atoi(argv[3]), 1), (int)MAX_ROUNDS), threads = weights_threads();
     static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
     for (size_t i = 0; i < COUNT_OF(ends); i++) signal(ends[i], on_signal);
@@ -268,13 +325,15 @@ int main(int argc, char **argv)
     if (!m.pool) give_up(&err);
     m.room = MAX_OF(m.image, m.plain.bytes);
     m.plain.fd = open(model_file, O_RDONLY | O_CLOEXEC);
+    m.plain.direct = open(model_file, O_RDONLY | O_CLOEXEC | O_DIRECT);
     m.plain.from = shared_memory(m.room);
     m.plain.to = shared_memory(m.room);
     memset(m.plain.from, 1, m.room);
     memset(m.plain.to, 1, m.room);
     for (int i = 0; i < rounds; i++)
-        for (int k = 0; k < KINDS; k++) measure(&m, k, i, argc > 4);
-    print(&m, rounds, threads);
+        for (int k = 0; k < KINDS; k++)
+            if (wanted(&m, k, cold)) measure(&m, k, i, cold);
+    print(&m, rounds, threads, cold);
     pool_free(m.pool);
     model_close(m.files);
     return 0;
