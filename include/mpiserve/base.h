@@ -138,6 +138,17 @@ int path_join(char *out, size_t size, struct error *err, const char *fmt, ...) P
 
 /* ---- time
  * ---------------------------------------------------------------------------------------------------*/
+/* In a loop that polls: the core's other thread and its own speculation are given way. */
+static inline void cpu_pause(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#else
+    __asm__ volatile("" ::: "memory");
+#endif
+}
 u64 clock_ns(void);   /* CLOCK_MONOTONIC; the same clock for all processes of a host */
 i64 clock_unix(void); /* seconds since 1970 */
 #define NS_PER_S  1000000000ull

@@ -55,6 +55,9 @@ struct engine_ask {
 /* Of a job with these options, at this level (kept, not copied, as all its texts); tp_rank, pp_rank and threads are 0. */
 struct config;
 void engine_ask_of(const struct config *c, const char *isa, struct engine_ask *out);
+/* And what they ask of the placement. */
+struct place_spec;
+void engine_place_of(const struct config *c, struct place_spec *out);
 struct engine_needs {          /* of this one engine */
     char compute[16], isa[16]; /* resolved, as engine_boot wants them */
     bool null;                 /* compute is "null" */

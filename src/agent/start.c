@@ -253,13 +253,8 @@ static int place(struct agent *a, struct error *err)
     u32 n = wire_size(a->wire), *node_of = mem_zero(n, sizeof *node_of);
     for (u32 r = 0; r < n; r++) node_of[r] = wire_peers(a->wire)[r].node_rank;
     struct place_job job = {.n_ranks = n, .n_nodes = wire_n_nodes(a->wire), .node_of = node_of};
-    const struct config *c = &a->config;
-    struct place_spec spec = {.tp = c->tensor_parallel_size,
-                              .pp = c->pipeline_parallel_size,
-                              .dp = c->data_parallel_size,
-                              .dp_local = c->data_parallel_size_local,
-                              .max_group = COLL_MAX};
-    BUG_ON(place_strategy_parse(c->placement_group_strategy, &spec.strategy));
+    struct place_spec spec;
+    engine_place_of(&a->config, &spec);
     int rc = place_plan(&a->plan, &job, &spec, err);
     if (!rc) rc = place_check(a->plan.replicas, a->plan.n_replicas, err);
     free(node_of);

@@ -65,12 +65,8 @@ static int place(struct plan *p, struct error *err)
     p->engines_on = mem_zero(g->n_nodes, sizeof *p->engines_on);
     for (u32 r = 0; r < ranks; r++) p->node_of[r] = r / g->ranks_per_node;
     struct place_job job = {.n_ranks = ranks, .n_nodes = g->n_nodes, .node_of = p->node_of};
-    struct place_spec spec = {.tp = c->tensor_parallel_size,
-                              .pp = c->pipeline_parallel_size,
-                              .dp = c->data_parallel_size,
-                              .dp_local = c->data_parallel_size_local,
-                              .max_group = COLL_MAX};
-    BUG_ON(place_strategy_parse(c->placement_group_strategy, &spec.strategy));
+    struct place_spec spec;
+    engine_place_of(c, &spec);
     int rc = place_plan(&p->place, &job, &spec, err);
     if (!rc) rc = place_check(p->place.replicas, p->place.n_replicas, err);
     if (rc) return rc;

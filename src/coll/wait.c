@@ -9,15 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-static void cpu_pause(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("isb");
-#endif
-}
-
 void counter_raise(struct counter *c, u32 value)
 {
     atomic_exchange(&c->value, value);

@@ -1,6 +1,8 @@
 /* What a job's options ask of an engine: the job itself and `mpiserve plan` ask the same. */
+#include "mpiserve/coll.h"
 #include "mpiserve/config.h"
 #include "mpiserve/engine.h"
+#include "mpiserve/place.h"
 
 #include <string.h>
 
@@ -21,4 +23,14 @@ void engine_ask_of(const struct config *c, const char *isa, struct engine_ask *o
                                .max_rows = (u32)c->max_num_seqs,
                                .max_step_tokens = (u32)MAX_OF(c->max_num_batched_tokens, c->max_num_seqs),
                                .max_logprobs = (u32)c->max_logprobs};
+}
+
+void engine_place_of(const struct config *c, struct place_spec *out)
+{
+    *out = (struct place_spec){.tp = c->tensor_parallel_size,
+                               .pp = c->pipeline_parallel_size,
+                               .dp = c->data_parallel_size,
+                               .dp_local = c->data_parallel_size_local,
+                               .max_group = COLL_MAX};
+    BUG_ON(place_strategy_parse(c->placement_group_strategy, &out->strategy));
 }

@@ -289,15 +289,6 @@ void channel_wake_agent(struct channel *c)
     ring_bell(&c->head->agent_sleeps, c->to_agent);
 }
 
-static void cpu_pause(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#else
-    __asm__ volatile("" ::: "memory");
-#endif
-}
-
 static bool has_step(struct channel *c)
 {
     size_t len;

@@ -432,6 +432,15 @@ def streamed_until(job, body, after, act):
     return text, stream.done
 
 
+def refused_field(job, body, param, *words, path, status=400):
+    """An error that names the field, with these words."""
+    answer = job.post(path, body)
+    equal(answer.status, status, f"{body!r:.200}: {answer}")
+    equal(answer.json["error"]["param"], param, f"{body!r:.200}: {answer}")
+    for word in words:
+        check(word in answer.json["error"]["message"], f"no {word!r} in {answer}")
+
+
 def text_of(answer):
     """Of a completion that is not streamed."""
     equal(answer.status, 200, f"{answer}")

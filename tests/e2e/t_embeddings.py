@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """/v1/embeddings: the reference's vectors, however they are asked for and whatever dies meanwhile; errors name their field."""
 import base64
+import functools
 import math
 import struct
 from harness import *
@@ -247,12 +248,7 @@ def vectors_that_are_not_finite_fail_alone():
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
-def refused(job, body, param, *words, path="/v1/embeddings", status=400):
-    answer = job.post(path, body)
-    equal(answer.status, status, f"{body!r:.200}: {answer}")
-    equal(answer.json["error"]["param"], param, f"{body!r:.200}: {answer}")
-    for word in words:
-        check(word in answer.json["error"]["message"], f"no {word!r} in {answer}")
+refused = functools.partial(refused_field, path="/v1/embeddings")
 
 
 def errors_name_the_field():

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """/v1/rerank and /v1/score: the reference's scores of pairs, in order, whatever dies meanwhile; errors name their field."""
+import functools
 import math
 
 from harness import *
@@ -126,12 +127,7 @@ def killed_in_the_middle():
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
-def refused(job, body, param, *words, path="/v1/rerank", status=400):
-    answer = job.post(path, body)
-    equal(answer.status, status, f"{body!r:.200}: {answer}")
-    equal(answer.json["error"]["param"], param, f"{body!r:.200}: {answer}")
-    for word in words:
-        check(word in answer.json["error"]["message"], f"no {word!r} in {answer}")
+refused = functools.partial(refused_field, path="/v1/rerank")
 
 
 def errors_name_the_field():

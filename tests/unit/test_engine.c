@@ -8,20 +8,14 @@
 
 #include "engine/execute.h"
 #include "mpiserve/engine.h"
-#include "mpiserve/json.h"
-#include "runner.h"
+#include "reference.h"
 #include "stepper.h"
 
-enum { PROMPTS = 4, TOKENS = 24, LONGEST = 160, NUMERICS = 77, ROW_BLOCKS = 16 };
+enum { NUMERICS = 77, ROW_BLOCKS = 16 };
 
-struct prompt {
-    i32 ids[LONGEST], greedy[TOKENS];
-    u32 n;
-};
 static struct fixture {
     struct runner model;
-    char dir[PATH_LEN];
-    struct prompt prompts[PROMPTS];
+    struct reference ref;
     struct execute *x;
     struct stepper s;
     struct results_view out;
@@ -125,10 +119,10 @@ static void whole_prompts(void **state)
     struct sampling greedy = stepper_greedy();
     engine_start(1);
     for (u32 p = 0; p < PROMPTS; p++) {
-        i32 out[TOKENS];
-        continue_alone(p, &greedy, fix.prompts[p].ids, fix.prompts[p].n, fix.prompts[p].n, LONGEST, out,
-                       TOKENS);
-        assert_memory_equal(out, fix.prompts[p].greedy, sizeof(out));
+        i32 out[STEPS];
+        continue_alone(p, &greedy, fix.ref.prompts[p].ids, fix.ref.prompts[p].n, fix.ref.prompts[p].n,
+                       LONGEST, out, STEPS);
+        assert_memory_equal(out, fix.ref.prompts[p].greedy, sizeof(out));
     }
 }
 
@@ -139,10 +133,10 @@ static void chunked_prompts(void **state)
     engine_start(1);
     for (u32 p = 0; p < PROMPTS; p++)
         for (u32 chunk = 1; chunk < 40; chunk = chunk * 2 + 1) {
-            i32 out[TOKENS];
-            continue_alone(p, &greedy, fix.prompts[p].ids, fix.prompts[p].n, fix.prompts[p].n, chunk, out,
-                           TOKENS);
-            assert_memory_equal(out, fix.prompts[p].greedy, sizeof(out));
+            i32 out[STEPS];
+            continue_alone(p, &greedy, fix.ref.prompts[p].ids, fix.ref.prompts[p].n, fix.ref.prompts[p].n,
+                           chunk, out, STEPS);
+            assert_memory_equal(out, fix.ref.prompts[p].greedy, sizeof(out));
         }
 }
 
@@ -151,16 +145,16 @@ static void planned_ahead(void **state)
 {
     (void)state;
     struct sampling greedy = stepper_greedy();
-    void *frames[TOKENS];
-    size_t lens[TOKENS];
+    void *frames[STEPS];
+    size_t lens[STEPS];
     u32 blocks[ROW_BLOCKS];
     engine_start(1);
-    for (u32 k = 0; k < TOKENS; k++) {
+    for (u32 k = 0; k < STEPS; k++) {
         for (u32 p = 0; p < PROMPTS; p++) {
-            const struct prompt *from = &fix.prompts[p];
+            const struct prompt *from = &fix.ref.prompts[p];
             u32 n_blocks = blocks_of_row(p, blocks);
             if (k == 0) {
-                stepper_new(&fix.s, p, 9, &greedy, from->ids, from->n, from->n, from->n + TOKENS);
+                stepper_new(&fix.s, p, 9, &greedy, from->ids, from->n, from->n, from->n + STEPS);
                 stepper_row(&fix.s, p, 9, 0, from->n, WANT_SAMPLE, blocks, n_blocks);
             } else {
                 stepper_row(&fix.s, p, 9, from->n + k - 1, 1, WANT_SAMPLE, NULL, 0);
@@ -168,12 +162,12 @@ static void planned_ahead(void **state)
         }
         frames[k] = stepper_seal(&fix.s, STEP_FORWARD, &lens[k]);
     }
-    for (u32 k = 0; k < TOKENS; k++) {
+    for (u32 k = 0; k < STEPS; k++) {
         assert_true(run_frame(frames[k], lens[k]));
         assert_int_equal(fix.out.head->n, PROMPTS);
         for (u32 p = 0; p < PROMPTS; p++) {
             assert_int_equal(fix.out.rows[p].row, p);
-            assert_int_equal(token_of(p), fix.prompts[p].greedy[k]);
+            assert_int_equal(token_of(p), fix.ref.prompts[p].greedy[k]);
         }
     }
 }
@@ -191,18 +185,18 @@ static void replay(void **state)
     ways[2].repetition_penalty = 1.3f;
     ways[2].frequency_penalty = 0.5f;
     ways[2].presence_penalty = 0.2f;
-    const struct prompt *p = &fix.prompts[1];
+    const struct prompt *p = &fix.ref.prompts[1];
     for (size_t w = 0; w < COUNT_OF(ways); w++) {
-        i32 whole[TOKENS], rest[TOKENS], history[LONGEST];
+        i32 whole[STEPS], rest[STEPS], history[LONGEST];
         engine_start(1);
-        continue_alone(0, &ways[w], p->ids, p->n, p->n, 7, whole, TOKENS);
+        continue_alone(0, &ways[w], p->ids, p->n, p->n, 7, whole, STEPS);
         if (w == 0) assert_memory_equal(whole, p->greedy, sizeof(whole));
         memcpy(history, p->ids, p->n * sizeof(i32));
         memcpy(history + p->n, whole, sizeof(whole));
-        for (u32 died = 1; died < TOKENS; died += 5) {
+        for (u32 died = 1; died < STEPS; died += 5) {
             engine_start(1 + died);
-            continue_alone(3, &ways[w], history, p->n, p->n + died, 11, rest, TOKENS - died);
-            assert_memory_equal(rest, whole + died, (TOKENS - died) * sizeof(i32));
+            continue_alone(3, &ways[w], history, p->n, p->n + died, 11, rest, STEPS - died);
+            assert_memory_equal(rest, whole + died, (STEPS - died) * sizeof(i32));
         }
     }
 }
@@ -211,7 +205,7 @@ static void log_probabilities(void **state)
 {
     (void)state;
     struct sampling s = stepper_greedy();
-    const struct prompt *p = &fix.prompts[2];
+    const struct prompt *p = &fix.ref.prompts[2];
     u32 blocks[ROW_BLOCKS], n_blocks = blocks_of_row(0, blocks);
     s.n_logprobs = 5;
     engine_start(1);
@@ -232,9 +226,9 @@ static void shared_and_copied_blocks(void **state)
 {
     (void)state;
     struct sampling greedy = stepper_greedy();
-    const struct prompt *p = &fix.prompts[0];
+    const struct prompt *p = &fix.ref.prompts[0];
     for (u32 i = 1; i < PROMPTS; i++)
-        if (fix.prompts[i].n > p->n) p = &fix.prompts[i];
+        if (fix.ref.prompts[i].n > p->n) p = &fix.ref.prompts[i];
     u32 blocks[ROW_BLOCKS], n_blocks = blocks_of_row(0, blocks),
                             cached = (p->n - 1) / RUNNER_BLOCK * RUNNER_BLOCK;
     assert_true(cached > 0);
@@ -247,8 +241,8 @@ static void shared_and_copied_blocks(void **state)
     for (u32 i = cached / RUNNER_BLOCK; i < n_blocks; i++) blocks[i] = 160 + i;
     stepper_op(&fix.s, BLOCK_ZERO, 150, 150);
     stepper_op(&fix.s, BLOCK_COPY, first, 150);
-    stepper_new(&fix.s, 1, 1, &greedy, p->ids, p->n, p->n, p->n + TOKENS);
-    for (u32 k = 0; k < TOKENS; k++) {
+    stepper_new(&fix.s, 1, 1, &greedy, p->ids, p->n, p->n, p->n + STEPS);
+    for (u32 k = 0; k < STEPS; k++) {
         stepper_row(&fix.s, 1, 1, k ? p->n + k - 1 : cached, k ? 1 : p->n - cached, WANT_SAMPLE, blocks,
                     k ? 0 : n_blocks);
         assert_true(run());
@@ -263,9 +257,9 @@ static void sequences_behind_cached_blocks(void **state)
     (void)state;
     struct sampling s = stepper_greedy();
     s.n_logprobs = 20;
-    const struct prompt *p = &fix.prompts[0];
+    const struct prompt *p = &fix.ref.prompts[0];
     for (u32 i = 1; i < PROMPTS; i++)
-        if (fix.prompts[i].n > p->n) p = &fix.prompts[i];
+        if (fix.ref.prompts[i].n > p->n) p = &fix.ref.prompts[i];
     enum { STEPS = 6, SEQS = 3 };
     struct token_logprob alone[STEPS][21];
     u32 blocks[ROW_BLOCKS], n_blocks = blocks_of_row(0, blocks),
@@ -319,14 +313,14 @@ static void one_bad_row(void **state)
 {
     (void)state;
     struct sampling greedy = stepper_greedy();
-    const struct prompt *good = &fix.prompts[1];
+    const struct prompt *good = &fix.ref.prompts[1];
     char fault[32];
     u32 blocks[ROW_BLOCKS], n_blocks;
     i32 poison = 0;
     while (poison < 384) { /* a token that the good sequence never sees */
         bool seen = false;
         for (u32 i = 0; i < good->n; i++) seen |= good->ids[i] == poison;
-        for (u32 i = 0; i < TOKENS; i++) seen |= good->greedy[i] == poison;
+        for (u32 i = 0; i < STEPS; i++) seen |= good->greedy[i] == poison;
         if (!seen) break;
         poison++;
     }
@@ -354,8 +348,8 @@ static void one_bad_row(void **state)
     stepper_free(&fix.s, 0, 1);
     stepper_free(&fix.s, 1, 1);
     assert_true(run());
-    i32 out[TOKENS];
-    continue_alone(0, &greedy, good->ids, good->n, good->n, LONGEST, out, TOKENS);
+    i32 out[STEPS];
+    continue_alone(0, &greedy, good->ids, good->n, good->n, LONGEST, out, STEPS);
     assert_memory_equal(out, good->greedy, sizeof(out));
 }
 
@@ -378,7 +372,7 @@ static void full_history(void **state)
 {
     (void)state;
     struct sampling greedy = stepper_greedy();
-    const struct prompt *p = &fix.prompts[1];
+    const struct prompt *p = &fix.ref.prompts[1];
     u32 blocks[ROW_BLOCKS], n_blocks = blocks_of_row(0, blocks);
     engine_start(1);
     stepper_new(&fix.s, 0, 1, &greedy, p->ids, p->n, p->n, p->n);
@@ -553,15 +547,15 @@ static void travelling(void **state)
 {
     (void)state;
     struct sampling greedy = stepper_greedy();
-    const struct prompt *p = &fix.prompts[2];
+    const struct prompt *p = &fix.ref.prompts[2];
     u32 blocks[ROW_BLOCKS], n_blocks = blocks_of_row(0, blocks);
     const struct outcome *list;
     for (int follows = 0; follows < 3; follows++) { /* no; by outcomes; by travelling tokens */
         engine_start_as(1, NULL, follows);
-        stepper_new(&fix.s, 0, 1, &greedy, p->ids, p->n, p->n, p->n + TOKENS);
+        stepper_new(&fix.s, 0, 1, &greedy, p->ids, p->n, p->n, p->n + STEPS);
         stepper_row(&fix.s, 0, 1, 0, p->n, WANT_SAMPLE, blocks, n_blocks);
         assert_true(run());
-        for (u32 n = 0; n + 1 < TOKENS; n++) {
+        for (u32 n = 0; n + 1 < STEPS; n++) {
             struct error err;
             const struct outcome told = {0, 1, p->greedy[n], 0};
             assert_int_equal(execute_outcomes(fix.x, &list), !follows);
@@ -588,7 +582,7 @@ static void planning_parts(void **state)
     (void)state;
     struct error err;
     struct engine_needs whole, part;
-    struct engine_ask ask = {.model = fix.dir, .compute = "f32", .isa = "auto", .block_size = 16};
+    struct engine_ask ask = {.model = fix.ref.dir, .compute = "f32", .isa = "auto", .block_size = 16};
     assert_int_equal(engine_plan(&ask, &whole, &err), 0);
     ask.tp = ask.pp = 1;
     assert_int_equal(engine_plan(&ask, &part, &err), 0);
@@ -662,7 +656,7 @@ static void planning(void **state)
     (void)state;
     struct error err;
     struct engine_needs needs;
-    struct engine_ask ask = {.model = fix.dir, .compute = "f32", .isa = "auto", .block_size = 16};
+    struct engine_ask ask = {.model = fix.ref.dir, .compute = "f32", .isa = "auto", .block_size = 16};
     assert_int_equal(engine_plan(&ask, &needs, &err), 0);
     assert_string_equal(needs.compute, "f32");
     assert_string_equal(needs.isa, ops_cpu_best());
@@ -710,25 +704,8 @@ static void faults(void **state)
 static int setup(void **state)
 {
     (void)state;
-    struct error err = {0};
-    char path[PATH_LEN + 32];
-    snprintf(fix.dir, sizeof(fix.dir), "%s/reference/models/llama_tied_llama3",
-             data_dir("MPISERVE_TESTS", "tests"));
-    snprintf(path, sizeof(path), "%s/reference.json", fix.dir);
-    struct json *root = json_read_file(path, 1 << 24, &err);
-    runner_need(root != NULL, &err);
-    for (u32 p = 0; p < PROMPTS; p++) {
-        const struct json *from = json_item(json_get(root, "prompts"), p), *ids = json_get(from, "ids");
-        fix.prompts[p].n = (u32)json_len(ids);
-        BUG_ON(fix.prompts[p].n + TOKENS > LONGEST);
-        for (u32 i = 0; i < fix.prompts[p].n; i++)
-            fix.prompts[p].ids[i] = (i32)json_int(json_item(ids, i), -1);
-        for (u32 i = 0; i < TOKENS; i++)
-            fix.prompts[p].greedy[i] =
-                (i32)json_int(json_item(json_get(json_get(from, "greedy"), "ids"), i), -1);
-    }
-    json_drop(root);
-    runner_load(&fix.model, fix.dir);
+    reference_read(&fix.ref, "llama_tied_llama3");
+    runner_load(&fix.model, fix.ref.dir);
     runner_start(&fix.model, ops_cpu_best(), COMPUTE_F32, 2, 256);
     return 0;
 }
@@ -738,6 +715,7 @@ static int teardown(void **state)
     (void)state;
     execute_free(fix.x);
     runner_unload(&fix.model);
+    reference_release(&fix.ref);
     buf_release(&fix.s.data);
     return 0;
 }
