@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 
+import harness
 from t_ingress import MODEL, PROGRAM, ROOT, Server
 
 MPISERVE = os.path.join(ROOT, os.environ.get("PROGRAM", "mpiserve"))
@@ -269,23 +270,5 @@ def bad_templates_end_the_start():
         assert path + ".none" in said, said
 
 
-def main():
-    wanted = sys.argv[1:]
-    tests = [t for t in TESTS if not wanted or t.__name__ in wanted]
-    print(f"1..{len(tests)}", flush=True)
-    failed = 0
-    for i, t in enumerate(tests, 1):
-        try:
-            t()
-            print(f"ok {i} - {t.__name__}", flush=True)
-        except Exception as e:  # a test says anything that went wrong
-            failed += 1
-            where = e.__traceback__
-            while where.tb_next:
-                where = where.tb_next
-            print(f"not ok {i} - {t.__name__}\n# line {where.tb_lineno}: {type(e).__name__}: {e}", flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.run(*TESTS)
