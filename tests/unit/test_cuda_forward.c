@@ -23,6 +23,7 @@ static const char *const folders[] = {"llama_tied_llama3",
                                       "qwen3_awq",
                                       "llama_gptq",
                                       "llama_gptq_v2",
+                                      "llama_gptq_act",
                                       "olmo2"};
 
 /* Blocks that are copied and zeroed are the device's. */
