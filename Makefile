@@ -110,6 +110,14 @@ $(SIM_PROGRAM): $(BUILD)/src/main.o $(SIM) $(LIBRARY)
 $(SIM_UNIT): $(SIM)
 $(SIM_UNIT): STDCXX := -lstdc++
 
+# The text room once more, so that a test can count its steps.
+COUNTED  := $(patsubst %.c,$(BUILD)/counted/%.o,$(wildcard src/text/*.c))
+$(BUILD)/counted/%.o: %.c
+	$(call say,CC  $< (counted))
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(STD) -fsanitize-coverage=trace-pc $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/tests/unit/test_text_work: $(COUNTED)
+
 $(UNIT): CMOCKA := -lcmocka
 $(UNIT) $(HELPERS) $(BENCHES): %: %.o $(LIBRARY)
 	$(call say,LD  $@)
@@ -190,4 +198,4 @@ uninstall:
 clean:
 	rm -rf build build-* mpiserve
 
--include $(OBJECTS:.o=.d) $(TEST_OBJECTS:.o=.d) $(FUZZERS:=.d) $(SIM:.o=.d)
+-include $(OBJECTS:.o=.d) $(TEST_OBJECTS:.o=.d) $(FUZZERS:=.d) $(SIM:.o=.d) $(COUNTED:.o=.d)
