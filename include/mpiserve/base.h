@@ -181,6 +181,16 @@ bool dwell_may(const struct dwell *d, u64 now_ns); /* there is no work: is anoth
 void dwell_gave_way(struct dwell *d, u64 before_ns, u64 now_ns); /* others had the core so long */
 bool dwell_on(struct dwell *d, u64 now_ns); /* both, giving way between them; true: look again */
 
+/* ---- slices
+ * --------------------------------------------------------------------------------------------------
+ * How long the calling thread, and those that it starts from then on, compute at a time when others wait for the core; 0: as long as
+ * the kernel likes. Of threads that have had their share, the one with the shorter slice comes first, and giving way
+ * (sched_yield) costs a slice: threads that relay ask for short ones, those that compute do not (EEVDF: Linux 6.12 on; I. Stoica and H. Abdel-Wahab, "Earliest eligible
+ * virtual deadline first", 1995). Returns the slice in ns, 0 where the kernel is older or the thread has another policy than the
+ * normal one, which stays. */
+#define SLICE_SHORT_NS (100 * NS_PER_US) /* the kernel's shortest */
+u64 thread_slice(u64 ns);
+
 /* ---- hashes and random numbers
  * ------------------------------------------------------------------------------*/
 u64 hash_bytes(const void *data, size_t len,

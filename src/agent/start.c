@@ -549,6 +549,7 @@ _Noreturn void agent_die(struct agent *a, const char *what, const struct error *
 int agent_main(int argc, char **argv)
 {
     struct agent *a = mem_zero(1, sizeof *a);
+    thread_slice(SLICE_SHORT_NS);
     int rc = agent_start(a, argc, argv);
     if (rc == 0) rc = agent_loop(a);
     agent_finish(a);

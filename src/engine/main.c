@@ -200,6 +200,7 @@ static int prepare(struct engine *e, struct error *err)
     if (rc == 0) rc = check_boot(e, err);
     if (rc == 0) rc = bind_to_cpus(e->boot, err);
     if (rc < 0) return rc;
+    if (!without_maths(e->boot)) thread_slice(0); /* the agent's is shorter */
     if (e->fault.kind) fault_load(&e->fault);
     rc = engine_build(e, err);
     return rc == 0 ? check_frames(e, err) : rc;

@@ -267,6 +267,17 @@ static void clocks(void **state)
     assert_true(clock_unix() > 1700000000);
 }
 
+/* ---- slices ---- */
+static void slices_are_what_was_asked(void **state)
+{
+    (void)state;
+    u64 usual = thread_slice(0);
+    if (usual == 0) skip(); /* an older kernel, or a policy of the user's */
+    assert_int_equal(thread_slice(SLICE_SHORT_NS), SLICE_SHORT_NS);
+    assert_int_equal(thread_slice(SLICE_SHORT_NS / 10), SLICE_SHORT_NS); /* none is shorter */
+    assert_int_equal(thread_slice(0), usual);
+}
+
 /* ---- dwelling ---- */
 static void dwells_after_work_only(void **state)
 {
@@ -634,6 +645,7 @@ int main(void)
         cmocka_unit_test(random_numbers),
         cmocka_unit_test(clocks),
         cmocka_unit_test(queue_wakes),
+        cmocka_unit_test(slices_are_what_was_asked),
         cmocka_unit_test(dwells_after_work_only),
         cmocka_unit_test(others_have_their_turns),
         cmocka_unit_test(who_computes_beside_it_is_left_alone),
