@@ -191,6 +191,7 @@ struct model_config {
     float score_cap, logit_cap; /* c tanh(x / c); 0: none */
     float embed_scale;
     float act_limit, act_alpha;    /* ACT_CLAMPED */
+    bool float32;                  /* config.json says that the weights are */
     bool tied;                     /* head = embedding */
     bool q_bias, o_bias, mlp_bias; /* q_bias: on q, k and v; MLA: on the products before the norms */
     enum qk_norm qk_norm;

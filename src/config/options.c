@@ -34,8 +34,9 @@ const struct option option_table[] = {
              "beside the model, each under its own name. In a job file: a map of names to folders."},
     {"compute", "dtype", OPTION_CHOICE, GROUP_MODEL, 0, AT(compute), .words = "auto f32 bf16 f16",
      .standard = "auto", .same = "float32=f32 float=f32 bfloat16=bf16 float16=f16 half=f16",
-     .help = "Number format of activations. auto: bf16 where weights are bf16 and the CPU multiplies bf16, "
-             "else f32; on GPUs bf16. f16: on GPUs only. On GPUs it is also the format of weights."},
+     .help = "Number format of activations. auto: bf16 where the CPU multiplies bf16, else f32, and f32 for "
+             "models whose config.json says float32; on GPUs bf16. f16: on GPUs only. On GPUs it is also the "
+             "format of weights."},
     {"quantization", "-q", OPTION_CHOICE, GROUP_MODEL, 0, AT(quantization),
      .words = "auto int8 int4 fp8 awq gptq mxfp4", .standard = "auto", .same = "none=auto None=auto",
      .help = "Weights of the layers in memory. auto: as they are stored; int8, int4: f32, f16 and bf16 ones "

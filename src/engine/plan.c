@@ -9,8 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static int resolve(const struct engine_ask *ask, struct engine_needs *out, enum compute *compute,
-                   struct error *err)
+static int resolve(const struct engine_ask *ask, const struct model_config *config, struct engine_needs *out,
+                   enum compute *compute, struct error *err)
 {
     const char *isa = strcmp(ask->isa, "auto") == 0 ? ops_cpu_best() : ask->isa;
     out->device = strcmp(isa, "cuda") == 0;
@@ -28,7 +28,8 @@ static int resolve(const struct engine_ask *ask, struct engine_needs *out, enum 
         snprintf(out->compute, sizeof(out->compute), "%s", name);
         return 0;
     }
-    if (strcmp(name, "auto") == 0) name = ops->native_bf16 ? "bf16" : "f32";
+    bool f32 = config->float32 && !out->device;
+    if (strcmp(name, "auto") == 0) name = ops->native_bf16 && !f32 ? "bf16" : "f32";
     if (compute_parse(name, compute) < 0)
         return error_set(err, ERR_INPUT, "compute", "\"%s\" is none of auto, f32, bf16, f16", name);
     if (*compute == COMPUTE_F16 && !out->device)
@@ -141,9 +142,8 @@ static int plan(const struct engine_ask *ask, struct adapters **adapters, struct
     if (!ask->block_size || ask->block_size % KV_TILE)
         return error_set(err, ERR_INPUT, "block-size", "%u is not a multiple of %d", ask->block_size,
                          KV_TILE);
-    int rc = resolve(ask, out, &compute, err);
-    if (rc < 0) return rc;
-    rc = model_read_config(ask->model, &config, err);
+    int rc = model_read_config(ask->model, &config, err);
+    if (rc == 0) rc = resolve(ask, &config, out, &compute, err);
     if (rc == 0) rc = load_formats(&config, ask->quantization, ask->load_format, ask->kv_cache_dtype, err);
     if (rc == 0) rc = open_adapters(ask, adapters, err);
     if (rc < 0) return rc;

@@ -168,12 +168,19 @@ static int read_rest(struct fields *f, struct model_config *out)
     return f->rc;
 }
 
+static bool says_float32(const struct fields *f)
+{
+    const char *type = json_text(json_get(f->object, fields_has(f, "dtype") ? "dtype" : "torch_dtype"));
+    return type && !strcmp(type, "float32");
+}
+
 static int read_all(struct fields *f, struct model_config *out)
 {
     if (json_kind(f->object) != JK_OBJECT)
         return fields_fail(f, ERR_INPUT, "holds %s; it must be an object",
                            json_kind_name(json_kind(f->object)));
     if (read_arch(f, out) || config_check_keys(f, out->arch)) return f->rc;
+    out->float32 = says_float32(f);
     for (size_t i = 0; i < COUNT_OF(SIZES); i++)
         *(u32 *)((char *)out + SIZES[i].at) = (u32)fields_need_int(f, SIZES[i].key, 1, SIZES[i].max);
     if (out->arch->encoder) return config_encoder(f, out);

@@ -651,6 +651,28 @@ static void planning_confirmed(void **state)
     }
 }
 
+/* --compute auto: bf16 where the CPU multiplies it, but not for models whose weights are f32. */
+static void planning_auto(void **state)
+{
+    static const struct {
+        const char *folder;
+        bool float32;
+    } cases[] = {
+        {"llama_v5style", false}, {"llama_gptq", false}, {"llama_untied_sharded", true}, {"olmo2", true}};
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        char dir[PATH_LEN];
+        struct error err;
+        struct engine_needs needs;
+        snprintf(dir, sizeof dir, "%s/reference/models/%s", data_dir("MPISERVE_TESTS", "tests"),
+                 cases[i].folder);
+        struct engine_ask ask = {.model = dir, .compute = "auto", .isa = "auto", .block_size = 16};
+        assert_int_equal(engine_plan(&ask, &needs, &err), 0);
+        bool bf16 = ops_cpu(ops_cpu_best())->native_bf16 && !cases[i].float32;
+        assert_string_equal(needs.compute, bf16 ? "bf16" : "f32");
+    }
+}
+
 static void planning(void **state)
 {
     (void)state;
@@ -737,6 +759,7 @@ int main(void)
         cmocka_unit_test(refusals),
         cmocka_unit_test(travelling),
         cmocka_unit_test(planning_parts),
+        cmocka_unit_test(planning_auto),
         cmocka_unit_test(planning),
         cmocka_unit_test(planning_confirmed),
         cmocka_unit_test(faults),
