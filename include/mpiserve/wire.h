@@ -4,9 +4,10 @@
  * ranks in the order of sending (also a rank's messages to itself). Inside: bodies over WIRE_FRAGMENT travel
  * in fragments; every packet has a sequence number of its pair and is processed strictly in that order,
  * because preposted receives complete out of order. A doorbell is a datagram (AF_UNIX in the node, UDP with a
- * nonce between nodes): only a hint, never data. Who sleeps says so to its node first, in shared memory, and is rung then only, once;
- * ranks on other nodes are rung at most every 50 us. A bell can come before what it announces, so who was rung goes on polling
- * for WIRE_BELL_NS, or, where the job has one node, until a message has come.
+ * nonce between nodes): only a hint, never data. Who sleeps says so to its node first, in shared memory, and is rung then only, once.
+ * Ranks on other nodes are rung at the end of each poll for the messages sent since the last one; the bell says how many packets there were,
+ * and who hears it polls until they have come (10 ms at most), and sleeps again. Other bells keep who hears them polling for
+ * WIRE_BELL_NS, or, where the job has one node, until a message has come.
  *
  * Life cycle, collective where marked (every rank of the job calls it, in the same order):
  *   wire_init (c) -> wire_agree (c) -> wire_bells (c) -> { wire_send, wire_poll, ... } -> wire_end (c), or
@@ -113,8 +114,8 @@ int wire_fd(const struct wire
 void wire_sleep(struct wire *w, bool sleeps);        /* see "way to sleep" above */
 void wire_drain_bell(struct wire *w);                /* empties wire_fd */
 bool wire_listens(const struct wire *w, u64 now_ns); /* what a bell has announced may still be on its way */
-/* Rings: a rank of this node if it sleeps; of another one at most once in 50 us (a bell keeps its receiver awake for 200 us).
- * Self: nothing. A bell costs about 2 us. */
+/* For what is no message, which rings by itself. Rings a rank of this node if it sleeps; of another one at most once in 50 us (a bell
+ * keeps its receiver awake for 200 us). Self: nothing. A bell costs about 2 us. */
 void wire_ring(struct wire *w, u32 rank);
 
 struct wire_counts {

@@ -20,7 +20,10 @@
 #include <unistd.h>
 
 enum { NONCE = 16, MAX_ADDRESSES = 4, DRAIN_MAX = 64 };
-static const u64 bell_gap_ns = 50 * NS_PER_US; /* between nodes: a bell keeps its receiver awake for longer */
+static const u64 bell_gap_ns =
+    50 * NS_PER_US; /* between nodes, of bells that keep their receiver awake for longer */
+static const u64 await_ns =
+    10 * NS_PER_MS; /* packets that were announced come, but for those of ranks that died */
 
 /* What a rank tells the others about its sockets. */
 struct bell_card {
@@ -30,6 +33,14 @@ struct bell_card {
     u8 nonce[NONCE];                                    /* rank 0's counts */
     char message[256];
 };
+
+/* What travels between nodes. */
+struct bell_word {
+    u8 nonce[NONCE];
+    u32 from, kind; /* rank; BELL_ */
+    u32 posted;     /* BELL_PACKETS: of this pair, so far */
+};
+enum { BELL_LOOK, BELL_PACKETS };
 
 struct bell_target {
     struct sockaddr_in to[MAX_ADDRESSES]; /* of a rank on another node */
@@ -49,7 +60,7 @@ struct bell {
     u8 nonce[NONCE];
     struct bell_target *targets; /* [size] */
     struct sleeper *sleepers;    /* [node_size], by local rank */
-    u64 listen_until_ns;
+    u64 listen_until_ns, await_until_ns;
 };
 
 static int bell_path(struct sockaddr_un *a, const char *dir, u32 rank, struct error *err)
@@ -281,6 +292,18 @@ void wire_sleep(struct wire *w, bool sleeps)
     atomic_thread_fence(memory_order_seq_cst);
 }
 
+static void ring_far(struct wire *w, u32 rank, u32 kind, u32 posted)
+{
+    struct bell *b = w->bell;
+    const struct bell_target *t = &b->targets[rank];
+    struct bell_word word = {.from = w->rank, .kind = kind, .posted = posted};
+    memcpy(word.nonce, b->nonce, NONCE);
+    atomic_fetch_add_explicit(&w->bells_sent, 1, memory_order_relaxed);
+    for (u32 i = 0; i < t->n; i++)
+        (void)!sendto(b->remote, &word, sizeof word, MSG_DONTWAIT | MSG_NOSIGNAL,
+                      (struct sockaddr *)&t->to[i], sizeof t->to[i]);
+}
+
 void wire_ring(struct wire *w, u32 rank)
 {
     struct bell *b = w->bell;
@@ -296,23 +319,79 @@ void wire_ring(struct wire *w, u32 rank)
         return;
     }
     atomic_store_explicit(&t->rung_ns, now, memory_order_relaxed);
-    atomic_fetch_add_explicit(&w->bells_sent, 1, memory_order_relaxed);
-    for (u32 i = 0; i < t->n; i++)
-        (void)!sendto(b->remote, b->nonce, NONCE, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&t->to[i],
-                      sizeof t->to[i]);
+    ring_far(w, rank, BELL_LOOK, 0);
 }
 
-static bool drain(struct wire *w, int fd, const u8 *nonce)
+/* To another node when the turn that sent ends: one bell for all that it had. */
+void bell_packets(struct wire *w, u32 rank)
 {
-    bool heard = false;
-    for (int i = 0; fd >= 0 && i < DRAIN_MAX; i++) {
-        u8 got[NONCE + 1];
-        ssize_t n = recv(fd, got, sizeof got, MSG_DONTWAIT);
-        if (n < 0) break;
-        bool genuine = !nonce || (n == NONCE && !memcmp(got, nonce, NONCE));
+    struct peer_state *s = &w->states[rank];
+    if (!w->bell || s->forgotten) return;
+    if (wire_same_node(w, rank)) {
+        ring_sleeper(w, rank);
+    } else if (!s->owed) {
+        s->owed = true;
+        w->owed[w->n_owed++] = rank;
+    }
+}
+
+void bell_owed(struct wire *w)
+{
+    for (; w->n_owed; w->n_owed--) {
+        u32 rank = w->owed[w->n_owed - 1];
+        struct peer_state *s = &w->states[rank];
+        s->owed = false;
+        if (!s->forgotten) ring_far(w, rank, BELL_PACKETS, s->posted);
+    }
+}
+
+void bell_packet_came(struct wire *w, struct peer_state *s)
+{
+    if (!s->awaited || (i32)(s->announced - s->recv_seq) > 0) return;
+    s->awaited = false;
+    w->n_awaited--;
+}
+
+/* Announced packets may be here already, and bells come in any order. */
+static void await(struct wire *w, u32 from, u32 posted)
+{
+    struct peer_state *s = &w->states[from];
+    if (s->forgotten || (i32)(posted - s->recv_seq) <= 0 || (s->awaited && (i32)(posted - s->announced) <= 0))
+        return;
+    s->announced = posted;
+    w->n_awaited += !s->awaited;
+    s->awaited = true;
+    w->bell->await_until_ns = clock_ns() + await_ns;
+}
+
+static void hear_far(struct wire *w)
+{
+    struct bell *b = w->bell;
+    struct bell_word word;
+    for (int i = 0; i < DRAIN_MAX; i++) {
+        u8 got[sizeof word + 1];
+        ssize_t n = recv(b->remote, got, sizeof got, MSG_DONTWAIT);
+        if (n < 0) return;
+        memcpy(&word, got, sizeof word);
+        bool genuine = n == sizeof word && !memcmp(word.nonce, b->nonce, NONCE) && word.from < w->size &&
+                       word.from != w->rank && word.kind <= BELL_PACKETS;
         w->counts.bells_heard += genuine;
         w->counts.bells_foreign += !genuine;
-        heard |= genuine;
+        if (!genuine) continue;
+        if (word.kind == BELL_PACKETS)
+            await(w, word.from, word.posted);
+        else
+            b->listen_until_ns = clock_ns() + WIRE_BELL_NS;
+    }
+}
+
+static bool hear_near(struct wire *w) /* only this user can reach it */
+{
+    bool heard = false;
+    char got;
+    for (int i = 0; i < DRAIN_MAX && recv(w->bell->local, &got, 1, MSG_DONTWAIT) >= 0; i++) {
+        w->counts.bells_heard++;
+        heard = true;
     }
     return heard;
 }
@@ -321,9 +400,8 @@ void wire_drain_bell(struct wire *w)
 {
     struct bell *b = w->bell;
     if (!b) return;
-    bool heard = drain(w, b->local, NULL); /* only this user can reach it */
-    heard |= drain(w, b->remote, b->nonce);
-    if (heard) b->listen_until_ns = clock_ns() + WIRE_BELL_NS;
+    if (hear_near(w)) b->listen_until_ns = clock_ns() + WIRE_BELL_NS;
+    if (b->remote >= 0) hear_far(w);
 }
 
 /* In a job of one node only messages are announced, and each is there before its bell: the first one answers it. */
@@ -334,5 +412,6 @@ void bell_answered(struct wire *w)
 
 bool wire_listens(const struct wire *w, u64 now_ns)
 {
-    return w->bell && now_ns < w->bell->listen_until_ns;
+    const struct bell *b = w->bell;
+    return b && (now_ns < b->listen_until_ns || (w->n_awaited && now_ns < b->await_until_ns));
 }

@@ -78,6 +78,7 @@ int packets_receive(struct wire *w, u32 i, struct error *err)
 int packets_init(struct wire *w, struct error *err)
 {
     w->states = mem_zero(w->size, sizeof *w->states);
+    w->owed = mem_zero(w->size, sizeof *w->owed);
     for (u32 i = 0; i < RECEIVES; i++) w->recvs[i] = MPI_REQUEST_NULL;
     if (w->size == 1) return 0; /* nobody sends */
     w->recv_memory = mem_alloc(RECEIVES * packet_full);
@@ -108,6 +109,7 @@ void packets_release(struct wire *w)
     free_list(w->free_small);
     free_list(w->free_full);
     free(w->states);
+    free(w->owed);
     free(w->recv_memory);
     free(w->sends);
     free(w->send_packets);

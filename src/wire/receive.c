@@ -55,6 +55,7 @@ static int join(struct wire *w, u32 from, const struct packet_head *h, const u8 
 {
     struct peer_state *s = &w->states[from];
     s->recv_seq++;
+    bell_packet_came(w, s);
     if (!s->assembly) {
         if (h->offset) return malformed(w, from, h, "middle of a message without its start", err);
         if (h->len == h->total) {
@@ -167,10 +168,12 @@ int wire_poll(struct wire *w, wire_handler handler, void *ctx, struct error *err
     struct delivery d = {handler, ctx, 0};
     deliver_own(w, &d);
     int rc = wire_finish_sends(w, err);
+    bell_owed(w);
     /* MPI_Testsome looks, and then lets messages in: before a sleep, a second look sees what the first let in */
     u32 looks = w->asleep ? 2 : 1;
     for (int round = 0; rc >= 0 && w->size > 1 && looks && round < ROUNDS; round++)
         if ((rc = receive_round(w, &d, err)) == 0) looks--;
+    bell_owed(w); /* of handlers */
     w->polling = false;
     return rc < 0 ? rc : d.n;
 }
@@ -180,6 +183,8 @@ void wire_forget(struct wire *w, u32 rank)
     struct peer_state *s = &w->states[rank];
     BUG_ON(rank == w->rank);
     s->forgotten = true;
+    w->n_awaited -= s->awaited;
+    s->awaited = false;
     drop_assembly(w, s);
     for (struct packet *p; (p = packet_shift(&s->backlog));) {
         packet_give(w, p);

@@ -18,6 +18,7 @@ static int post(struct wire *w, struct packet *p, struct error *err)
     if (rc) return wire_mpi_error(err, rc, "MPI_Isend");
     w->send_packets[w->n_sends++] = p;
     w->states[p->to].active++;
+    w->states[p->to].posted++;
     return 0;
 }
 
@@ -31,7 +32,7 @@ static int post_backlog(struct wire *w, u32 to, struct error *err)
         if (rc) return rc;
         any = true;
     }
-    if (any) wire_ring(w, to);
+    if (any) bell_packets(w, to);
     return 0;
 }
 
@@ -61,7 +62,7 @@ int wire_finish_sends(struct wire *w, struct error *err)
     w->n_sends = kept;
     /* what is not done yet may wait for its receiver, which fell asleep in the middle of it */
     for (u32 i = 0; i < kept; i++)
-        if (wire_same_node(w, w->send_packets[i]->to)) wire_ring(w, w->send_packets[i]->to);
+        if (wire_same_node(w, w->send_packets[i]->to)) bell_packets(w, w->send_packets[i]->to);
     return 0;
 }
 

@@ -41,9 +41,10 @@ struct packet_list {
 };
 
 struct peer_state {
-    u32 send_seq, recv_seq; /* next */
-    u32 active;             /* Isends under way */
-    bool forgotten;
+    u32 send_seq, recv_seq;        /* next */
+    u32 posted, active;            /* Isends so far, and under way */
+    u32 announced;                 /* packets that its bells have told of */
+    bool forgotten, owed, awaited; /* owed: a bell; awaited: not all that was announced is here */
     u64 pending_bytes;
     struct packet_list backlog;
     struct packet *held; /* came too early, by rising seq */
@@ -79,6 +80,8 @@ struct wire {
     u32 n_free_small, n_free_full;
 
     struct bell *bell;
+    u32 *owed; /* [size] ranks */
+    u32 n_owed, n_awaited;
 };
 
 int wire_mpi_error(struct error *err, int code, const char *what);
@@ -97,7 +100,10 @@ struct packet *packet_shift(struct packet_list *list);
 int wire_finish_sends(struct wire *w, struct error *err);
 /* bell.c */
 void bell_release(struct wire *w);
-void bell_answered(struct wire *w); /* a message has come */
+void bell_answered(struct wire *w);                          /* a message has come */
+void bell_packets(struct wire *w, u32 rank);                 /* packets were posted to it */
+void bell_owed(struct wire *w);                              /* rings those that were */
+void bell_packet_came(struct wire *w, struct peer_state *s); /* recv_seq is one higher */
 /* together.c: waits for a non-blocking collective with naps */
 int wire_wait(MPI_Request *request, const char *what, struct error *err);
 
