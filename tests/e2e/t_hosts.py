@@ -177,6 +177,13 @@ def components_are_chosen_before_mpi_starts():
             equal((done.returncode, "\nok 1 - " in done.stdout), (0, True), f"{users}: {done.stdout}{done.stderr}")
 
 
+def bells_between_hosts():
+    with Lab(2) as lab:
+        done = subprocess.run([HOSTS, "mpirun", "-np", "2", "-x", "ASAN_OPTIONS", os.path.join(BUILD, "tests/e2e/far")], env=lab.environment,
+                              capture_output=True, text=True, timeout=90 * SLOW)
+        equal((done.returncode, done.stdout.count("\nok "), "1..4" in done.stdout), (0, 3, True), f"{done.stdout}{done.stderr}")
+
+
 def rank_0_must_be_where_up_is():
     with Lab(2) as lab:
         said = refused(lab, "--hostfile", lab.hostfile(1, order=(1,)), ranks=2)
@@ -185,4 +192,4 @@ def rank_0_must_be_where_up_is():
 
 run(two_hosts, four_hosts, an_engine_dies_on_another_host, replicas_on_the_head_node, numbers_that_do_not_fit,
     the_head_nodes_address, ranks_that_differ, options_in_the_environment_reach_all_hosts,
-    the_users_choice_of_components_is_kept, components_are_chosen_before_mpi_starts, rank_0_must_be_where_up_is)
+    the_users_choice_of_components_is_kept, components_are_chosen_before_mpi_starts, bells_between_hosts, rank_0_must_be_where_up_is)
