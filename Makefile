@@ -143,10 +143,11 @@ soak: tests
 	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) LAB_LONG=1 SOAK=1 TEST_TIMEOUT=1800 $(RUN_ENV) \
 	    tests/tools/run-tests tests/lab/selftest tests/model/t_slots.py $(BUILD)/tests/mpi/slots
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
-# The library once more, then the fuzzers with it: BUILD and CC differ, so make runs itself.
+# What reads files once more, then the fuzzers with it: BUILD and CC differ, so make runs itself.
+FUZZED   := $(wildcard src/base/*.c src/model/*.c src/text/*.c src/engine/*.c src/ops/*.c)
 fuzz:
 	@tests/tools/deps fuzz
-	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz SANITIZE=address,undefined,fuzzer-no-link \
+	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz SANITIZE=address,undefined,fuzzer-no-link SOURCES='$(FUZZED)' \
 	    CFLAGS="-g -fno-sanitize-recover=undefined" fuzzers
 	@prove --timer --comments -j "$$(nproc)" --exec 'tests/fuzz/run $(FUZZ_SECONDS)' $(FUZZERS)
 fuzzers: $(FUZZERS)
