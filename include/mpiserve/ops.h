@@ -136,9 +136,8 @@ struct linear_args { /* y[r][o] = sum_k x[r][k] W[o][k] (+ bias[o]); add: y[r][o
 };
 struct norm_args {      /* y = x / sqrt(mean(x^2) + eps) * w; add: y += the same */
     const float *x, *w; /* [rows, n], [n] */
-    const float
-        *bias; /* [n]: the mean is taken away from x first, and this is added last (LayerNorm); on CPUs */
-    const u32 *list; /* [rows]: the rows of x to take; NULL: the first ones */
+    const float *bias;  /* [n]: the mean is taken away from x first, and this is added last (LayerNorm) */
+    const u32 *list;    /* [rows]: the rows of x to take; NULL: the first ones */
     float eps;
     void *y; /* [rows, n] act; may be x; add: f32 */
     enum dtype y_dtype;
@@ -147,7 +146,7 @@ struct norm_args {      /* y = x / sqrt(mean(x^2) + eps) * w; add: y += the same
     bool add;
 };
 struct glu_args {   /* y[r][i] = act(gate x[r][i], up x[r][n + i]): see enum activation */
-    const float *x; /* [rows, 2 n]; ACT_GELU, on CPUs: [rows, n] */
+    const float *x; /* [rows, 2 n]; ACT_GELU: [rows, n] */
     void *y;        /* [rows, n] act */
     enum dtype y_dtype;
     u32 rows, n;
@@ -170,7 +169,7 @@ struct embed_args {              /* y[r] = row ids[r] of the embedding */
     u32 rows, n;
     size_t ld_y;
     float scale; /* y is multiplied by it; 0: 1 */
-    bool add;    /* y += the row; with a table, ids >= 0 and without scale; on CPUs */
+    bool add;    /* y += the row; with a table, ids >= 0 and without scale */
 };
 struct angles_args {      /* table[r] = scale cos(position inv[m]), then sin: [rows, 2, half] */
     const float *inv;     /* [half]; or [rows, half], ld_inv apart */
@@ -185,7 +184,7 @@ struct place { /* where a token's K and V go */
 };
 struct rope_args {       /* q, k: norm (optional), rotate; q: scale, in place; k, v: to the KV pool */
     float *qkv;          /* [rows, (heads + 2 kv_heads) d] */
-    const float *angles; /* [rows, 2, rotary/2]; NULL, on CPUs: nothing is rotated */
+    const float *angles; /* [rows, 2, rotary/2]; NULL: nothing is rotated */
     u32 rotary;          /* the first numbers of a head are rotated, so many; even; 0: d */
     const float *q_norm, *k_norm; /* [d] or NULL */
     float eps, scale;
@@ -218,7 +217,7 @@ struct heads_args {  /* a weight for each head: y[r][i] = W_i x[r][i] */
 struct attn_span {     /* consecutive tokens of one sequence */
     const u32 *blocks; /* the sequence's block table */
     u32 row, pos, n;   /* of the first token; tokens */
-    u32 sees; /* all of them see positions [0, sees), without a window; 0: each up to its own; on CPUs */
+    u32 sees;          /* all of them see positions [0, sees), without a window; 0: each up to its own */
 };
 struct attn_args {  /* o[t] = sum_u softmax(q[t] k[u]) v[u] over u <= t, t - u < window */
     const float *q; /* [rows, heads d], scaled */
@@ -227,7 +226,7 @@ struct attn_args {  /* o[t] = sum_u softmax(q[t] k[u]) v[u] over u <= t, t - u <
     const struct kv_pool *kv;
     const struct attn_span *spans;     /* units of work, at most attn_tokens() long */
     u32 n_spans, layer, heads, window; /* 0: no window */
-    u32 n_single, longest; /* of the spans: how many have one token; the most tokens one of those sees */
+    u32 n_single, longest; /* of the spans: how many have one token; the most tokens that one of those sees */
     size_t ld_q, ld_out;
     float soft_cap;      /* scores become cap tanh(score / cap); 0: not */
     const float *sinks;  /* [heads]: a further score a head, whose weight is dropped; or NULL */
@@ -239,6 +238,19 @@ static inline u32 attn_tokens(u32 group)
 {
     return group >= ATTN_ROWS ? 1 : ATTN_ROWS / group;
 }
+
+/* ---- vectors: sums of rows, each from its first row to its last */
+struct pooling_run {
+    float *sum; /* [n of the args]; of no other run */
+    u32 row, n; /* of x */
+    u32 begins; /* 1: the sum is of these rows alone; 0: they are added to what is there */
+};
+struct pooling_args {
+    const float *x; /* [rows, n] */
+    const struct pooling_run *runs;
+    u32 n_runs, n;
+    size_t ld_x;
+};
 
 /* ---- mixture of experts: pairs (token, choice) are sorted by expert, so that each expert's rows lie together */
 struct route_args { /* see struct moe_config; among equal scores the lower expert goes first */
@@ -303,6 +315,7 @@ struct ops {
     void (*latent)(const struct latent_args *, struct share);
     void (*heads)(const struct heads_args *, struct share);
     void (*attn)(const struct attn_args *, struct share);
+    void (*pooling)(const struct pooling_args *, struct share);
     void (*route)(const struct route_args *, struct share);
     void (*group)(const struct group_args *, struct share);
     void (*gather)(const struct gather_args *, struct share);

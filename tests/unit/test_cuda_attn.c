@@ -14,9 +14,10 @@ struct shape {
     u32 heads, kv_heads, dim, window;
     float cap; /* of scores; 0: none */
     bool sinks;
-    u32 rank; /* of latents: the first numbers of K, which are V; 0: none */
+    u32 rank;   /* of latents: the first numbers of K, which are V; 0: none */
+    bool whole; /* a span is the first tokens of its sequence, and all of them see all of it */
 };
-struct piece { /* a span: the last n tokens of a sequence of `length` */
+struct piece { /* a span: the last n tokens of a sequence of `length`; or the first ones */
     u32 length, n;
 };
 struct world {
@@ -87,6 +88,7 @@ static void world_init(struct world *w, enum compute compute, const struct shape
     for (u32 q = 0; q < n; q++) {
         w->spans[q] =
             (struct attn_span){w->table[q], w->rows, pieces[q].length - pieces[q].n, pieces[q].n, 0};
+        if (s->whole) w->spans[q].pos = 0, w->spans[q].sees = pieces[q].length;
         w->rows += pieces[q].n;
     }
     size_t count = (size_t)w->rows * s->heads * s->dim;
@@ -104,6 +106,7 @@ static void expect(struct world *w, u32 seq, u32 row, u32 head, double *out)
 {
     const struct attn_span *span = &w->spans[seq];
     u32 pos = span->pos + row - span->row, dim = w->s.dim, kv_head = head / (w->s.heads / w->s.kv_heads);
+    if (w->s.whole) pos = span->sees - 1;
     u32 low = w->s.window && pos + 1 > w->s.window ? pos + 1 - w->s.window : 0;
     const float *q = w->q + ((size_t)row * w->s.heads + head) * dim;
     double sum = 0, p[LONGEST], top = -1e30;
@@ -170,7 +173,7 @@ static void check(enum compute compute, const struct shape *s, const struct piec
         spans[q].blocks = table + q * MAX_BLOCKS;
         if (spans[q].n > 1) continue;
         a.n_single++;
-        a.longest = MAX_OF(a.longest, spans[q].pos + 1);
+        a.longest = MAX_OF(a.longest, s->whole ? spans[q].sees : spans[q].pos + 1);
     }
     float sinks[128];
     for (u32 h = 0; h < s->heads; h++) sinks[h] = sink_of(h);
@@ -193,10 +196,11 @@ static void check(enum compute compute, const struct shape *s, const struct piec
 }
 
 static const struct shape shapes[] = {
-    {4, 4, 8, 0, 0, false, 0},   {4, 2, 16, 0, 2, true, 0},    {6, 2, 32, 5, 0, false, 0},
-    {8, 2, 64, 300, 0, true, 0}, {4, 1, 80, 0, 3, false, 0},   {16, 1, 32, 0, 0, false, 0},
-    {8, 1, 128, 40, 5, true, 0}, {2, 2, 96, 257, 0, false, 0}, {10, 1, 64, 0, 0, false, 0},
-    {2, 1, 256, 0, 0, true, 0},
+    {4, 4, 8, 0, 0, false, 0, false},   {4, 2, 16, 0, 2, true, 0, false},
+    {6, 2, 32, 5, 0, false, 0, false},  {8, 2, 64, 300, 0, true, 0, false},
+    {4, 1, 80, 0, 3, false, 0, false},  {16, 1, 32, 0, 0, false, 0, false},
+    {8, 1, 128, 40, 5, true, 0, false}, {2, 2, 96, 257, 0, false, 0, false},
+    {10, 1, 64, 0, 0, false, 0, false}, {2, 1, 256, 0, 0, true, 0, false},
 };
 
 static void test_single(void **state)
@@ -230,6 +234,21 @@ static void test_spans(void **state)
         }
 }
 
+/* Tokens see those behind them, too. */
+static void test_whole(void **state)
+{
+    static const struct shape whole[] = {{4, 4, 32, 0, 0, false, 0, true}, {2, 1, 72, 0, 0, false, 0, true}};
+    static const struct piece single[] = {{1, 1}, {17, 1}, {256, 1}, {300, 1}},
+                              mixed[] = {{70, 32}, {2, 2}, {300, 1}, {330, 7}, {32, 32}, {1, 1}};
+    (void)state;
+    for (int compute = COMPUTE_F32; compute <= COMPUTE_F16; compute++)
+        for (u32 i = 0; i < COUNT_OF(whole); i++)
+            if (compute == COMPUTE_F32)
+                check((enum compute)compute, &whole[i], single, COUNT_OF(single));
+            else
+                check((enum compute)compute, &whole[i], mixed, COUNT_OF(mixed));
+}
+
 static void test_tokens(void **state)
 {
     (void)state;
@@ -243,8 +262,9 @@ static void test_tokens(void **state)
 
 /* Latents: one key for all heads, of which a part is the value. Sizes that fill the kernels' tiles and such that do not. */
 static const struct shape latents[] = {
-    {4, 1, 40, 0, 0, false, 32}, {1, 1, 16, 0, 0, false, 8},     {20, 1, 128, 0, 0, false, 64},
-    {3, 1, 80, 0, 0, false, 72}, {16, 1, 576, 0, 0, false, 512}, {2, 1, 136, 0, 0, false, 64},
+    {4, 1, 40, 0, 0, false, 32, false},    {1, 1, 16, 0, 0, false, 8, false},
+    {20, 1, 128, 0, 0, false, 64, false},  {3, 1, 80, 0, 0, false, 72, false},
+    {16, 1, 576, 0, 0, false, 512, false}, {2, 1, 136, 0, 0, false, 64, false},
 };
 
 static void test_latents(void **state)
@@ -311,7 +331,7 @@ int main(void)
 {
     cuda_begin();
     static const struct CMUnitTest all[] = {cmocka_unit_test(test_single), cmocka_unit_test(test_spans),
-                                            cmocka_unit_test(test_latents)};
+                                            cmocka_unit_test(test_whole), cmocka_unit_test(test_latents)};
     struct CMUnitTest tests[CUDA_ORDERS * COUNT_OF(all) + 2] = {cmocka_unit_test(test_tokens),
                                                                 cmocka_unit_test(test_parts)};
     for (u32 i = 2; i < COUNT_OF(tests); i++) {

@@ -26,17 +26,19 @@ static void assert_close(float got, double want, enum dtype t, const char *what,
 }
 
 /* ---- norm */
-static void check_norm(enum dtype t, u32 rows, u32 n, bool listed)
+static void check_norm(enum dtype t, u32 rows, u32 n, bool listed, bool centred)
 {
     u32 of = 5, list[8] = {3, 0, 4, 1, 1, 2, 0, 3};
     size_t ld_x = n + 8, ld_y = n + 16;
-    float *x = random_row(of * ld_x, 7), *w = random_row(n, 8);
+    float *x = random_row(of * ld_x, 7), *w = random_row(n, 8), *bias = random_row(n, 9);
     u8 *y = malloc(rows * ld_y * dtype_bytes(t));
-    float *dx = cuda_memory(d, x, of * ld_x * 4), *dw = cuda_memory(d, w, n * 4);
+    float *dx = cuda_memory(d, x, of * ld_x * 4), *dw = cuda_memory(d, w, n * 4),
+          *dbias = cuda_memory(d, bias, n * 4);
     u32 *dlist = cuda_memory(d, list, sizeof list);
     void *dy = cuda_memory(d, NULL, rows * ld_y * dtype_bytes(t));
     ops_cuda()->norm(&(struct norm_args){.x = dx,
                                          .w = dw,
+                                         .bias = centred ? dbias : NULL,
                                          .list = listed ? dlist : NULL,
                                          .eps = 1e-5f,
                                          .y = dy,
@@ -49,16 +51,19 @@ static void check_norm(enum dtype t, u32 rows, u32 n, bool listed)
     cuda_fetch(d, y, dy, rows * ld_y * dtype_bytes(t));
     for (u32 r = 0; r < rows; r++) {
         const float *from = x + (listed ? list[r] : r) * ld_x;
-        double sum = 0;
-        for (u32 i = 0; i < n; i++) sum += (double)from[i] * from[i];
-        for (u32 i = 0; i < n; i++)
-            assert_close(number_load(y, t, r * ld_y + i), from[i] / sqrt(sum / n + 1e-5) * w[i], t, "norm",
-                         i);
+        double sum = 0, mean = 0;
+        for (u32 i = 0; i < n && centred; i++) mean += (double)from[i] / n;
+        for (u32 i = 0; i < n; i++) sum += (from[i] - mean) * (from[i] - mean);
+        for (u32 i = 0; i < n; i++) {
+            double want = (from[i] - mean) / sqrt(sum / n + 1e-5) * w[i] + (centred ? bias[i] : 0);
+            assert_close(number_load(y, t, r * ld_y + i), want, t, "norm", i);
+        }
     }
-    void *all[] = {dx, dw, dlist, dy};
+    void *all[] = {dx, dw, dbias, dlist, dy};
     for (u32 i = 0; i < COUNT_OF(all); i++) device_free(d, all[i]);
     free(x);
     free(w);
+    free(bias);
     free(y);
 }
 
@@ -68,31 +73,33 @@ static void test_norm(void **state)
     (void)state;
     for (u32 t = 0; t < COUNT_OF(types); t++)
         for (u32 i = 0; i < COUNT_OF(sizes); i++) {
-            check_norm(types[t], 3, sizes[i], false);
-            check_norm(types[t], 8, sizes[i], true);
+            check_norm(types[t], 3, sizes[i], false, i % 2);
+            check_norm(types[t], 8, sizes[i], true, i % 2 == 0);
         }
 }
 
-/* Added to what is there. */
-static void test_norm_add(void **state)
+/* Added to what is there; or in its place. */
+static void check_norm_onto(bool centred, bool in_place)
 {
     enum { N = 520, ROWS = 3 };
     float *x = random_row(ROWS * N, 1), *w = random_row(N, 2), *y = random_row(ROWS * N, 3), got[ROWS * N];
-    (void)state;
-    struct norm_args a = {.x = cuda_memory(d, x, ROWS * N * 4),
-                          .w = cuda_memory(d, w, N * 4),
+    void *there[] = {cuda_memory(d, x, ROWS * N * 4), cuda_memory(d, w, N * 4),
+                     cuda_memory(d, y, ROWS * N * 4)};
+    struct norm_args a = {.x = there[0],
+                          .w = there[1],
+                          .bias = centred ? there[1] : NULL,
                           .eps = 1e-6f,
-                          .y = cuda_memory(d, y, ROWS * N * 4),
+                          .y = there[in_place ? 0 : 2],
                           .rows = ROWS,
                           .n = N,
                           .ld_x = N,
                           .ld_y = N,
-                          .add = true};
+                          .add = !in_place};
     ops_cuda()->norm(&a, cuda_share(d));
     cuda_fetch(d, got, a.y, sizeof got);
-    void *there[] = {(void *)a.x, (void *)a.w, a.y};
     a.x = x;
     a.w = w;
+    a.bias = centred ? w : NULL;
     a.y = y;
     ops_cpu("portable")->norm(&a, (struct share){0, 1, NULL});
     for (u32 i = 0; i < ROWS * N; i++) assert_close(got[i], y[i], DTYPE_F32, "norm, added", i);
@@ -102,19 +109,29 @@ static void test_norm_add(void **state)
     free(y);
 }
 
+static void test_norm_onto(void **state)
+{
+    (void)state;
+    check_norm_onto(false, false);
+    check_norm_onto(true, false);
+    check_norm_onto(true, true);
+}
+
 /* ---- gated activations, caps */
 static double glu_of(enum activation act, double gate, double up)
 {
     if (act == ACT_GELU_TANH)
         return 0.5 * gate * (1 + tanh(sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate))) * up;
     if (act == ACT_SILU) return gate / (1 + exp(-gate)) * up;
+    if (act == ACT_GELU) return gate * erfc(-gate / sqrt(2)) / 2;
     gate = fmin(gate, 1.5);
     return (fmin(fmax(up, -1.5), 1.5) + 1) * gate / (1 + exp(-1.702 * gate));
 }
 
 static void check_glu(enum dtype t, enum activation act, u32 rows, u32 n)
 {
-    size_t ld_x = 2 * n, ld_y = n + 8, bytes = rows * ld_y * dtype_bytes(t);
+    u32 inputs = act == ACT_GELU ? 1 : 2;
+    size_t ld_x = inputs * n, ld_y = n + 8, bytes = rows * ld_y * dtype_bytes(t);
     float *x = random_row(rows * ld_x, 9);
     for (u32 i = 0; i < 4; i++) x[i] *= 40; /* exponentials that are 0 or infinite */
     u8 *y = malloc(bytes);
@@ -134,8 +151,8 @@ static void check_glu(enum dtype t, enum activation act, u32 rows, u32 n)
     cuda_fetch(d, y, dy, bytes);
     for (u32 r = 0; r < rows; r++)
         for (u32 i = 0; i < n; i++)
-            assert_close(number_load(y, t, r * ld_y + i), glu_of(act, x[r * ld_x + i], x[r * ld_x + n + i]),
-                         t, "glu", i);
+            assert_close(number_load(y, t, r * ld_y + i),
+                         glu_of(act, x[r * ld_x + i], x[r * ld_x + (inputs - 1) * n + i]), t, "glu", i);
     device_free(d, dx);
     device_free(d, dy);
     free(x);
@@ -146,7 +163,7 @@ static void test_glu(void **state)
 {
     (void)state;
     for (u32 t = 0; t < COUNT_OF(types); t++)
-        for (int act = ACT_SILU; act <= ACT_CLAMPED; act++) {
+        for (int act = ACT_SILU; act <= ACT_GELU; act++) {
             check_glu(types[t], (enum activation)act, 3, 8);
             check_glu(types[t], (enum activation)act, 2, 1032);
         }
@@ -167,6 +184,35 @@ static void test_cap(void **state)
     free(x);
 }
 
+/* ---- sums of rows */
+static void test_pooling(void **state)
+{
+    enum { N = 100, ROWS = 40, LD = 104, RUNS = 3 };
+    static const struct pooling_run runs[RUNS] = {{NULL, 0, 1, 1}, {NULL, 1, 30, 0}, {NULL, 31, 9, 1}};
+    float *x = random_row(ROWS * LD, 4), *sums = random_row(RUNS * N, 5), got[RUNS * N];
+    float *dx = cuda_memory(d, x, ROWS * LD * 4), *dsums = cuda_memory(d, sums, sizeof got);
+    struct pooling_run there[RUNS], here[RUNS];
+    (void)state;
+    for (u32 i = 0; i < RUNS; i++) {
+        there[i] = here[i] = runs[i];
+        there[i].sum = dsums + (RUNS - 1 - i) * N;
+        here[i].sum = sums + (RUNS - 1 - i) * N;
+    }
+    struct pooling_args a = {dx, cuda_memory(d, there, sizeof there), RUNS, N, LD};
+    void *druns = (void *)(uintptr_t)a.runs;
+    ops_cuda()->pooling(&a, cuda_share(d));
+    cuda_fetch(d, got, dsums, sizeof got);
+    a.x = x;
+    a.runs = here;
+    for (u32 i = 0; i < 3; i++) ops_cpu("portable")->pooling(&a, (struct share){i, 3, NULL});
+    assert_memory_equal(got, sums, sizeof got); /* the same order */
+    device_free(d, dx);
+    device_free(d, dsums);
+    device_free(d, druns);
+    free(x);
+    free(sums);
+}
+
 /* ---- embedding and angles */
 static void test_embed(void **state)
 {
@@ -182,7 +228,9 @@ static void test_embed(void **state)
             for (u32 i = 0; i < VOCAB * WIDTH; i++) number_store(table, type, i, random_number(&seed));
             void *dt = cuda_memory(d, table, VOCAB * WIDTH * dtype_bytes(type));
             i32 *dids = cuda_memory(d, ids, sizeof ids);
-            float *dy = cuda_memory(d, NULL, sizeof y);
+            bool add = type == DTYPE_BF16 && !packed; /* to ones */
+            for (u32 i = 0; i < ROWS * WIDTH; i++) y[i] = 1;
+            float *dy = cuda_memory(d, add ? y : NULL, sizeof y);
             struct packed w = {.data = dt, .dtype = type, .n_out = VOCAB, .n_in = WIDTH};
             ops_cuda()->embed(&(struct embed_args){.table = packed ? NULL : dt,
                                                    .packed = &w,
@@ -192,15 +240,17 @@ static void test_embed(void **state)
                                                    .rows = ROWS,
                                                    .n = WIDTH,
                                                    .ld_y = WIDTH,
-                                                   .scale = packed ? 1.5f : 0},
+                                                   .scale = packed ? 1.5f : 0,
+                                                   .add = add},
                               cuda_share(d));
             cuda_fetch(d, y, dy, sizeof y);
             for (u32 i = 0; i < ROWS * WIDTH; i++)
                 assert_true(y[i] ==
-                            (ids[i / WIDTH] < 0
-                                 ? 0
-                                 : number_load(table, type, (size_t)ids[i / WIDTH] * WIDTH + i % WIDTH) *
-                                       (packed ? 1.5f : 1)));
+                            (float)add +
+                                (ids[i / WIDTH] < 0
+                                     ? 0
+                                     : number_load(table, type, (size_t)ids[i / WIDTH] * WIDTH + i % WIDTH) *
+                                           (packed ? 1.5f : 1)));
             device_free(d, dt);
             device_free(d, dids);
             device_free(d, dy);
@@ -301,7 +351,7 @@ static void test_linear(void **state)
 /* ---- rope: q in place, k and v in the pool */
 struct rope_case {
     u32 heads, kv_heads, dim, rotary;
-    bool norm;
+    bool norm, still; /* still: without angles */
 };
 enum { ROPE_ROWS = 5, ROPE_BLOCK = 16, ROPE_BLOCKS = 4, ROPE_LAYERS = 2 };
 static const struct place rope_places[ROPE_ROWS] = {{2, 15}, {3, 0}, {3, 1}, {1, 7}, {1, 8}};
@@ -334,7 +384,7 @@ static void check_rope(enum compute compute, const struct rope_case *c)
     memcpy(want, qkv, bytes);
     cpu_kv.memory = aligned_alloc(CACHE_LINE, cpu_kv.block_bytes * ROPE_BLOCKS);
     struct rope_args a = {.qkv = want,
-                          .angles = angles,
+                          .angles = c->still ? NULL : angles,
                           .q_norm = c->norm ? q_norm : NULL,
                           .k_norm = c->norm ? k_norm : NULL,
                           .rotary = c->rotary,
@@ -355,7 +405,7 @@ static void check_rope(enum compute compute, const struct rope_case *c)
                    cuda_memory(d, rope_places, sizeof rope_places),
                    kv.memory};
     a.qkv = all[0];
-    a.angles = all[1];
+    a.angles = c->still ? NULL : all[1];
     a.q_norm = c->norm ? all[2] : NULL;
     a.k_norm = c->norm ? all[3] : NULL;
     a.places = all[4];
@@ -373,11 +423,9 @@ static void check_rope(enum compute compute, const struct rope_case *c)
 
 static void test_rope(void **state)
 {
-    static const struct rope_case cases[] = {{4, 2, 8, 0, false},
-                                             {2, 2, 80, 32, true},
-                                             {8, 1, 128, 0, true},
-                                             {1, 1, 256, 0, false},
-                                             {2, 1, 64, 16, false}};
+    static const struct rope_case cases[] = {{4, 2, 8, 0, false, false},   {2, 2, 80, 32, true, false},
+                                             {8, 1, 128, 0, true, false},  {1, 1, 256, 0, false, false},
+                                             {2, 1, 64, 16, false, false}, {4, 4, 32, 0, false, true}};
     (void)state;
     for (int compute = COMPUTE_F32; compute <= COMPUTE_F16; compute++)
         for (u32 i = 0; i < COUNT_OF(cases); i++) check_rope((enum compute)compute, &cases[i]);
@@ -558,10 +606,11 @@ int main(void)
 {
     cuda_begin();
     static const struct CMUnitTest all[] = {
-        cmocka_unit_test(test_norm),   cmocka_unit_test(test_norm_add), cmocka_unit_test(test_glu),
-        cmocka_unit_test(test_cap),    cmocka_unit_test(test_embed),    cmocka_unit_test(test_angles),
-        cmocka_unit_test(test_linear), cmocka_unit_test(test_rope),     cmocka_unit_test(test_latent),
-        cmocka_unit_test(test_copies), cmocka_unit_test(test_devices),  cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_norm),   cmocka_unit_test(test_norm_onto), cmocka_unit_test(test_glu),
+        cmocka_unit_test(test_cap),    cmocka_unit_test(test_embed),     cmocka_unit_test(test_pooling),
+        cmocka_unit_test(test_angles), cmocka_unit_test(test_linear),    cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_latent), cmocka_unit_test(test_copies),    cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_errors),
     };
     enum { EMULATED = 2 }; /* the last ones: about the emulation's device, and calls that fail on demand */
     struct CMUnitTest tests[CUDA_ORDERS * COUNT_OF(all)];

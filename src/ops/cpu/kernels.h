@@ -11,7 +11,7 @@
 
 #define KERNELS                                                                                              \
     .linear = linear, .norm = norm, .glu = glu, .cap = cap, .embed = embed, .angles = angles, .rope = rope,  \
-    .latent = latent, .heads = heads, .attn = attn, .route = route, .group = group, .gather = gather,        \
-    .experts = experts, .combine = combine
+    .latent = latent, .heads = heads, .attn = attn, .pooling = pooling, .route = route, .group = group,      \
+    .gather = gather, .experts = experts, .combine = combine
 
 #endif

@@ -263,6 +263,17 @@ static void embed(const struct embed_args *a, struct share s)
     }
 }
 
+/* Threads share the columns: a sum's order is that of its rows. */
+static void pooling(const struct pooling_args *a, struct share s)
+{
+    u32 from = a->n * s.i / s.n, to = a->n * (s.i + 1) / s.n;
+    for (const struct pooling_run *run = a->runs; run < a->runs + a->n_runs; run++) {
+        for (u32 k = from; run->begins && k < to; k++) run->sum[k] = 0;
+        for (u32 r = run->row; r < run->row + run->n; r++)
+            for (u32 k = from; k < to; k++) run->sum[k] += a->x[r * a->ld_x + k];
+    }
+}
+
 /* cos and sin of an angle in f32, |a| < 2^20, in f64: a = k pi/2 + r, then the series of r, |r| <= pi/4. */
 static void angle_cos_sin(float angle, float *c, float *s)
 {

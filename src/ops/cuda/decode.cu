@@ -116,13 +116,13 @@ __global__ void __launch_bounds__(DECODE_THREADS, 4) decode_kernel(struct decode
     SHARED(shared, s);
     u32 index = first_span + blockIdx.z, split = blockIdx.x, group = p.heads / p.kv.kv_heads;
     const struct attn_span span = p.spans[index];
-    u32 per_head = (group + ROWS - 1) / ROWS, offset = blockIdx.y % per_head * ROWS,
-        low = first_seen(span.pos, p.window);
-    if (span.n != 1 || split >= splits_of(span.pos, p.window)) return; /* the whole block */
+    u32 per_head = (group + ROWS - 1) / ROWS, offset = blockIdx.y % per_head * ROWS, pos = last_seen(span, 0),
+        low = first_seen(pos, p.window);
+    if (span.n != 1 || split >= splits_of(pos, p.window)) return; /* the whole block */
     u32 start = (low / KV_SPLIT + split) * KV_SPLIT;
     struct decode_work w;
     w.first = start > low ? start : low;
-    w.end = start + KV_SPLIT < span.pos + 1 ? start + KV_SPLIT : span.pos + 1;
+    w.end = start + KV_SPLIT < pos + 1 ? start + KV_SPLIT : pos + 1;
     w.kv_head = blockIdx.y / per_head;
     w.head = w.kv_head * group + offset;
     w.rows = group - offset < ROWS ? group - offset : ROWS;
@@ -136,14 +136,14 @@ __global__ void __launch_bounds__(DECODE_THREADS, 4) decode_kernel(struct decode
     __syncthreads();
     decode_softmax<ROWS, D>(s, w.end - w.first);
     __syncthreads();
-    decode_values<T, ROWS, D>(s, w, p, index, split, splits_of(span.pos, p.window) == 1);
+    decode_values<T, ROWS, D>(s, w, p, index, split, splits_of(pos, p.window) == 1);
 }
 
 template <class T>
 __global__ void __launch_bounds__(DECODE_THREADS) merge_kernel(struct decode_params p, u32 first_span)
 {
     const struct attn_span span = p.spans[first_span + blockIdx.y];
-    u32 d = p.kv.value_dim, head = blockIdx.x, n = splits_of(span.pos, p.window);
+    u32 d = p.kv.value_dim, head = blockIdx.x, n = splits_of(last_seen(span, 0), p.window);
     if (span.n != 1 || n == 1) return;
     const float *from = p.partial + ((size_t)blockIdx.y * p.heads + head) * p.splits * (d + 2);
     float top = -INFINITY, sum = 0;

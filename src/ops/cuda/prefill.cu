@@ -84,7 +84,7 @@ __device__ void tile_mask(const struct prefill_work &w, u32 row0, u32 first, u32
     u32 lane = threadIdx.x % WARP;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        u32 pos = w.span.pos + (row0 + lane / 4 + 8 * half) / w.group, low = first_seen(pos, window);
+        u32 pos = last_seen(w.span, (row0 + lane / 4 + 8 * half) / w.group), low = first_seen(pos, window);
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(PREFILL_THREADS, 2) prefill_kernel(struct pref
     w.group = p.heads / p.kv.kv_heads;
     w.rows = w.span.n * w.group;
     w.low = first_seen(w.span.pos, p.window);
-    w.last = w.span.pos + w.span.n - 1;
+    w.last = last_seen(w.span, w.span.n - 1);
     u32 row0 = threadIdx.x / WARP * 16;
     float score[KEYS / 8][4], out[D / 8][4];
     struct running run = {{-INFINITY, -INFINITY}, {0, 0}};

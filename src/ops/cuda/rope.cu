@@ -14,7 +14,7 @@ struct rope_params {
     struct kv_view kv;
 };
 
-/* Normalises a head, rotates its first numbers, pairs (m, m + rotary/2), and scales it; lane l has m = l, l + 32, ... */
+/* Normalises a head, rotates its first numbers (none: rotary 0), pairs (m, m + rotary/2), and scales it; lane l has m = l, l + 32, ... */
 __device__ inline void turn_head(float *x, const float *norm, const float *angles, u32 d, u32 rotary,
                                  float eps, float scale)
 {
@@ -63,7 +63,7 @@ void rope(const struct rope_args *a, struct share s)
                             a->q_norm, a->k_norm,
                             a->places, a->eps,
                             a->scale,  a->heads,
-                            a->rows,   a->rotary ? a->rotary : a->kv->head_dim,
+                            a->rows,   !a->angles ? 0 : a->rotary ? a->rotary : a->kv->head_dim,
                             a->ld,     kv_view(a->kv, a->layer)};
     u32 units = a->rows * (a->heads + 2 * a->kv->kv_heads);
     if (!units) return;

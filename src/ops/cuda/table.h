@@ -68,6 +68,11 @@ __host__ __device__ inline u32 first_seen(u32 pos, u32 window)
 {
     return window && pos + 1 > window ? pos + 1 - window : 0;
 }
+/* Last position that a span's token sees. */
+__host__ __device__ inline u32 last_seen(const struct attn_span &span, u32 token)
+{
+    return span.sees ? span.sees - 1 : span.pos + token;
+}
 /* Memory of the device for what an operation needs until it is done: partial results of attention, rounded inputs of products. */
 enum { PARTIAL_BYTES = 64 << 20 };
 struct decode_params {
@@ -82,7 +87,7 @@ struct decode_params {
     const float *sinks; /* [heads] or NULL */
 };
 struct decode_params decode_params(const struct attn_args *a, struct device *d);
-/* Splits from the one with the first key that is seen to the one with the token itself. */
+/* Splits from the one with the first key that is seen to the one with the last, pos. */
 __host__ __device__ inline u32 splits_of(u32 pos, u32 window)
 {
     return pos / KV_SPLIT - first_seen(pos, window) / KV_SPLIT + 1;
