@@ -1,5 +1,6 @@
 #include "engine/execute.h"
 #include "engine/device_sampler.h"
+#include "engine/device_vectors.h"
 #include "engine/null.h"
 
 #include <math.h>
@@ -28,7 +29,8 @@ struct execute {
     u32 n_seqs, n_jobs;
     struct sampler **samplers; /* one a thread */
     int n_samplers;
-    struct device_sampler *device_sampler; /* or this one */
+    struct device_sampler *device_sampler; /* or this one; where vectors are made: */
+    struct device_vectors *device_vectors; /* [max_rows], and one for the canary */
     const float *logits;
     _Atomic u32 ticket;
     u8 *out; /* results frame */
@@ -64,6 +66,16 @@ size_t execute_results_max(u32 max_rows, u32 max_logprobs, u32 hidden)
     return results_frame_bytes(&h);
 }
 
+static bool start_on_device(struct execute *x, struct error *err)
+{
+    const struct rows_limits *l = &x->spec.limits;
+    if (l->pooling)
+        x->device_vectors = device_vectors_new(x->spec.device, l->max_rows + 1, l->hidden, err);
+    else
+        x->device_sampler = device_sampler_new(x->spec.device, l->max_rows, l->vocab, l->max_logprobs, err);
+    return x->device_vectors || x->device_sampler;
+}
+
 struct execute *execute_new(const struct execute_spec *spec, struct error *err)
 {
     const struct rows_limits *l = &spec->limits;
@@ -86,9 +98,7 @@ struct execute *execute_new(const struct execute_spec *spec, struct error *err)
     x->samplers = mem_zero((size_t)x->n_samplers, sizeof(*x->samplers));
     for (int i = 0; i < x->n_samplers; i++) x->samplers[i] = sampler_new(l->vocab);
     x->out = mem_alloc(execute_results_max(l->max_rows, l->max_logprobs, l->hidden));
-    if (!spec->device || spec->follows) return x;
-    x->device_sampler = device_sampler_new(spec->device, l->max_rows, l->vocab, l->max_logprobs, err);
-    if (x->device_sampler) return x;
+    if (!spec->device || spec->follows || start_on_device(x, err)) return x;
     execute_free(x);
     return NULL;
 }
@@ -100,6 +110,7 @@ void execute_free(struct execute *x)
     for (int i = 0; i < x->n_samplers; i++) sampler_free(x->samplers[i]);
     free(x->samplers);
     device_sampler_free(x->device_sampler);
+    device_vectors_free(x->device_vectors);
     free(x->seqs);
     free(x->jobs);
     free(x->canary);
@@ -130,7 +141,8 @@ static void gather_hidden(const struct execute *x, const struct row *plan, const
     bool last = plan->want == WANT_HIDDEN, all = pooling == POOLING_MEAN;
     if (!r->pooled) return;
     if (nan) r->vector[0] = NAN; /* stays so, whatever is added */
-    seq->hidden.sum = r->vector;
+    seq->hidden.sum = x->device_vectors ? device_vectors_sum(x->device_vectors, plan->row) : r->vector;
+    seq->hidden.begins = x->device_vectors && (!all || plan->pos == 0);
     seq->hidden.first = pooling == POOLING_LAST ? plan->n_tok - 1u : 0;
     if (all || (pooling == POOLING_LAST ? last : plan->pos == 0)) seq->hidden.n = all ? plan->n_tok : 1;
 }
@@ -276,6 +288,27 @@ static int sample_on_device(struct execute *x, struct error *err)
     return rc;
 }
 
+/* The sums of the prompts that end in this step, to their rows. */
+static int vectors_on_device(struct execute *x, struct error *err)
+{
+    u32 first = x->spec.limits.max_rows, end = 0;
+    for (u32 i = 0; i < x->n_jobs; i++) {
+        const struct job *job = &x->jobs[i];
+        if (job->result == none || job->row->dead) continue;
+        first = MIN_OF(first, job->plan->row);
+        end = MAX_OF(end, job->plan->row + 1);
+    }
+    if (end) device_vectors_fetch(x->device_vectors, first, end - first);
+    int rc = finish_on_device(x, err);
+    for (u32 i = 0; i < x->n_jobs && rc == 0; i++) {
+        const struct job *job = &x->jobs[i];
+        if (job->result == none || job->row->dead) continue;
+        const float *sum = device_vectors_copy(x->device_vectors, job->plan->row);
+        for (u32 k = 0; k < x->spec.limits.hidden; k++) job->row->vector[k] += sum[k];
+    }
+    return rc;
+}
+
 static u8 flags_of(enum sampler_state state)
 {
     return state == SAMPLER_OK ? 0 : state == SAMPLER_NONFINITE ? RESULT_NONFINITE : RESULT_NOTHING;
@@ -365,7 +398,9 @@ static int run_forward(struct execute *x, const struct step_view *v, struct erro
         rc = run_seqs(x, x->seqs, x->n_seqs, err);
     if (rc == 0 && x->spec.device && x->spec.follows) return finish_on_device(x, err);
     if (rc < 0 || x->spec.follows) return rc;
-    if (x->spec.device)
+    if (x->device_vectors)
+        rc = vectors_on_device(x, err);
+    else if (x->spec.device)
         rc = sample_on_device(x, err);
     else
         sample_all(x);
@@ -386,9 +421,23 @@ static int meet(struct execute *x, struct error *err)
                      (double)sum);
 }
 
-/* The first row of the logits is finite, as its sampling finds. */
+static int check_numbers(const float *numbers, u32 n, struct error *err)
+{
+    for (u32 i = 0; i < n; i++)
+        if (!isfinite(numbers[i]))
+            return error_set(err, ERR_STATE, "canary", "the model gives numbers that are not finite");
+    return 0;
+}
+
+/* The canary's vector; or the first row of the logits, as its sampling finds. */
 static int check_on_device(struct execute *x, struct error *err)
 {
+    const struct rows_limits *l = &x->spec.limits;
+    if (x->device_vectors) {
+        device_vectors_fetch(x->device_vectors, l->max_rows, 1);
+        int rc = finish_on_device(x, err);
+        return rc ? rc : check_numbers(device_vectors_copy(x->device_vectors, l->max_rows), l->hidden, err);
+    }
     static const struct sampler_row greedy = {
         .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1}};
     device_sampler_clear(x->device_sampler);
@@ -408,17 +457,14 @@ static int run_canary(struct execute *x, struct error *err)
     const struct rows_limits *l = &x->spec.limits;
     bool vector = l->pooling != POOLING_NONE;
     struct fwd_seq seq = {.tokens = &token, .n_tok = 1, .blocks = &scratch, .want_logits = !vector};
-    memset(x->canary, 0, l->hidden * sizeof(*x->canary));
     seq.hidden.n = vector;
-    seq.hidden.sum = x->canary;
+    seq.hidden.begins = true;
+    seq.hidden.sum = x->device_vectors ? device_vectors_sum(x->device_vectors, l->max_rows) : x->canary;
     rc = run_seqs(x, &seq, 1, err);
     if (rc == 0 && x->spec.device)
         return x->spec.follows ? finish_on_device(x, err) : check_on_device(x, err);
-    const float *numbers = vector ? x->canary : x->logits;
-    for (u32 i = 0, n = vector ? l->hidden : l->vocab; i < n && rc == 0 && !x->spec.follows; i++)
-        if (!isfinite(numbers[i]))
-            rc = error_set(err, ERR_STATE, "canary", "the model gives numbers that are not finite");
-    return rc;
+    if (rc < 0 || x->spec.follows) return rc;
+    return vector ? check_numbers(x->canary, l->hidden, err) : check_numbers(x->logits, l->vocab, err);
 }
 
 static int admit(struct execute *x, const struct step_view *v, struct error *err)

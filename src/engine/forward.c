@@ -183,12 +183,12 @@ static size_t rooms_of(struct forward *f, struct room *list)
         ROOM_ON_HOST(lists.places, n, sizeof *f->lists.places),
         ROOM_ON_HOST(lists.spans, n, sizeof *f->lists.spans),
         ROOM_ON_HOST(lists.wanted, n, sizeof *f->lists.wanted),
-        ROOM_ON_HOST(hidden.rows, vectors, sizeof *f->hidden.rows),
-        ROOM_ON_HOST(hidden.to, vectors, sizeof *f->hidden.to),
-        ROOM_ON_HOST(hidden.norm, vectors, c->hidden * sizeof(float)),
-        ROOM_ON_HOST(hidden.dense, scores, c->hidden * sizeof(float)),
-        ROOM_ON_HOST(hidden.out, scores, sizeof(float)),
-        ROOM_ON_HOST(types, c->arch->encoder ? n : 0, sizeof *f->types),
+        ROOM_ON_HOST(lists.vectors, vectors, sizeof *f->lists.vectors),
+        ROOM_ON_HOST(lists.runs, vectors, sizeof *f->lists.runs),
+        ROOM(vectors.rows, vectors, c->hidden * sizeof(float)),
+        ROOM(vectors.dense, scores, c->hidden * sizeof(float)),
+        ROOM(vectors.scores, scores, sizeof(float)),
+        ROOM_ON_HOST(lists.types, c->arch->encoder ? n : 0, sizeof *f->lists.types),
         ROOM_ON_HOST(tickets, part->layers.n, TICKETS * sizeof *f->tickets),
         ROOM_ON_HOST(adapters.runs, adapted, sizeof *f->adapters.runs),
         ROOM_ON_HOST(adapters.low, adapted, ADAPTED_PARTS * f->adapters.low_ld * sizeof(float)),
@@ -204,7 +204,9 @@ static struct mirror_spec mirror_of(const struct forward *f)
                                 .max_seqs = f->spec.max_rows,
                                 .max_seq_blocks = f->spec.max_seq_blocks,
                                 .inv = {rotary_size(&c->rope, f->chunk),
-                                        c->arch->two_ropes ? rotary_size(&c->rope_local, f->chunk) : 0}};
+                                        c->arch->two_ropes ? rotary_size(&c->rope_local, f->chunk) : 0},
+                                .types = c->arch->encoder,
+                                .vectors = c->pooling.kind && forward_has_logits(&f->spec) ? f->chunk : 0};
 }
 
 size_t forward_work_bytes(const struct forward_spec *spec)
@@ -227,8 +229,6 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
         const char *where;
         bool refused;
     } parts[] = {{"--quantization", dtype_quantised(c->load.weights)},
-                 {"encoders", c->arch->encoder},
-                 {"vectors of an embedding model", c->pooling.kind != POOLING_NONE},
                  {"--lora-modules", c->load.adapters != NULL},
                  {"a KV cache of another format than --compute",
                   c->load.kv_set && c->load.kv != compute_dtype(s->compute)}};
@@ -418,7 +418,7 @@ static void run_places(struct forward *f, struct share s)
     const struct {
         const struct table *table;
         const i32 *ids;
-    } more[] = {{&w->positions, (const i32 *)f->lists.positions}, {&w->types, f->types}};
+    } more[] = {{&w->positions, (const i32 *)f->seen.positions}, {&w->types, f->seen.types}};
     for (size_t i = 0; i < COUNT_OF(more); i++) {
         f->spec.ops->embed(&(struct embed_args){.table = more[i].table->data,
                                                 .dtype = more[i].table->dtype,
@@ -497,59 +497,6 @@ static int run_head(struct forward *f, struct share s)
     return parallel_logits(&f->parallel, f->logits_out, f->n_wanted, s);
 }
 
-/* A wanted row: the final norm's, where the model has one. */
-static void take_hidden(struct forward *f, u32 i)
-{
-    const struct model_config *c = f->spec.config;
-    const float *x = f->x + (size_t)f->hidden.rows[i] * c->hidden;
-    float *y = f->hidden.norm + (size_t)i * c->hidden;
-    if (!f->spec.weights->norm) {
-        memcpy(y, x, c->hidden * sizeof *y);
-        return;
-    }
-    f->spec.ops->norm(&(struct norm_args){.x = x,
-                                          .w = f->spec.weights->norm,
-                                          .eps = c->eps,
-                                          .y = y,
-                                          .y_dtype = DTYPE_F32,
-                                          .rows = 1,
-                                          .n = c->hidden},
-                      (struct share){0, 1, NULL});
-}
-
-/* A classifier's head: a product, tanh, and one more product of one output. */
-static void run_scores(struct forward *f, struct share s)
-{
-    const struct weights *w = f->spec.weights;
-    u32 hidden = f->spec.config->hidden, n = f->hidden.n;
-    forward_linear(f, &w->score_dense, w->score_dense_bias,
-                   (struct rows_in){f->hidden.norm, DTYPE_F32, hidden},
-                   (struct rows_out){f->hidden.dense, hidden, n, false}, s);
-    f->spec.ops->cap(&(struct cap_args){.x = f->hidden.dense, .cap = 1, .rows = n, .n = hidden, .ld = hidden},
-                     s);
-    forward_wait(f, s);
-    forward_linear(f, &w->score_out, w->score_out_bias, (struct rows_in){f->hidden.dense, DTYPE_F32, hidden},
-                   (struct rows_out){f->hidden.out, 1, n, false}, s);
-}
-
-/* Wanted rows to the sums that they join. Threads share the rows, then the columns: a sum's order is that of its rows. */
-static void run_hidden(struct forward *f, struct share s)
-{
-    const struct model_config *c = f->spec.config;
-    u32 width = model_vector(c);
-    for (u32 i = s.i; i < f->hidden.n; i += s.n) take_hidden(f, i);
-    forward_wait(f, s);
-    if (c->pooling.scores) run_scores(f, s);
-    const float *rows = c->pooling.scores ? f->hidden.out : f->hidden.norm;
-    u32 from = width * s.i / s.n, to = width * (s.i + 1) / s.n;
-    for (u32 i = 0; i < f->hidden.n; i++) {
-        const float *row = rows + (size_t)i * width;
-        float *sum = f->hidden.to[i];
-        for (u32 k = from; k < to; k++) sum[k] += row[k];
-    }
-    forward_wait(f, s);
-}
-
 static int run_layer(struct forward *f, u32 layer, struct share s)
 {
     const struct model_config *c = f->spec.config;
@@ -569,7 +516,7 @@ static void chunk_thread(void *arg, int thread, int threads)
     forward_wait(f, s);
     for (u32 layer = first; layer < end && !rc; layer++) rc = run_layer(f, layer, s);
     if (!rc && f->n_wanted) run_head(f, s);
-    if (!rc && f->hidden.n) run_hidden(f, s);
+    if (!rc && f->vectors.n) forward_vectors(f, s);
 }
 
 /* ---- a step, cut into chunks */
@@ -584,7 +531,7 @@ static void add_span(struct forward *f, struct attn_span span)
     f->lists.spans[f->n_spans++] = span;
     if (span.n > 1) return;
     f->n_single++;
-    f->longest = MAX_OF(f->longest, span.pos + 1);
+    f->longest = MAX_OF(f->longest, span.sees ? span.sees : span.pos + 1);
 }
 
 static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32 n, bool all)
@@ -601,17 +548,14 @@ static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32
             f->lists.ids[row] = parallel_id(&f->parallel, q->tokens[done + i]);
         }
         f->lists.positions[row] = pos + c->encoder.first;
-        if (whole) f->types[row] = q->second && pos >= q->second;
+        if (whole) f->lists.types[row] = q->second && pos >= q->second;
         rotary_row(&f->rotary[0], row, pos, q->prompt);
         if (c->arch->two_ropes) rotary_row(&f->rotary[1], row, pos, q->prompt);
         f->lists.places[row] = (struct place){q->blocks[pos / f->spec.block_size], pos % f->spec.block_size};
         BUG_ON(f->lists.places[row].block >= f->spec.n_blocks);
         if (i % most == 0)
             add_span(f, (struct attn_span){blocks, row, pos, MIN_OF(most, n - i), whole ? n : 0});
-        if (forward_has_logits(&f->spec) && done + i - q->hidden.first < q->hidden.n) {
-            f->hidden.rows[f->hidden.n] = row;
-            f->hidden.to[f->hidden.n++] = q->hidden.sum;
-        }
+        if (forward_has_logits(&f->spec)) forward_add_vector(f, q, row, done + i);
         if (!shard_last(&f->part)) continue;
         if (all || (q->want_logits && done + i == q->n_tok - 1)) f->lists.wanted[f->n_wanted++] = row;
     }
@@ -623,11 +567,14 @@ static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32
 static void send_lists(struct forward *f)
 {
     const struct model_config *c = f->spec.config;
-    const struct mirror_use use = {
-        f->rows,
-        f->n_spans,
-        f->n_wanted,
-        {rotary_size(&c->rope, f->rows), c->arch->two_ropes ? rotary_size(&c->rope_local, f->rows) : 0}};
+    const struct mirror_use use = {.rows = f->rows,
+                                   .spans = f->n_spans,
+                                   .wanted = f->n_wanted,
+                                   .types = c->arch->encoder ? f->rows : 0,
+                                   .vectors = f->vectors.n,
+                                   .runs = f->vectors.n_runs,
+                                   .inv = {rotary_size(&c->rope, f->rows),
+                                           c->arch->two_ropes ? rotary_size(&c->rope_local, f->rows) : 0}};
     mirror_send(f->mirror, &f->lists, &use, &f->seen);
 }
 
@@ -645,7 +592,8 @@ static int run_chunk(struct forward *f, float *logits, u32 *written)
         chunk_thread(f, 0, 1);
     else
         pool_run(f->spec.pool, chunk_thread, f);
-    f->rows = f->n_spans = f->n_wanted = f->n_single = f->longest = f->hidden.n = f->adapters.n = 0;
+    f->rows = f->n_spans = f->n_wanted = f->n_single = f->longest = f->adapters.n = 0;
+    f->vectors.n = f->vectors.n_runs = 0;
     if (f->parallel.broken) return f->parallel.err.code;
     return parallel_send(&f->parallel, f->x, stream);
 }

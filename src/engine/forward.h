@@ -25,8 +25,9 @@ struct fwd_seq {       /* the part of one sequence that a step computes */
         u32 first, n; /* among these tokens */
         float *
             sum; /* [model_vector]: the final norm's rows of theirs (an encoder's: the last layer's), or what a
-                         classifier's head makes of them, are added to it, in order */
-    } hidden;    /* n 0: not wanted. As batch invariant as logits; only where forward_has_logits */
+                         classifier's head makes of them, are added to it, in order; with a device: there */
+        bool begins; /* whatever the sum was, it begins with the first of these */
+    } hidden;        /* n 0: not wanted. As batch invariant as logits; only where forward_has_logits */
     u32 prompt;  /* tokens of its prompt: see rope_frequencies; where a length does not matter, anything */
     u32 second;  /* encoders: the position from which on tokens are of type 1; 0: none */
     u32 adapter; /* by number in config's load.adapters, from 1; 0: none */

@@ -43,14 +43,11 @@ struct forward {
     u32 logits_ld;              /* the vocabulary, or this engine's part of it */
     /* the chunk in work */
     struct token_lists lists, seen; /* on the host; where the operations look */
-    i32 *types;                     /* [chunk]: of tokens; encoders */
     struct {
-        u32 *rows;          /* [chunk]: those of the stream that are wanted */
-        float **to;         /* [chunk]: the sum that each joins */
-        float *norm;        /* [chunk, hidden] */
-        float *dense, *out; /* [chunk, hidden], [chunk]: of a classifier's head */
-        u32 n;
-    } hidden;
+        float *rows;           /* [chunk, hidden]: those that are wanted */
+        float *dense, *scores; /* [chunk, hidden], [chunk]: of a classifier's head */
+        u32 n, n_runs;         /* of the lists */
+    } vectors;
     struct {
         struct adapter_run {
             u32 adapter, row, n;
@@ -132,6 +129,10 @@ void forward_adapt(struct forward *f, const struct layer_weights *layer, enum ad
                    struct rows_in in, struct rows_out out, struct share s);
 /* Rows of a chunk whose sequence has an adapter (0: none), in order. One thread. */
 void forward_add_run(struct forward *f, u32 adapter, u32 row, u32 n);
+/* Of a chunk's rows, position i of the sequence's tokens: does it join a sum? One thread. */
+void forward_add_vector(struct forward *f, const struct fwd_seq *q, u32 row, u32 i);
+/* Those rows, or the scores that they are of, to their sums. */
+void forward_vectors(struct forward *f, struct share s);
 /* Before what leads to the next sum over engines: a barrier at least lies between. */
 void forward_prepare(struct forward *f, struct share s);
 /* Sums [rows, hidden] that stand in f->partial_to, over all engines, to the stream. */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIST_ALIGN = 16 };
+enum { LIST_ALIGN = 16, LISTS = 10 };
 
 struct mirror {
     struct device *device;
@@ -18,9 +18,11 @@ static size_t aligned(size_t bytes)
 
 size_t mirror_bytes(const struct mirror_spec *s)
 {
-    size_t token = sizeof(i32) + 2 * sizeof(u32) + sizeof(struct place) + sizeof(struct attn_span);
-    return s->max_seqs * aligned(s->max_seq_blocks * sizeof(u32)) + s->tokens * token +
-           (s->inv[0] + s->inv[1]) * sizeof(float) + 7 * LIST_ALIGN;
+    size_t token = sizeof(i32) + 2 * sizeof(u32) + sizeof(struct place) + sizeof(struct attn_span) +
+                   (s->types ? sizeof(i32) : 0),
+           vector = sizeof(u32) + sizeof(struct pooling_run);
+    return s->max_seqs * aligned(s->max_seq_blocks * sizeof(u32)) + s->tokens * token + s->vectors * vector +
+           (s->inv[0] + s->inv[1]) * sizeof(float) + LISTS * LIST_ALIGN;
 }
 
 struct mirror *mirror_new(struct device *d, const struct mirror_spec *spec, struct error *err)
@@ -64,7 +66,10 @@ void mirror_send(struct mirror *m, const struct token_lists *host, const struct 
                                  .positions = add(m, host->positions, use->rows * sizeof *host->positions),
                                  .places = add(m, host->places, use->rows * sizeof *host->places),
                                  .spans = add(m, host->spans, use->spans * sizeof *host->spans),
-                                 .wanted = add(m, host->wanted, use->wanted * sizeof *host->wanted)};
+                                 .wanted = add(m, host->wanted, use->wanted * sizeof *host->wanted),
+                                 .types = add(m, host->types, use->types * sizeof *host->types),
+                                 .vectors = add(m, host->vectors, use->vectors * sizeof *host->vectors),
+                                 .runs = add(m, host->runs, use->runs * sizeof *host->runs)};
     for (u32 i = 0; i < 2; i++) seen->inv[i] = add(m, host->inv[i], use->inv[i] * sizeof(float));
     device_upload(m->device, m->there, m->host, m->used);
     m->used = 0;

@@ -10,17 +10,22 @@ struct token_lists { /* of a chunk, where the operations look for them */
     u32 *positions;
     struct place *places;
     struct attn_span *spans;
-    u32 *wanted;   /* rows that get logits */
-    float *inv[2]; /* see struct rotary */
+    u32 *wanted;              /* rows that get logits */
+    float *inv[2];            /* see struct rotary */
+    i32 *types;               /* of tokens; encoders */
+    u32 *vectors;             /* rows that join sums, of models that make vectors */
+    struct pooling_run *runs; /* of those */
 };
 struct mirror;
 struct mirror_spec {
     u32 tokens;                   /* of a chunk */
     u32 max_seqs, max_seq_blocks; /* of its block tables */
     size_t inv[2];
+    bool types;
+    u32 vectors; /* of a chunk */
 };
 struct mirror_use { /* how much of the lists a chunk uses */
-    u32 rows, spans, wanted;
+    u32 rows, spans, wanted, types, vectors, runs;
     size_t inv[2];
 };
 size_t mirror_bytes(const struct mirror_spec *spec); /* on the device */

@@ -1,5 +1,6 @@
 /* What an engine would need: asked by agents before there is one. */
 #include "engine/device_sampler.h"
+#include "engine/device_vectors.h"
 #include "engine/execute.h"
 #include "engine/forward.h"
 #include "engine/load.h"
@@ -90,9 +91,10 @@ static u64 device_work_bytes(const struct model_config *c, const struct shard *p
                                 .max_step_tokens = ask->max_step_tokens,
                                 .max_rows = ask->max_rows,
                                 .max_seq_blocks = (len + ask->block_size - 1) / ask->block_size};
-    u64 sampler =
-        forward_has_logits(&spec) ? device_sampler_bytes(ask->max_rows, c->vocab, ask->max_logprobs) : 0;
-    return device_own_bytes() + forward_work_bytes(&spec) + sampler;
+    u64 results = !forward_has_logits(&spec) ? 0
+                  : c->pooling.kind          ? device_vectors_bytes(ask->max_rows + 1, model_vector(c))
+                                    : device_sampler_bytes(ask->max_rows, c->vocab, ask->max_logprobs);
+    return device_own_bytes() + forward_work_bytes(&spec) + results;
 }
 
 /* An encoder reads a prompt in one step. */

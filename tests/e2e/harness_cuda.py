@@ -1,4 +1,6 @@
 """What jobs over GPUs must do, whatever the GPU: for t_cuda.py, over the emulation, and for tests/gpu/t_gpu.py."""
+import math
+
 from harness import *
 
 CHATS = [c for c in expected_chats() if c["min_gap"] >= 0.1 and len(c["ids"]) < 30][:6]
@@ -27,6 +29,34 @@ def other_numbers(program):
             check(f"{'bf16' if compute == 'auto' else compute} on cuda" in job.log(), job.log())
             answer = job.chat("What is 17 + 25?")
             check("42" in answer["choices"][0]["message"]["content"], answer)
+
+
+def vectors_and_scores(program):
+    """What the reference library says, from models that make nothing else; of vectors, which are normalised, too."""
+    folder = os.path.join(TOP, "tests/reference/embeddings")
+    options = ("--engine", "cuda", "--compute", "f32", "--max-num-batched-tokens", "320", "--max-num-seqs", "8")
+    with open(os.path.join(folder, "encoders.json")) as f:
+        encoders = json.load(f)["models"]
+
+    def job_of(model):
+        return Job(*options, program=program, ranks=1, model=os.path.join(folder, model))
+
+    def length(vector):
+        return math.sqrt(sum(x * x for x in vector))
+    with job_of("bert_scorer") as job:
+        pairs = encoders["bert_scorer"]["pairs"]
+        answer = job.post("/v1/score", {"text_1": [p["query"] for p in pairs], "text_2": [p["document"] for p in pairs]})
+        for got, p in zip(answer.json["data"], pairs):
+            wanted = 1 / (1 + math.exp(-p["logit"])) if encoders["bert_scorer"]["sigmoid"] else p["logit"]
+            check(abs(got["score"] - wanted) < 1e-3, f"{got}, wanted {wanted}")
+    with job_of("xlmr") as job:
+        texts = encoders["xlmr"]["texts"]
+        answer = job.post("/v1/embeddings", {"input": [t["ids"] for t in texts]})
+        equal(answer.status, 200, f"{answer}")
+        for got, t in zip(answer.json["data"], texts):
+            wanted, a = t["cls"], got["embedding"]
+            cosine = sum(x * y for x, y in zip(a, wanted)) / length(a) / length(wanted)
+            check(cosine > 0.99999, f"{t['text']!r}: {cosine}")
 
 
 def killed_in_a_stream(program, after):

@@ -25,6 +25,10 @@ def numbers_and_draws():
     other_numbers(SIM)
 
 
+def vectors():
+    vectors_and_scores(SIM)
+
+
 def an_engine_that_is_killed():
     killed_in_a_stream(SIM, 80)
 
@@ -124,5 +128,5 @@ def a_build_without_cuda_says_so():
     check(code == 1 and "--engine cuda: this build has no CUDA: make CUDA=1" in err, err)
 
 
-run(a_gpu_for_each_engine, numbers_and_draws, an_engine_that_is_killed, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
+run(a_gpu_for_each_engine, numbers_and_draws, vectors, an_engine_that_is_killed, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
     devices_are_listed, a_plan_says_what_a_gpu_needs, a_build_without_cuda_says_so)

@@ -6,77 +6,35 @@
 
 #include <cmocka.h>
 
-#include <math.h>
-
 #include "crew.h"
 #include "engine/execute.h"
 #include "engine/layout.h"
 #include "mpiserve/engine.h"
-#include "mpiserve/json.h"
 #include "runner.h"
 #include "stepper.h"
+#include "vector_reference.h"
 
-enum { MOST_TEXTS = 8, LONGEST = 320, HIDDEN = 32, MOST_TOKENS = 700, NUMERICS = 77 };
+enum { HIDDEN = 32, MOST_TOKENS = 700, NUMERICS = 77 };
 static const char *const models[] = {"bert", "xlmr", "bert_scorer", "xlmr_scorer"};
 enum { SCORERS = 2 }; /* the first of them */
-static const struct pool_case {
-    enum pooling pooling;
-    const char *key;
-} POOLS[] = {{POOLING_LAST, "lasttoken"}, {POOLING_MEAN, "mean"}, {POOLING_CLS, "cls"}};
 
-struct text {
-    i32 ids[LONGEST];
-    u32 n, second;
-    float wanted[COUNT_OF(POOLS)][HIDDEN]; /* a scorer's: [0][0] */
-};
 struct fixture {
-    char dir[PATH_LEN];
-    struct text texts[MOST_TEXTS];
-    u32 n_texts;
-    bool scores;
+    struct vector_reference ref;
     struct runner model;
 };
 static struct fixture fix[COUNT_OF(models)];
-static float tolerance;
-
-static void read_text(struct text *t, const struct json *from, bool scores)
-{
-    const struct json *ids = json_get(from, "ids");
-    t->n = (u32)json_len(ids);
-    t->second = (u32)json_int(json_get(from, "second"), 0);
-    assert_in_range(t->n, 2, LONGEST);
-    for (u32 i = 0; i < t->n; i++) t->ids[i] = (i32)json_int(json_item(ids, i), -1);
-    if (scores) t->wanted[0][0] = (float)json_real(json_get(from, "logit"), NAN);
-    for (size_t p = 0; p < COUNT_OF(POOLS) && !scores; p++)
-        for (u32 i = 0; i < HIDDEN; i++)
-            t->wanted[p][i] = (float)json_real(json_item(json_get(from, POOLS[p].key), i), NAN);
-}
 
 static int setup(void **state)
 {
     (void)state;
-    struct error err = {0};
-    char path[PATH_LEN];
-    const char *tests = data_dir("MPISERVE_TESTS", "tests");
-    snprintf(path, sizeof path, "%s/reference/embeddings/encoders.json", tests);
-    struct json *root = json_read_file(path, 1 << 24, &err);
-    runner_need(root != NULL, &err);
-    tolerance = (float)json_real(json_get(root, "tolerance"), 0);
-    assert_true(tolerance > 0 && tolerance < 1.5e-4f);
     for (size_t m = 0; m < COUNT_OF(models); m++) {
         struct fixture *f = &fix[m];
-        f->scores = m >= SCORERS;
-        const struct json *model = json_get(json_get(root, "models"), models[m]),
-                          *list = json_get(model, f->scores ? "pairs" : "texts");
-        f->n_texts = (u32)json_len(list);
-        assert_in_range(f->n_texts, 4, MOST_TEXTS);
-        for (u32 i = 0; i < f->n_texts; i++) read_text(&f->texts[i], json_item(list, i), f->scores);
-        snprintf(f->dir, sizeof f->dir, "%s/reference/embeddings/%s", tests, models[m]);
-        runner_load(&f->model, f->dir);
+        vector_reference_read(&f->ref, models[m]);
+        runner_load(&f->model, f->ref.dir);
         assert_true(f->model.config.arch->encoder && f->model.config.hidden == HIDDEN);
-        assert_int_equal(model_vector(&f->model.config), f->scores ? 1 : HIDDEN);
+        assert_int_equal(f->ref.width, m >= SCORERS ? 1 : HIDDEN);
+        assert_true(f->ref.scores == (m >= SCORERS) && f->ref.tolerance < 1.5e-4f);
     }
-    json_drop(root);
     return 0;
 }
 
@@ -88,36 +46,19 @@ static int teardown(void **state)
 }
 
 /* ---- forward passes */
-static struct fwd_seq whole(const struct runner *r, u32 place, const struct text *t, enum pooling pooling,
-                            float *sum)
-{
-    struct fwd_seq q = runner_seq(r, place, t->ids, 0, t->n);
-    q.want_logits = false;
-    q.second = t->second;
-    q.hidden.first = pooling == POOLING_LAST ? t->n - 1 : 0;
-    q.hidden.n = pooling == POOLING_MEAN ? t->n : 1;
-    q.hidden.sum = sum;
-    return q;
-}
-
 /* Sums, not means. */
 static void alone(struct runner *r, const struct text *t, enum pooling pooling, float *sum)
 {
-    struct fwd_seq q = whole(r, 3, t, pooling, sum);
+    struct fwd_seq q = text_whole(r, 3, t, pooling, sum);
     memset(sum, 0, HIDDEN * sizeof *sum);
     assert_non_null(forward_run(r->forward, &q, 1));
 }
 
 static void check_near(const struct fixture *f, u32 text, size_t pool, const float *sum, float slack)
 {
-    const struct text *t = &f->texts[text];
-    float rows = POOLS[pool].pooling == POOLING_MEAN ? (float)t->n : 1;
-    for (u32 i = 0; i < (f->scores ? 1 : HIDDEN); i++) {
-        float wanted = f->scores ? t->wanted[0][0] : t->wanted[pool][i];
-        if (!(fabsf(sum[i] / rows - wanted) <= slack))
-            fail_msg("%s, text %u, %s, number %u: %g, wanted %g", f->dir, text, POOLS[pool].key, i,
-                     (double)(sum[i] / rows), (double)wanted);
-    }
+    float rows = POOLS[pool].pooling == POOLING_MEAN ? (float)f->ref.texts[text].n : 1, vector[HIDDEN];
+    for (u32 i = 0; i < f->ref.width; i++) vector[i] = sum[i] / rows;
+    assert_vector(&f->ref, text, pool, vector, slack);
 }
 
 static void references(void **state)
@@ -129,10 +70,10 @@ static void references(void **state)
         float first[COUNT_OF(POOLS)][MOST_TEXTS][HIDDEN], sum[HIDDEN];
         for (int i = 0; i < n; i++) {
             runner_start(&f->model, levels[i], COMPUTE_F32, 1 + i % 2, i ? MOST_TOKENS : LONGEST);
-            for (size_t p = f->scores ? 2 : 0; p < COUNT_OF(POOLS); p++)
-                for (u32 t = 0; t < f->n_texts; t++) {
-                    alone(&f->model, &f->texts[t], POOLS[p].pooling, sum);
-                    check_near(f, t, p, sum, tolerance);
+            for (size_t p = f->ref.scores ? 2 : 0; p < COUNT_OF(POOLS); p++)
+                for (u32 t = 0; t < f->ref.n_texts; t++) {
+                    alone(&f->model, &f->ref.texts[t], POOLS[p].pooling, sum);
+                    check_near(f, t, p, sum, f->ref.tolerance);
                     if (i == 0) memcpy(first[p][t], sum, sizeof sum);
                     assert_memory_equal(first[p][t], sum, sizeof sum);
                 }
@@ -145,19 +86,20 @@ static void company(void **state)
 {
     (void)state;
     for (struct fixture *f = fix; f < fix + COUNT_OF(fix); f++)
-        for (size_t p = f->scores ? 2 : 0; p < COUNT_OF(POOLS); p++) {
+        for (size_t p = f->ref.scores ? 2 : 0; p < COUNT_OF(POOLS); p++) {
             float wanted[MOST_TEXTS][HIDDEN], sums[MOST_TEXTS][HIDDEN];
             struct fwd_seq seqs[MOST_TEXTS];
             runner_start(&f->model, ops_cpu_best(), COMPUTE_F32, 3, MOST_TOKENS);
-            for (u32 t = 0; t < f->n_texts; t++) alone(&f->model, &f->texts[t], POOLS[p].pooling, wanted[t]);
+            for (u32 t = 0; t < f->ref.n_texts; t++)
+                alone(&f->model, &f->ref.texts[t], POOLS[p].pooling, wanted[t]);
             for (u32 round = 0; round < 4; round++) {
                 memset(sums, 0, sizeof sums);
-                for (u32 i = 0; i < f->n_texts; i++) {
-                    u32 t = (round % 2 ? f->n_texts - 1 - i : i + round) % f->n_texts;
-                    seqs[i] = whole(&f->model, 4 + t, &f->texts[t], POOLS[p].pooling, sums[t]);
+                for (u32 i = 0; i < f->ref.n_texts; i++) {
+                    u32 t = (round % 2 ? f->ref.n_texts - 1 - i : i + round) % f->ref.n_texts;
+                    seqs[i] = text_whole(&f->model, 4 + t, &f->ref.texts[t], POOLS[p].pooling, sums[t]);
                 }
-                assert_non_null(forward_run(f->model.forward, seqs, f->n_texts));
-                assert_memory_equal(sums, wanted, f->n_texts * sizeof *sums);
+                assert_non_null(forward_run(f->model.forward, seqs, f->ref.n_texts));
+                assert_memory_equal(sums, wanted, f->ref.n_texts * sizeof *sums);
             }
         }
 }
@@ -170,11 +112,11 @@ static void other_formats(void **state)
         float sum[HIDDEN];
         struct runner r;
         runner_start(&f->model, ops_cpu_best(), COMPUTE_BF16, 1, MOST_TOKENS);
-        alone(&f->model, &f->texts[3], POOLING_CLS, sum);
+        alone(&f->model, &f->ref.texts[3], POOLING_CLS, sum);
         check_near(f, 3, 2, sum, 0.05f);
-        runner_load_as(&r, f->dir, &(struct model_load){.weights = DTYPE_I8});
+        runner_load_as(&r, f->ref.dir, &(struct model_load){.weights = DTYPE_I8});
         runner_start(&r, ops_cpu_best(), COMPUTE_F32, 1, MOST_TOKENS);
-        alone(&r, &f->texts[3], POOLING_CLS, sum);
+        alone(&r, &f->ref.texts[3], POOLING_CLS, sum);
         check_near(f, 3, 2, sum, 0.2f);
         runner_unload(&r);
     }
@@ -185,13 +127,13 @@ static void types(void **state)
 {
     (void)state;
     struct fixture *f = &fix[SCORERS];
-    struct text t = f->texts[0];
+    struct text t = f->ref.texts[0];
     float sum[HIDDEN];
     runner_start(&f->model, ops_cpu_best(), COMPUTE_F32, 1, MOST_TOKENS);
     t.second = 0;
     alone(&f->model, &t, POOLING_CLS, sum);
     assert_true(fabsf(sum[0] - t.wanted[0][0]) > 1e-2f);
-    t.second = f->texts[0].second + 1;
+    t.second = f->ref.texts[0].second + 1;
     alone(&f->model, &t, POOLING_CLS, sum);
     assert_true(fabsf(sum[0] - t.wanted[0][0]) > 1e-3f);
 }
@@ -208,7 +150,7 @@ static void engine(struct coll_world *w, u32 me, void *arg)
     const struct division *d = arg;
     struct fixture *f = d->fix;
     struct runner *r = malloc(sizeof *r);
-    runner_load_part(r, f->dir, d->tp, d->pp, me % d->tp, me / d->tp);
+    runner_load_part(r, f->ref.dir, d->tp, d->pp, me % d->tp, me / d->tp);
     r->config.pooling.kind = POOLING_CLS;
     r->all = coll_all(w);
     r->stage = coll_stage(w);
@@ -216,11 +158,12 @@ static void engine(struct coll_world *w, u32 me, void *arg)
     runner_start(r, ops_cpu_best(), COMPUTE_F32, 2, MOST_TOKENS);
     float sums[MOST_TEXTS][HIDDEN] = {0};
     struct fwd_seq seqs[MOST_TEXTS];
-    for (u32 i = 0; i < f->n_texts; i++) seqs[i] = whole(r, i, &f->texts[i], POOLING_CLS, sums[i]);
-    crew_need(forward_run(r->forward, seqs, f->n_texts) != NULL, forward_error(r->forward));
-    for (u32 i = 0; i < f->n_texts; i++) {
+    for (u32 i = 0; i < f->ref.n_texts; i++)
+        seqs[i] = text_whole(r, i, &f->ref.texts[i], POOLING_CLS, sums[i]);
+    crew_need(forward_run(r->forward, seqs, f->ref.n_texts) != NULL, forward_error(r->forward));
+    for (u32 i = 0; i < f->ref.n_texts; i++) {
         float one[HIDDEN] = {0};
-        struct fwd_seq q = whole(r, i, &f->texts[i], POOLING_CLS, one);
+        struct fwd_seq q = text_whole(r, i, &f->ref.texts[i], POOLING_CLS, one);
         crew_need(forward_run(r->forward, &q, 1) != NULL, forward_error(r->forward));
         crew_need(!memcmp(one, sampler ? sums[i] : (float[HIDDEN]){0}, sizeof one), NULL);
     }
@@ -241,7 +184,7 @@ static void divisions(void **state)
                 crew_run(&c);
             }
             assert_memory_equal(out[0], out[1], sizeof out[0]); /* stages change no bit */
-            for (u32 i = 0; i < f->n_texts; i++) check_near(f, i, 2, out[0][i], tolerance);
+            for (u32 i = 0; i < f->ref.n_texts; i++) check_near(f, i, 2, out[0][i], f->ref.tolerance);
         }
 }
 
@@ -256,7 +199,7 @@ static void tensors(void **state)
         struct model_files *none = model_open_none();
         assert_int_equal(layout_build(&l, &f->model.config, &f->model.shard, f->model.files, NULL, &err), 0);
         u32 unused = layout_unused(&l, &f->model.config, f->model.files, &first);
-        if (unused) fail_msg("%s: %u unused, %s", f->dir, unused, first);
+        if (unused) fail_msg("%s: %u unused, %s", f->ref.dir, unused, first);
         layout_release(&l);
         assert_true(layout_build(&l, &f->model.config, &f->model.shard, none, NULL, &err) < 0);
         assert_non_null(strstr(err.message, "tensor embeddings.word_embeddings.weight is missing"));
@@ -268,7 +211,7 @@ static void tensors(void **state)
 static void plans(void **state)
 {
     (void)state;
-    struct engine_ask ask = {.model = fix[0].dir,
+    struct engine_ask ask = {.model = fix[0].ref.dir,
                              .compute = "f32",
                              .isa = "auto",
                              .block_size = 16,
@@ -291,10 +234,6 @@ static void plans(void **state)
     limits.max_rows = 2;
     assert_int_equal(engine_blocks(&needs, &limits, 1ull << 40, &blocks, &err), 0);
     assert_int_equal(blocks, 2 * 20 + 1);
-    const struct forward_spec on_gpu = {
-        .config = &fix[0].model.config, .shard = fix[0].model.shard, .compute = COMPUTE_F32};
-    assert_int_equal(forward_check_device(&on_gpu, &err), ERR_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "encoders: on CPUs only"));
     assert_int_equal(engine_blocks(&needs, &limits, 20 * needs.kv_bytes_per_block, &blocks, &err), ERR_INPUT);
 }
 
@@ -343,7 +282,7 @@ static bool run(struct execute *x, u32 kind)
 static struct seq_new *begin(const struct fixture *f, u32 row, u32 text)
 {
     struct sampling any = stepper_greedy();
-    const struct text *t = &f->texts[text];
+    const struct text *t = &f->ref.texts[text];
     struct seq_new *n = stepper_new(&steps, row, 1, &any, t->ids, t->n, t->n, t->n);
     n->pooling = f->model.config.pooling.kind;
     n->second = t->second;
@@ -367,17 +306,17 @@ static void in_steps(void **state)
         assert_true(run(x, STEP_CANARY));
         for (u32 i = 0; i < 4; i++) {
             begin(f, i, i);
-            part(i, 0, f->texts[i].n, WANT_HIDDEN);
+            part(i, 0, f->ref.texts[i].n, WANT_HIDDEN);
         }
         assert_true(run(x, STEP_FORWARD));
         assert_int_equal(out.head->n, 4);
         for (u32 i = 0; i < 4; i++) {
             float sum[HIDDEN];
-            u32 n = f->scores ? 1 : HIDDEN;
+            u32 n = f->ref.scores ? 1 : HIDDEN;
             assert_int_equal(out.rows[i].hidden.len, n);
             const float *mean = results_at(&out, out.rows[i].hidden);
-            for (u32 k = 0; k < n; k++) sum[k] = pool == 1 ? mean[k] * (float)f->texts[i].n : mean[k];
-            check_near(f, i, pool, sum, tolerance);
+            for (u32 k = 0; k < n; k++) sum[k] = pool == 1 ? mean[k] * (float)f->ref.texts[i].n : mean[k];
+            check_near(f, i, pool, sum, f->ref.tolerance);
         }
         assert_true(run(x, STEP_CANARY));
         execute_free(x);
@@ -389,7 +328,7 @@ static void refusals(void **state)
     (void)state;
     struct fixture *bert = &fix[0], *xlmr = &fix[1];
     struct execute *x = start(bert, 1);
-    u32 n = bert->texts[2].n;
+    u32 n = bert->ref.texts[2].n;
     begin(bert, 0, 2);
     part(0, 0, n - 1, WANT_NOTHING); /* a part of a prompt */
     assert_false(run(x, STEP_FORWARD));
@@ -405,7 +344,7 @@ static void refusals(void **state)
     execute_free(x);
     x = start(xlmr, 1);
     begin(xlmr, 0, 2)->second = 3; /* the model has one type */
-    part(0, 0, xlmr->texts[2].n, WANT_HIDDEN);
+    part(0, 0, xlmr->ref.texts[2].n, WANT_HIDDEN);
     assert_false(run(x, STEP_FORWARD));
     execute_free(x);
     buf_release(&steps.data);

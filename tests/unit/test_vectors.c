@@ -6,66 +6,28 @@
 
 #include <cmocka.h>
 
-#include <math.h>
-
 #include "crew.h"
 #include "engine/execute.h"
-#include "mpiserve/json.h"
 #include "runner.h"
 #include "stepper.h"
+#include "vector_reference.h"
 
-enum { MOST_TEXTS = 8, LONGEST = 320, HIDDEN = 64, NUMERICS = 77, ROW_BLOCKS = 20, MOST_TOKENS = 512 };
-static const struct pool_case {
-    enum pooling pooling;
-    const char *key;
-} POOLS[] = {{POOLING_LAST, "lasttoken"}, {POOLING_MEAN, "mean"}, {POOLING_CLS, "cls"}};
-static const float TOLERANCE = 1e-3f;
+enum { HIDDEN = 64, NUMERICS = 77, ROW_BLOCKS = 20, MOST_TOKENS = 512 };
 
-struct text {
-    i32 ids[LONGEST];
-    u32 n;
-    float wanted[COUNT_OF(POOLS)][HIDDEN];
-};
 static struct fixture {
-    char dir[PATH_LEN];
-    struct text texts[MOST_TEXTS];
-    u32 n_texts;
+    struct vector_reference ref;
     struct runner model;
     struct execute *x;
     struct stepper s;
     struct results_view out;
 } fix;
 
-static void read_text(struct text *t, const struct json *from, i32 end)
-{
-    const struct json *ids = json_get(from, "ids");
-    t->n = (u32)json_len(ids) + 1;
-    assert_in_range(t->n, 2, LONGEST);
-    for (u32 i = 0; i + 1 < t->n; i++) t->ids[i] = (i32)json_int(json_item(ids, i), -1);
-    t->ids[t->n - 1] = end;
-    for (size_t p = 0; p < COUNT_OF(POOLS); p++)
-        for (u32 i = 0; i < HIDDEN; i++)
-            t->wanted[p][i] = (float)json_real(json_item(json_get(from, POOLS[p].key), i), NAN);
-}
-
 static int setup(void **state)
 {
     (void)state;
-    struct error err = {0};
-    char path[PATH_LEN];
-    const char *tests = data_dir("MPISERVE_TESTS", "tests");
-    snprintf(fix.dir, sizeof fix.dir, "%s/reference/embeddings/qwen3", tests);
-    snprintf(path, sizeof path, "%s/reference/embeddings/vectors.json", tests);
-    struct json *root = json_read_file(path, 1 << 24, &err);
-    runner_need(root != NULL, &err);
-    const struct json *texts = json_get(root, "texts");
-    fix.n_texts = (u32)json_len(texts);
-    assert_in_range(fix.n_texts, 4, MOST_TEXTS);
-    for (u32 i = 0; i < fix.n_texts; i++)
-        read_text(&fix.texts[i], json_item(texts, i), (i32)json_int(json_get(root, "end"), -1));
-    json_drop(root);
-    runner_load(&fix.model, fix.dir);
-    assert_int_equal(fix.model.config.hidden, HIDDEN);
+    vector_reference_read(&fix.ref, "qwen3");
+    runner_load(&fix.model, fix.ref.dir);
+    assert_int_equal(fix.ref.width, HIDDEN);
     return 0;
 }
 
@@ -166,10 +128,7 @@ static void embed(u32 row, const struct text *t, u32 chunk, float *out)
 
 static void assert_wanted(const float *got, const struct text *t, size_t pool)
 {
-    for (u32 i = 0; i < HIDDEN; i++)
-        if (!(fabsf(got[i] - t->wanted[pool][i]) <= TOLERANCE))
-            fail_msg("%s of %u tokens, number %u: %g, wanted %g", POOLS[pool].key, t->n, i, (double)got[i],
-                     (double)t->wanted[pool][i]);
+    assert_vector(&fix.ref, (u32)(t - fix.ref.texts), pool, got, fix.ref.tolerance);
 }
 
 static void chunks(void **state)
@@ -180,17 +139,17 @@ static void chunks(void **state)
         float whole[MOST_TEXTS][HIDDEN], cut[HIDDEN];
         for (int threads = 1; threads <= 2; threads++) {
             model_start(POOLS[p].pooling, ops_cpu_best(), threads);
-            for (u32 i = 0; i < fix.n_texts; i++)
+            for (u32 i = 0; i < fix.ref.n_texts; i++)
                 for (size_t k = 0; k < COUNT_OF(cuts); k++) {
-                    embed(i % 2, &fix.texts[i], cuts[k], cut);
-                    assert_wanted(cut, &fix.texts[i], p);
+                    embed(i % 2, &fix.ref.texts[i], cuts[k], cut);
+                    assert_wanted(cut, &fix.ref.texts[i], p);
                     if (threads == 1 && k == 0) memcpy(whole[i], cut, sizeof cut);
                     assert_memory_equal(cut, whole[i], sizeof cut);
                 }
         }
         model_start(POOLS[p].pooling, "portable", 1);
-        embed(0, &fix.texts[2], 20, cut);
-        assert_wanted(cut, &fix.texts[2], p);
+        embed(0, &fix.ref.texts[2], 20, cut);
+        assert_wanted(cut, &fix.ref.texts[2], p);
     }
 }
 
@@ -201,15 +160,15 @@ static void company(void **state)
         float alone[MOST_TEXTS][HIDDEN];
         u32 ended = 0, done[MOST_TEXTS] = {0};
         model_start(POOLS[p].pooling, ops_cpu_best(), 2);
-        for (u32 i = 0; i < fix.n_texts; i++) embed(i, &fix.texts[i], MOST_TOKENS, alone[i]);
-        for (u32 i = 0; i < fix.n_texts; i++) begin(i, &fix.texts[i]);
-        while (ended < fix.n_texts) {
+        for (u32 i = 0; i < fix.ref.n_texts; i++) embed(i, &fix.ref.texts[i], MOST_TOKENS, alone[i]);
+        for (u32 i = 0; i < fix.ref.n_texts; i++) begin(i, &fix.ref.texts[i]);
+        while (ended < fix.ref.n_texts) {
             u32 who[MOST_TEXTS], n = 0;
-            for (u32 i = 0; i < fix.n_texts; i++) {
-                if (done[i] >= fix.texts[i].n) continue;
-                part(i, &fix.texts[i], done[i], 5 + i);
+            for (u32 i = 0; i < fix.ref.n_texts; i++) {
+                if (done[i] >= fix.ref.texts[i].n) continue;
+                part(i, &fix.ref.texts[i], done[i], 5 + i);
                 done[i] += 5 + i;
-                if (done[i] >= fix.texts[i].n) who[n++] = i;
+                if (done[i] >= fix.ref.texts[i].n) who[n++] = i;
             }
             assert_true(run());
             assert_int_equal(fix.out.head->n, n);
@@ -219,11 +178,29 @@ static void company(void **state)
     }
 }
 
+/* A sum that begins, whatever was there: with the first row, and not with each chunk of a step. */
+static void begins(void **state)
+{
+    (void)state;
+    for (size_t p = 0; p < COUNT_OF(POOLS); p++)
+        for (u32 i = 0; i < fix.ref.n_texts; i++) {
+            const struct text *t = &fix.ref.texts[i];
+            float sum[HIDDEN];
+            for (u32 k = 0; k < HIDDEN; k++) sum[k] = NAN;
+            model_start(POOLS[p].pooling, ops_cpu_best(), 2);
+            struct fwd_seq q = text_whole(&fix.model, 1, t, POOLS[p].pooling, sum);
+            q.hidden.begins = true;
+            assert_non_null(forward_run(fix.model.forward, &q, 1));
+            for (u32 k = 0; k < HIDDEN && POOLS[p].pooling == POOLING_MEAN; k++) sum[k] /= (float)t->n;
+            assert_wanted(sum, t, p);
+        }
+}
+
 /* Only the last position's row is needed, so the others may be cached. */
 static void behind_cached_blocks(void **state)
 {
     (void)state;
-    const struct text *t = &fix.texts[3];
+    const struct text *t = &fix.ref.texts[3];
     float whole[HIDDEN];
     u32 blocks[ROW_BLOCKS];
     model_start(POOLING_LAST, ops_cpu_best(), 1);
@@ -243,7 +220,7 @@ static void behind_cached_blocks(void **state)
 static void restarts(void **state)
 {
     (void)state;
-    const struct text *t = &fix.texts[3];
+    const struct text *t = &fix.ref.texts[3];
     for (size_t p = 0; p < COUNT_OF(POOLS); p++) {
         float whole[HIDDEN], again[HIDDEN];
         model_start(POOLS[p].pooling, ops_cpu_best(), 1);
@@ -265,7 +242,7 @@ static void restarts(void **state)
 static void not_finite(void **state)
 {
     (void)state;
-    const struct text *t = &fix.texts[2];
+    const struct text *t = &fix.ref.texts[2];
     char fault[32];
     float fine[HIDDEN];
     snprintf(fault, sizeof fault, "nan-token:%d", t->ids[3]);
@@ -279,14 +256,14 @@ static void not_finite(void **state)
     assert_true(fix.out.head->n == 1 && fix.out.rows[0].flags == RESULT_NONFINITE);
     assert_int_equal(fix.out.rows[0].hidden.len, 0);
     stepper_free(&fix.s, 0, 1);
-    embed(1, &fix.texts[0], 8, fine);
-    assert_wanted(fine, &fix.texts[0], 1);
+    embed(1, &fix.ref.texts[0], 8, fine);
+    assert_wanted(fine, &fix.ref.texts[0], 1);
 }
 
 static void refusals(void **state)
 {
     (void)state;
-    const struct text *t = &fix.texts[2];
+    const struct text *t = &fix.ref.texts[2];
     struct sampling any = stepper_greedy();
     float fine[HIDDEN];
     u32 blocks[ROW_BLOCKS], n_blocks = blocks_of_row(0, blocks);
@@ -324,15 +301,15 @@ static void engine(struct coll_world *w, u32 me, void *arg)
 {
     const struct division *d = arg;
     struct runner *r = malloc(sizeof *r);
-    runner_load_part(r, fix.dir, d->tp, d->pp, me % d->tp, me / d->tp);
+    runner_load_part(r, fix.ref.dir, d->tp, d->pp, me % d->tp, me / d->tp);
     r->config.pooling.kind = POOLING_MEAN;
     r->all = coll_all(w);
     r->stage = coll_stage(w);
     bool sampler = shard_last(&r->shard) && r->shard.tp_rank == 0;
     runner_start(r, ops_cpu_best(), COMPUTE_F32, 2, MOST_TOKENS);
-    for (u32 i = 0; i < fix.n_texts; i++)
+    for (u32 i = 0; i < fix.ref.n_texts; i++)
         for (u32 chunk = MOST_TOKENS; chunk > 4; chunk /= 8) {
-            const struct text *t = &fix.texts[i];
+            const struct text *t = &fix.ref.texts[i];
             float sum[HIDDEN] = {0};
             for (u32 pos = 0; pos < t->n; pos += chunk) {
                 struct fwd_seq q = runner_seq(r, i, t->ids + pos, pos, MIN_OF(chunk, t->n - pos));
@@ -360,9 +337,9 @@ static void divisions(void **state)
             crew_run(&c);
         }
         assert_memory_equal(out[0], out[1], sizeof out[0]); /* stages change no bit */
-        for (u32 i = 0; i < fix.n_texts; i++) {
-            for (u32 k = 0; k < HIDDEN; k++) out[0][i][k] /= (float)fix.texts[i].n;
-            assert_wanted(out[0][i], &fix.texts[i], 1);
+        for (u32 i = 0; i < fix.ref.n_texts; i++) {
+            for (u32 k = 0; k < HIDDEN; k++) out[0][i][k] /= (float)fix.ref.texts[i].n;
+            assert_wanted(out[0][i], &fix.ref.texts[i], 1);
         }
     }
 }
@@ -370,9 +347,10 @@ static void divisions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chunks),    cmocka_unit_test(company),    cmocka_unit_test(behind_cached_blocks),
-        cmocka_unit_test(restarts),  cmocka_unit_test(not_finite), cmocka_unit_test(refusals),
-        cmocka_unit_test(divisions),
+        cmocka_unit_test(chunks),   cmocka_unit_test(begins),
+        cmocka_unit_test(company),  cmocka_unit_test(behind_cached_blocks),
+        cmocka_unit_test(restarts), cmocka_unit_test(not_finite),
+        cmocka_unit_test(refusals), cmocka_unit_test(divisions),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, setup, teardown);
