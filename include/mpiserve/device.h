@@ -90,6 +90,36 @@ struct sum_args {       /* out = the sum of n parts, added from the first to the
 };
 void device_sum(struct device *d, const struct sum_args *a);
 
+/* ---- adapters: y[r][at + o] += scale sum_k b[o][k] (sum_i a[k][i] x[r][i]) for the rows of a batch that have one, all adapters of the batch
+ * at once. The inner sums come first, for each row and part of the product, then what they make of y; sums are f32, inputs are added in an
+ * order that depends on the sizes alone. */
+struct device_factors { /* of an adapter, for a part of a product; a NULL: it adds nothing there */
+    const void *a, *b;  /* [rank, n_in], [n_out, rank], row-major, 16-byte aligned */
+    u32 rank, n_out, at;
+    float scale;
+};
+struct adapted_tile { /* rows of one adapter: [first, first + n) of the list */
+    u32 adapter, first, n;
+};
+enum { ADAPTED_FEW = 16, ADAPTED_MANY = 64 }; /* rows of a tile, at most; with f32 always the first */
+struct adapt_args {
+    const struct device_factors *factors; /* an adapter's [parts]; stride from one adapter to the next */
+    size_t stride;
+    enum dtype dtype; /* of a and b */
+    u32 parts, most_rank, most_out;
+    const u32 *rows; /* [n_rows], of x and y */
+    const struct adapted_tile *tiles;
+    u32 n_rows, n_tiles, tile_rows;
+    const void *x; /* [.., n_in] of dtype, or f32, which is rounded to it */
+    enum dtype x_dtype;
+    u32 n_in;
+    size_t ld_x, ld_y;
+    float *y;
+    float *low; /* [splits, n_rows, parts, low_ld]: the inner sums, of `splits` ranges of the inputs */
+    u32 low_ld, splits;
+};
+void device_adapt(struct device *d, const struct adapt_args *a);
+
 /* ---- a lane: how another thread brings memory in while it prepares more. A thread's own: made, used and freed by it. Two pinned
  * buffers: one is filled while the other travels. */
 struct device_lane;

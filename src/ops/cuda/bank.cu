@@ -42,19 +42,6 @@ template <class T, class X> __device__ inline struct bank_work bank_work(const s
     return w;
 }
 
-/* Eight numbers as T. */
-template <class T> __device__ inline uint4 eight(const T *from)
-{
-    return load16(from).raw;
-}
-template <class T> __device__ inline uint4 eight(const float *from)
-{
-    vec16<float> a = load16(from), b = load16(from + 4);
-    uint4 v = {pair_of<T>(a.of[0], a.of[1]), pair_of<T>(a.of[2], a.of[3]), pair_of<T>(b.of[0], b.of[1]),
-               pair_of<T>(b.of[2], b.of[3])};
-    return v;
-}
-
 /* A tile of ROWS rows and BANK_STEP inputs on its way from memory to shared memory, 16 bytes of T at a time. */
 template <class T, int ROWS> struct bank_tile {
     enum { VECTORS = ROWS * BANK_STEP / 8, EACH = (VECTORS + BANK_THREADS - 1) / BANK_THREADS };

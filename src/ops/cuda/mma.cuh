@@ -64,6 +64,29 @@ template <class T> __device__ inline unsigned pair_of(float low, float high)
     return bits;
 }
 
+/* Eight numbers as T. */
+template <class T> __device__ inline uint4 eight(const T *from)
+{
+    return load16(from).raw;
+}
+template <class T> __device__ inline uint4 eight(const float *from)
+{
+    vec16<float> a = load16(from), b = load16(from + 4);
+    uint4 v = {pair_of<T>(a.of[0], a.of[1]), pair_of<T>(a.of[2], a.of[3]), pair_of<T>(b.of[0], b.of[1]),
+               pair_of<T>(b.of[2], b.of[3])};
+    return v;
+}
+
+/* d [16, 8] += a b^T over 32 inputs, without shared memory between: lane 4 g + t has eight inputs behind each other, from 8 t on, of rows g
+ * and g + 8 of a, and of row g of b. Two products of 16 inputs, whose order is another one, and the same in a and b. */
+template <class T> __device__ inline void mma_32(float d[4], uint4 a, uint4 a8, uint4 b)
+{
+    const unsigned left[2][4] = {{a.x, a8.x, a.y, a8.y}, {a.z, a8.z, a.w, a8.w}},
+                   right[2][2] = {{b.x, b.y}, {b.z, b.w}};
+    mma(d, left[0], right[0], T());
+    mma(d, left[1], right[1], T());
+}
+
 /* d [16, COLUMNS] += a b^T over K inputs, in ascending order: 16 rows of a, COLUMNS rows of b, in shared memory, as the warp's lanes hold
  * them. */
 template <class T, int COLUMNS, int K, int LD_A, int LD_B>

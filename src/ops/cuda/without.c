@@ -172,6 +172,13 @@ int device_finish(struct device *d, struct error *err)
     NO_DEVICE;
 }
 
+void device_adapt(struct device *d, const struct adapt_args *a)
+{
+    (void)d;
+    (void)a;
+    NO_DEVICE;
+}
+
 struct device_lane *device_lane_new(struct device *d, size_t bytes, struct error *err)
 {
     (void)d;
