@@ -161,7 +161,7 @@ check-style:
 check-cuda:
 	@NVCC='$(NVCC)' ARCHS='$(CUDA_ARCHS)' tests/tools/cuda-report
 # The same tests as over the emulation, on a GPU: built with CUDA in a folder of its own, so make runs itself.
-GPU_UNIT  := $(patsubst %,$(BUILD)/tests/gpu/test_cuda_%,ops attn experts sample forward families engine vectors)
+GPU_UNIT  := $(patsubst %,$(BUILD)/tests/gpu/test_cuda_%,ops attn experts sample forward families engine vectors adapters)
 GPU_BUILD := CUDA=1 BUILD=build-cuda PROGRAM=build-cuda/mpiserve
 $(GPU_UNIT): $(BUILD)/tests/gpu/%: $(BUILD)/tests/unit/%.o $(BUILD)/tests/gpu/device.o $(LIBRARY)
 	$(call say,LD  $@)

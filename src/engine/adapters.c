@@ -6,12 +6,6 @@
 
 enum { CUT_ROWS = 16 }; /* of a piece of work in the first of both products */
 
-static const struct adapted *adapted_of(const struct forward *f, u32 adapter, u32 layer,
-                                        enum adapted_product product)
-{
-    return f->spec.weights->adapters[(size_t)(adapter - 1) * f->spec.config->layers + layer].part[product];
-}
-
 void forward_add_run(struct forward *f, u32 adapter, u32 row, u32 n)
 {
     struct adapter_run *last = f->adapters.n ? &f->adapters.runs[f->adapters.n - 1] : NULL;
@@ -37,7 +31,7 @@ static bool find_work(const struct work *w, bool *widen)
     bool any = false;
     *widen = false;
     for (u32 i = 0; i < w->f->adapters.n; i++) {
-        const struct adapted *x = adapted_of(w->f, w->f->adapters.runs[i].adapter, w->layer, w->product);
+        const struct adapted *x = forward_adapted(w->f, w->f->adapters.runs[i].adapter, w->layer, w->product);
         for (u32 k = 0; k < ADAPTED_PARTS; k++) {
             if (!x[k].a.data) continue;
             any = true;
@@ -60,7 +54,7 @@ static void widen_inputs(const struct work *w)
     struct forward *f = w->f;
     for (u32 i = 0; i < f->adapters.n; i++) {
         const struct adapter_run *run = &f->adapters.runs[i];
-        u32 n = (inputs_of(adapted_of(f, run->adapter, w->layer, w->product)) + 1) / 2 * 2;
+        u32 n = (inputs_of(forward_adapted(f, run->adapter, w->layer, w->product)) + 1) / 2 * 2;
         for (u32 r = run->row + w->s.i; r < run->row + run->n; r += w->s.n) {
             const u16 *from = (const u16 *)w->in.x + r * w->in.ld;
             float *to = f->adapters.wide + r * f->act_ld;
@@ -107,7 +101,7 @@ static void lower(const struct work *w)
     u32 piece = 0;
     for (u32 i = 0; i < w->f->adapters.n; i++) {
         const struct adapter_run *run = &w->f->adapters.runs[i];
-        const struct adapted *x = adapted_of(w->f, run->adapter, w->layer, w->product);
+        const struct adapted *x = forward_adapted(w->f, run->adapter, w->layer, w->product);
         for (u32 k = 0; k < ADAPTED_PARTS; k++)
             for (u32 at = 0; x[k].a.data && at < run->n; at += CUT_ROWS)
                 if (piece++ % w->s.n == w->s.i)
@@ -121,7 +115,7 @@ static void raise(const struct work *w, struct rows_out out)
     struct forward *f = w->f;
     for (u32 i = 0; i < f->adapters.n; i++) {
         const struct adapter_run *run = &f->adapters.runs[i];
-        const struct adapted *x = adapted_of(f, run->adapter, w->layer, w->product);
+        const struct adapted *x = forward_adapted(f, run->adapter, w->layer, w->product);
         for (u32 k = 0; k < ADAPTED_PARTS; k++)
             if (x[k].a.data)
                 f->spec.ops->linear(&(struct linear_args){.w = &x[k].b,
@@ -142,7 +136,12 @@ void forward_adapt(struct forward *f, const struct layer_weights *layer, enum ad
 {
     const struct work w = {f, (u32)(layer - f->spec.weights->layer), product, in, s};
     bool widen;
-    if (!f->adapters.n || !find_work(&w, &widen)) return;
+    if (!f->adapters.n) return;
+    if (f->spec.device) {
+        adapters_device_add(f, w.layer, product, in, out);
+        return;
+    }
+    if (!find_work(&w, &widen)) return;
     if (widen) widen_inputs(&w);
     lower(&w);
     raise(&w, out);

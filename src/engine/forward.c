@@ -133,12 +133,24 @@ static u32 chunk_tokens(const struct forward_spec *s)
     return s->on_device ? MIN_OF((u32)DEVICE_CHUNK_TOKENS, DEVICE_CHUNK_PAIRS / pairs) : CHUNK_TOKENS;
 }
 
-/* Of the largest rank; whole panels, so that an odd one has room for the zero behind it. */
-static size_t adapter_width(const struct adapters *list)
+static size_t adapter_rooms(struct forward *f, struct room *list, size_t n)
 {
+    const struct adapters *a = f->spec.config->load.adapters;
+    bool there = f->spec.on_device;
     u32 most = 0;
-    for (u32 i = 0; list && i < list->n; i++) most = MAX_OF(most, list->list[i].max_rank);
-    return (most + PANEL) / PANEL * PANEL;
+    for (u32 i = 0; a && i < a->n; i++) most = MAX_OF(most, a->list[i].max_rank);
+    f->adapters.splits = 1;
+    f->adapters.low_ld = (most + PANEL) / PANEL * PANEL; /* an odd rank has room for the zero behind it */
+    if (there) adapters_device_shape(f, most);
+    const struct room all[] = {
+        ROOM_ON_HOST(adapters.runs, f->chunk, sizeof *f->adapters.runs),
+        ROOM(adapters.low, f->chunk, f->adapters.splits * ADAPTED_PARTS * f->adapters.low_ld * sizeof(float)),
+        ROOM_ON_HOST(adapters.wide, there ? 0 : f->chunk, f->act_ld * sizeof(float)),
+        ROOM(adapters.factors, there ? adapters_device_factors(f) : 0, sizeof *f->adapters.factors),
+        ROOM_ON_HOST(lists.adapted, there ? f->chunk : 0, sizeof *f->lists.adapted),
+        ROOM_ON_HOST(lists.tiles, there ? f->chunk : 0, sizeof *f->lists.tiles),
+    };
+    return a ? add_rooms(list, n, all, COUNT_OF(all)) : n;
 }
 
 /* Fills in chunk and the widths, and lists what has to be there; returns how many. */
@@ -155,13 +167,11 @@ static size_t rooms_of(struct forward *f, struct room *list)
                                           part->heads.n * c->head_dim, c->mla.q_rank},
                          5);
     bool behind = c->arch->norms == NORMS_POST || c->arch->norms == NORMS_AROUND, last = shard_last(part);
-    u32 vectors = c->pooling.kind && forward_has_logits(s) ? n : 0, scores = c->pooling.scores ? vectors : 0,
-        adapted = c->load.adapters ? n : 0;
+    u32 vectors = c->pooling.kind && forward_has_logits(s) ? n : 0, scores = c->pooling.scores ? vectors : 0;
     f->logits_ld = forward_has_logits(s) ? part->vocab.of : part->vocab.n;
     f->act_ld = padded(act);
     if (part->tp > 1)
         f->parallel.parts_n = parallel_parts(part->tp, (size_t)n * c->hidden, last ? part->vocab.of : 0);
-    f->adapters.low_ld = adapter_width(c->load.adapters);
     const struct room all[] = {
         ROOM_ON_HOST(lists.inv[0], rotary_size(&c->rope, n), sizeof(float)),
         ROOM(angles[0], n, c->rope.dims * sizeof(float)),
@@ -190,11 +200,9 @@ static size_t rooms_of(struct forward *f, struct room *list)
         ROOM(vectors.scores, scores, sizeof(float)),
         ROOM_ON_HOST(lists.types, c->arch->encoder ? n : 0, sizeof *f->lists.types),
         ROOM_ON_HOST(tickets, part->layers.n, TICKETS * sizeof *f->tickets),
-        ROOM_ON_HOST(adapters.runs, adapted, sizeof *f->adapters.runs),
-        ROOM_ON_HOST(adapters.low, adapted, ADAPTED_PARTS * f->adapters.low_ld * sizeof(float)),
-        ROOM_ON_HOST(adapters.wide, adapted, f->act_ld * sizeof(float)),
     };
-    return expert_rooms(f, list, latent_rooms(f, list, add_rooms(list, 0, all, COUNT_OF(all))));
+    size_t so_far = add_rooms(list, 0, all, COUNT_OF(all));
+    return adapter_rooms(f, list, expert_rooms(f, list, latent_rooms(f, list, so_far)));
 }
 
 static struct mirror_spec mirror_of(const struct forward *f)
@@ -206,7 +214,8 @@ static struct mirror_spec mirror_of(const struct forward *f)
                                 .inv = {rotary_size(&c->rope, f->chunk),
                                         c->arch->two_ropes ? rotary_size(&c->rope_local, f->chunk) : 0},
                                 .types = c->arch->encoder,
-                                .vectors = c->pooling.kind && forward_has_logits(&f->spec) ? f->chunk : 0};
+                                .vectors = c->pooling.kind && forward_has_logits(&f->spec) ? f->chunk : 0,
+                                .adapted = c->load.adapters ? f->chunk : 0};
 }
 
 size_t forward_work_bytes(const struct forward_spec *spec)
@@ -229,7 +238,6 @@ int forward_check_device(const struct forward_spec *s, struct error *err)
         const char *where;
         bool refused;
     } parts[] = {{"--quantization", dtype_quantised(c->load.weights)},
-                 {"--lora-modules", c->load.adapters != NULL},
                  {"a KV cache of another format than --compute",
                   c->load.kv_set && c->load.kv != compute_dtype(s->compute)}};
     const struct {
@@ -325,6 +333,7 @@ static int take_rooms(struct forward *f, struct error *err)
     if (!f->spec.device) return 0;
     const struct mirror_spec mirror = mirror_of(f);
     f->mirror = mirror_new(f->spec.device, &mirror, err);
+    adapters_device_start(f);
     return f->mirror ? 0 : ERR_MEMORY;
 }
 
@@ -567,12 +576,15 @@ static void add_tokens(struct forward *f, const struct fwd_seq *q, u32 done, u32
 static void send_lists(struct forward *f)
 {
     const struct model_config *c = f->spec.config;
+    adapters_device_group(f);
     const struct mirror_use use = {.rows = f->rows,
                                    .spans = f->n_spans,
                                    .wanted = f->n_wanted,
                                    .types = c->arch->encoder ? f->rows : 0,
                                    .vectors = f->vectors.n,
                                    .runs = f->vectors.n_runs,
+                                   .adapted = f->adapters.rows,
+                                   .tiles = f->adapters.n_tiles,
                                    .inv = {rotary_size(&c->rope, f->rows),
                                            c->arch->two_ropes ? rotary_size(&c->rope_local, f->rows) : 0}};
     mirror_send(f->mirror, &f->lists, &use, &f->seen);

@@ -52,10 +52,13 @@ struct forward {
         struct adapter_run {
             u32 adapter, row, n;
         } * runs;    /* [chunk]: rows of the stream, in order */
-        float *low;  /* [chunk, ADAPTED_PARTS, low_ld]: scale A x */
-        float *wide; /* [chunk, act_ld]: inputs as f32 */
+        float *low;  /* [chunk, ADAPTED_PARTS, low_ld]: scale A x; on a device [splits] of them */
+        float *wide; /* [chunk, act_ld]: inputs as f32; on the host */
         size_t low_ld;
         u32 n;
+        /* on a device */
+        struct device_factors *factors;
+        u32 splits, present, rows, n_tiles, tile_rows; /* present: a bit for each adapter of the chunk */
     } adapters;
     u32 rows, n_spans, n_wanted;
     u32 n_single, longest; /* spans of one token: how many, and the most tokens that one of them sees */
@@ -124,6 +127,12 @@ int forward_out(struct forward *f, const struct layer_weights *layer, struct pro
                 struct share s);
 /* The stream becomes its LayerNorm. */
 void forward_centre(struct forward *f, struct behind norm, struct share s);
+/* What an adapter (from 1) has of a product: [ADAPTED_PARTS]. */
+static inline const struct adapted *forward_adapted(const struct forward *f, u32 adapter, u32 layer,
+                                                    enum adapted_product product)
+{
+    return f->spec.weights->adapters[(size_t)(adapter - 1) * f->spec.config->layers + layer].part[product];
+}
 /* Behind a product of a layer: what adapters add to it. */
 void forward_adapt(struct forward *f, const struct layer_weights *layer, enum adapted_product product,
                    struct rows_in in, struct rows_out out, struct share s);
@@ -133,6 +142,14 @@ void forward_add_run(struct forward *f, u32 adapter, u32 row, u32 n);
 void forward_add_vector(struct forward *f, const struct fwd_seq *q, u32 row, u32 i);
 /* Those rows, or the scores that they are of, to their sums. */
 void forward_vectors(struct forward *f, struct share s);
+/* The same on a device. Sizes of the inner sums; numbers of its table of factors; that table, once all is there; before the lists of a
+ * chunk are sent; and for each product. */
+void adapters_device_shape(struct forward *f, u32 most_rank);
+size_t adapters_device_factors(const struct forward *f);
+void adapters_device_start(struct forward *f);
+void adapters_device_group(struct forward *f);
+void adapters_device_add(struct forward *f, u32 layer, enum adapted_product product, struct rows_in in,
+                         struct rows_out out);
 /* Before what leads to the next sum over engines: a barrier at least lies between. */
 void forward_prepare(struct forward *f, struct share s);
 /* Sums [rows, hidden] that stand in f->partial_to, over all engines, to the stream. */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIST_ALIGN = 16, LISTS = 10 };
+enum { LIST_ALIGN = 16, LISTS = 12 };
 
 struct mirror {
     struct device *device;
@@ -20,9 +20,10 @@ size_t mirror_bytes(const struct mirror_spec *s)
 {
     size_t token = sizeof(i32) + 2 * sizeof(u32) + sizeof(struct place) + sizeof(struct attn_span) +
                    (s->types ? sizeof(i32) : 0),
-           vector = sizeof(u32) + sizeof(struct pooling_run);
+           vector = sizeof(u32) + sizeof(struct pooling_run),
+           adapted = sizeof(u32) + sizeof(struct adapted_tile);
     return s->max_seqs * aligned(s->max_seq_blocks * sizeof(u32)) + s->tokens * token + s->vectors * vector +
-           (s->inv[0] + s->inv[1]) * sizeof(float) + LISTS * LIST_ALIGN;
+           s->adapted * adapted + (s->inv[0] + s->inv[1]) * sizeof(float) + LISTS * LIST_ALIGN;
 }
 
 struct mirror *mirror_new(struct device *d, const struct mirror_spec *spec, struct error *err)
@@ -49,7 +50,7 @@ static void *add(struct mirror *m, const void *list, size_t bytes)
 {
     u8 *there = m->there + m->used;
     BUG_ON(m->used + aligned(bytes) > m->bytes);
-    memcpy(m->host + m->used, list, bytes);
+    if (bytes) memcpy(m->host + m->used, list, bytes);
     m->used += aligned(bytes);
     return there;
 }
@@ -69,7 +70,9 @@ void mirror_send(struct mirror *m, const struct token_lists *host, const struct 
                                  .wanted = add(m, host->wanted, use->wanted * sizeof *host->wanted),
                                  .types = add(m, host->types, use->types * sizeof *host->types),
                                  .vectors = add(m, host->vectors, use->vectors * sizeof *host->vectors),
-                                 .runs = add(m, host->runs, use->runs * sizeof *host->runs)};
+                                 .runs = add(m, host->runs, use->runs * sizeof *host->runs),
+                                 .adapted = add(m, host->adapted, use->adapted * sizeof *host->adapted),
+                                 .tiles = add(m, host->tiles, use->tiles * sizeof *host->tiles)};
     for (u32 i = 0; i < 2; i++) seen->inv[i] = add(m, host->inv[i], use->inv[i] * sizeof(float));
     device_upload(m->device, m->there, m->host, m->used);
     m->used = 0;

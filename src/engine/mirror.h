@@ -15,6 +15,8 @@ struct token_lists { /* of a chunk, where the operations look for them */
     i32 *types;               /* of tokens; encoders */
     u32 *vectors;             /* rows that join sums, of models that make vectors */
     struct pooling_run *runs; /* of those */
+    u32 *adapted;             /* rows with adapters, those of each behind each other */
+    struct adapted_tile *tiles;
 };
 struct mirror;
 struct mirror_spec {
@@ -22,10 +24,10 @@ struct mirror_spec {
     u32 max_seqs, max_seq_blocks; /* of its block tables */
     size_t inv[2];
     bool types;
-    u32 vectors; /* of a chunk */
+    u32 vectors, adapted; /* of a chunk, at most */
 };
 struct mirror_use { /* how much of the lists a chunk uses */
-    u32 rows, spans, wanted, types, vectors, runs;
+    u32 rows, spans, wanted, types, vectors, runs, adapted, tiles;
     size_t inv[2];
 };
 size_t mirror_bytes(const struct mirror_spec *spec); /* on the device */

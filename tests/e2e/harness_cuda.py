@@ -59,6 +59,28 @@ def vectors_and_scores(program):
             check(cosine > 0.99999, f"{t['text']!r}: {cosine}")
 
 
+def base_and_adapters(program, *options, ranks=1):
+    """Greedy tokens of a model and of two adapters, asked for together: what the reference library says."""
+    reference = os.path.join(TOP, "tests/reference")
+    base = os.path.join(reference, "models/llama_tied_llama3")
+    folders = {"base": base, **{name: os.path.join(reference, "adapters", f"llama_{name}") for name in ("attention", "all")}}
+    wanted = {}
+    for name, folder in folders.items():
+        with open(os.path.join(folder, "reference.json")) as f:
+            wanted.update({(name, i): p for i, p in enumerate(json.load(f)["prompts"])})
+    modules = [f"{name}={folder}" for name, folder in folders.items() if name != "base"]
+    with Job("--engine", "cuda", "--compute", "f32", "--max-num-batched-tokens", "64", "--served-model-name", "base",
+             *options, "--lora-modules", *modules, program=program, ranks=ranks, model=base) as job:
+        def ask(key):
+            body = {"model": key[0], "prompt": wanted[key]["ids"], "temperature": 0, "ignore_eos": True, "max_tokens": 24,
+                    "return_token_ids": True}
+            answer = job.post("/v1/completions", body)
+            equal(answer.status, 200, f"{answer}")
+            equal(answer.json["choices"][0]["token_ids"], wanted[key]["greedy"]["ids"], f"{key}")
+        keys = list(wanted)
+        together(len(keys), lambda i: ask(keys[i]))
+
+
 def killed_in_a_stream(program, after):
     """A job whose engine is killed behind so many letters: the text of one that is not."""
     with Job(*CUDA, program=program, ranks=1) as job:

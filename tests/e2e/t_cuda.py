@@ -6,7 +6,6 @@ import re
 from harness_cuda import *
 
 SIM = os.path.join(BUILD, "sim/mpiserve")
-ADAPTER = os.path.join(TOP, "tests/reference/adapters/llama_all")
 
 
 def gpu(n):
@@ -27,6 +26,10 @@ def numbers_and_draws():
 
 def vectors():
     vectors_and_scores(SIM)
+
+
+def adapters():
+    base_and_adapters(SIM)
 
 
 def an_engine_that_is_killed():
@@ -72,7 +75,6 @@ def what_is_missing_is_said():
             (dict(options=(*CUDA, "--kv-cache-memory-bytes", "8G")), "are more than the GPU has left"),
             (dict(options=(*CUDA, "--quantization", "int8")), "--quantization: on CPUs only; leave out --engine cuda"),
             (dict(options=(*CUDA, "--quantization", "int4")), "--quantization: on CPUs only; leave out --engine cuda"),
-            (dict(options=(*CUDA, "--lora-modules", f"a={ADAPTER}")), "--lora-modules: on CPUs only; leave out --engine cuda"),
             (dict(options=(*CUDA, "--kv-cache-dtype", "int8")), "a KV cache of another format than --compute: on CPUs only"),
             (dict(options=("--engine", "cpu", "--compute", "f16")), "f16 is for --engine cuda")):
         said = refusal(*words.pop("options"), **words)
@@ -128,5 +130,5 @@ def a_build_without_cuda_says_so():
     check(code == 1 and "--engine cuda: this build has no CUDA: make CUDA=1" in err, err)
 
 
-run(a_gpu_for_each_engine, numbers_and_draws, vectors, an_engine_that_is_killed, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
+run(a_gpu_for_each_engine, numbers_and_draws, vectors, adapters, an_engine_that_is_killed, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
     devices_are_listed, a_plan_says_what_a_gpu_needs, a_build_without_cuda_says_so)

@@ -31,6 +31,10 @@ def vectors():
     vectors_and_scores(PROGRAM)
 
 
+def adapters():
+    base_and_adapters(PROGRAM)
+
+
 def an_engine_that_is_killed():
     for after in (0, 80, 160):  # of 238 letters
         killed_in_a_stream(PROGRAM, after)
@@ -82,4 +86,4 @@ GPUS = devices()
 if not GPUS:
     print("1..0 # SKIP no GPU")
     sys.exit(0)
-run(answers_are_the_references, numbers_and_draws, vectors, an_engine_that_is_killed, nothing_is_left_on_the_gpu, figures)
+run(answers_are_the_references, numbers_and_draws, vectors, adapters, an_engine_that_is_killed, nothing_is_left_on_the_gpu, figures)

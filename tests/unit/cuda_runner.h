@@ -21,11 +21,12 @@ struct cuda_runner {
     struct weights_place place;
 };
 
-struct cuda_part { /* an engine of several */
+struct cuda_part { /* an engine of several; tp 0: the only one, on a device of its own */
     u32 tp, pp, me;
     struct device *device;
     struct coll_world *world;
     struct coll_nccl *gpus;
+    struct adapters *adapters;
 };
 
 /* part NULL: all of the model on a device that is opened here. */
@@ -36,12 +37,14 @@ static inline void cuda_runner_start_part(struct cuda_runner *c, const char *dir
     struct error err = {0};
     struct runner *r = &c->r;
     size_t bytes;
+    bool several = part && part->tp;
     memset(c, 0, sizeof *c);
-    c->device = part ? part->device : cuda_open();
+    c->device = several ? part->device : cuda_open();
     c->place = (struct weights_place){c->device, types[compute]};
     runner_need(!model_read_config(dir, &r->config, &err), &err);
+    r->config.load.adapters = part ? part->adapters : NULL;
     r->shard = shard_whole(&r->config);
-    if (part)
+    if (several)
         runner_need(!shard_of(&r->shard, &r->config, part->tp, part->pp, part->me % part->tp,
                               part->me / part->tp, &err),
                     &err);
@@ -55,9 +58,9 @@ static inline void cuda_runner_start_part(struct cuda_runner *c, const char *dir
     runner_blocks(r);
     struct forward_spec spec = {.config = &r->config,
                                 .shard = r->shard,
-                                .all = part ? coll_all(part->world) : NULL,
-                                .stage = part ? coll_stage(part->world) : NULL,
-                                .gpus = part ? part->gpus : NULL,
+                                .all = several ? coll_all(part->world) : NULL,
+                                .stage = several ? coll_stage(part->world) : NULL,
+                                .gpus = several ? part->gpus : NULL,
                                 .weights = &r->weights,
                                 .ops = ops_cuda(),
                                 .compute = compute,
@@ -87,6 +90,7 @@ static inline void cuda_runner_stop_part(struct cuda_runner *c)
     forward_free(c->r.forward);
     device_free(c->device, c->r.image);
     device_free(c->device, c->r.kv);
+    weights_release(&c->r.weights);
     model_close(c->r.files);
 }
 

@@ -122,7 +122,7 @@ static void engine(struct cuda_member *m, void *arg)
     struct error err = {0};
     cudasim_order(d->order ? d->order + m->me : 0);
     if (d->tp * d->pp > 1) crew_need(!cuda_connect(m, 0, &err), &err);
-    const struct cuda_part part = {d->tp, d->pp, m->me, m->device, m->world, m->gpus};
+    const struct cuda_part part = {d->tp, d->pp, m->me, m->device, m->world, m->gpus, NULL};
     cuda_runner_start_part(&c, d->ref->dir, d->compute, MOST_TOKENS, &part);
     bool sampler = shard_last(&c.r.shard) && c.r.shard.tp_rank == 0;
     run_alone(&c, d, sampler);
@@ -266,7 +266,7 @@ static void long_steps(struct cuda_member *m, void *arg)
     static i32 tokens[SEQS][LONG];
     static float once[SEQS * 1024];
     crew_need(!cuda_connect(m, 0, &err), &err);
-    const struct cuda_part part = {d->tp, d->pp, m->me, m->device, m->world, m->gpus};
+    const struct cuda_part part = {d->tp, d->pp, m->me, m->device, m->world, m->gpus, NULL};
     cuda_runner_start_part(&c, d->ref->dir, COMPUTE_F32, SEQS * LONG, &part);
     bool sampler = shard_last(&c.r.shard) && c.r.shard.tp_rank == 0;
     struct fwd_seq seqs[SEQS];

@@ -259,7 +259,7 @@ static void engine(struct cuda_member *m, void *arg)
     struct error err = {0};
     size_t bytes = (size_t)d->ref->n_texts * d->ref->width * sizeof(float);
     crew_need(!cuda_connect(m, 0, &err), &err);
-    const struct cuda_part part = {d->tp, d->pp, m->me, m->device, m->world, m->gpus};
+    const struct cuda_part part = {d->tp, d->pp, m->me, m->device, m->world, m->gpus, NULL};
     cuda_runner_start_part(&c, d->ref->dir, COMPUTE_F32, MOST_TOKENS, &part);
     float *sums = cuda_memory(m->device, NULL, bytes);
     sum_up(&c.r, d->ref, d->ref->n_texts, POOLING_CLS, sums);
