@@ -1,6 +1,7 @@
 #include "mpiserve/base.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -173,6 +174,40 @@ static void files(void **state)
     buf_release(&b);
     rmdir(path);
     assert_int_equal(rmdir(folder), 0);
+}
+
+/* Nobody writes: empty, at once. Somebody does: all of it, also what comes later. */
+static void files_that_are_pipes(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/mpiserve-test-XXXXXX", path[PATH_LEN];
+    struct error err;
+    struct buf b = {0};
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(path_join(path, sizeof(path), &err, "%s/pipe", folder), 0);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(20);
+    assert_int_equal(file_read(path, 100, &b, &err), 0);
+    assert_int_equal(b.len, 0);
+    int keeps = open(path, O_RDWR | O_CLOEXEC), to = open(path, O_WRONLY | O_CLOEXEC);
+    assert_true(keeps >= 0 && to >= 0);
+    pid_t child = fork();
+    if (child == 0) {
+        close(keeps);
+        usleep(20000);
+        _exit(write(to, "late", 4) != 4);
+    }
+    close(to);
+    assert_true(child > 0);
+    int from = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    close(keeps);
+    assert_int_equal(file_read(path, 100, &b, &err), 0);
+    assert_string_equal(b.data, "late");
+    alarm(0);
+    close(from);
+    buf_release(&b);
+    waitpid(child, NULL, 0);
+    assert_int_equal(unlink(path) | rmdir(folder), 0);
 }
 
 /* ---- hashes and random numbers ---- */
@@ -640,6 +675,7 @@ int main(void)
         cmocka_unit_test(memory),
         cmocka_unit_test(bytes),
         cmocka_unit_test(files),
+        cmocka_unit_test(files_that_are_pipes),
         cmocka_unit_test(checksums),
         cmocka_unit_test(hashes),
         cmocka_unit_test(random_numbers),
