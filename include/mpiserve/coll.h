@@ -80,6 +80,8 @@ u32 coll_me(const struct coll *c); /* this engine's number in the group: members
  * result; err is filled for each. */
 struct coll_how {
     u64 wait_ns; /* 0: the world's; COLL_FOREVER */
+    bool
+        lazy; /* coll_send: an agent that relays it is not woken before the next call that wakes it or waits, or coll_wake */
     u32 thread, threads;
     void (*barrier)(void *arg);
     void *arg;
@@ -123,6 +125,8 @@ int coll_send(struct coll *c, u32 to, const void *data, size_t bytes, const stru
               struct error *err);
 int coll_receive(struct coll *c, u32 from, void *data, size_t bytes, const struct coll_how *how,
                  struct error *err);
+/* What was sent lazily goes out, if nothing has taken it along. */
+void coll_wake(struct coll_world *w);
 
 /* ---- for engines with GPUs: NCCL -------------------------------------------------------------------------------
  * The same groups for memory of GPUs. Calls put work on the engine's one stream and return; the work of a call begins when

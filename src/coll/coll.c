@@ -146,7 +146,7 @@ static struct call begin(struct coll *c, enum call_kind kind, u32 root, u64 byte
     BUG_ON(root != NOBODY && root >= c->n);
     if (!thread_of(how)) c->calls++;
     u64 wait_ns = how && how->wait_ns ? how->wait_ns : c->world->spec.wait_ns;
-    return (struct call){kind, root, bytes, wait_ns};
+    return (struct call){kind, root, bytes, wait_ns, how && how->lazy};
 }
 
 int coll_all_reduce(struct coll *c, const struct coll_reduce *r, const struct coll_how *how,

@@ -38,7 +38,7 @@ static inline u32 counter_value(const struct counter *c)
 }
 void counter_raise(struct counter *c, u32 value); /* and wakes who sleeps */
 /* Until it has reached want: 0, or ERR_STATE when wait_ns are over. */
-int counter_wait(const struct coll_world *w, struct counter *c, u32 want, u64 wait_ns);
+int counter_wait(struct coll_world *w, struct counter *c, u32 want, u64 wait_ns);
 
 /* ---- layout ----------------------------------------------------------------------------------------------------*/
 struct member {            /* of a group in one node */
@@ -106,6 +106,7 @@ struct call { /* what is being done, for messages and for comparison */
     enum call_kind kind;
     u32 root;
     u64 bytes, wait_ns;
+    bool lazy;
 };
 struct coll {
     struct coll_world *world;
@@ -123,8 +124,9 @@ struct coll_world {
     struct relay_area *relay;            /* NULL: all in one node */
     u32 sent[COLL_MAX], taken[COLL_MAX]; /* messages to and from an engine of another node */
     struct coll all, stage;
-    u8 *scratch; /* messages.c: [engines, LINK_BYTES] */
-    bool broken; /* world_look */
+    u8 *scratch;            /* messages.c: [engines, LINK_BYTES] */
+    _Atomic bool owes_wake; /* to the agent, for what was sent lazily */
+    bool broken;            /* world_look */
     struct error err;
 };
 

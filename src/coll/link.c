@@ -23,9 +23,15 @@ static void link_put(struct link *l)
     counter_raise(&l->put, counter_value(&l->put) + 1);
 }
 
-static void wake_agent(const struct coll_world *w)
+static void wake_agent(struct coll_world *w)
 {
+    atomic_store(&w->owes_wake, false);
     if (w->spec.wake_agent) w->spec.wake_agent(w->spec.arg);
+}
+
+void coll_wake(struct coll_world *w)
+{
+    if (atomic_load_explicit(&w->owes_wake, memory_order_relaxed)) wake_agent(w);
 }
 
 static int send_out(struct coll *c, u32 to, struct message head, const void *data, const struct call *call,
@@ -38,7 +44,10 @@ static int send_out(struct coll *c, u32 to, struct message head, const void *dat
     m->peer = to;
     if (head.len) memcpy(m->data, data, head.len);
     link_put(&w->relay->out);
-    wake_agent(w);
+    if (call->lazy)
+        atomic_store(&w->owes_wake, true);
+    else
+        wake_agent(w);
     return 0;
 }
 

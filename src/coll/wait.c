@@ -45,10 +45,11 @@ static u64 moved(u64 until, u64 asked, u64 slept)
     return lost > UINT64_MAX - until ? UINT64_MAX : until + lost;
 }
 
-int counter_wait(const struct coll_world *w, struct counter *c, u32 want, u64 wait_ns)
+int counter_wait(struct coll_world *w, struct counter *c, u32 want, u64 wait_ns)
 {
     const struct coll_spec *s = &w->spec;
     if (reached(counter_value(c), want)) return 0;
+    coll_wake(w); /* what is waited for may be an answer */
     if (s->spin_ns && poll_for(c, want, s->spin_ns)) return 0;
     u64 start = clock_ns(), now = start, until = wait_ns > UINT64_MAX - start ? UINT64_MAX : start + wait_ns;
     while (!reached(counter_value(c), want)) {

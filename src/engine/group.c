@@ -145,12 +145,15 @@ static void point(const struct group *g, struct group_step *s)
 }
 
 /* With one stage all execute a step at the same time, and slots hold two of them: a broadcast. Stages are up to as many steps apart as
- * there are in flight: each engine gets its own messages, so that the first stage never waits for the last. */
+ * there are in flight: each engine gets its own messages, so that the first stage never waits for the last. Another node can do
+ * nothing with a step before it has what the first stage makes of it: one wake-up takes both. */
 static int to_others(struct group *g, u8 *data, size_t bytes, struct error *err)
 {
+    const struct coll_how with_hidden = {.lazy = !g->gpus}; /* NCCL does not pass here */
     if (g->stage == g->all) return coll_broadcast(g->all, 0, data, bytes, NULL, err);
     int rc = 0;
-    for (u32 i = 1; i < coll_size(g->all) && !rc; i++) rc = coll_send(g->all, i, data, bytes, NULL, err);
+    for (u32 i = 1; i < coll_size(g->all) && !rc; i++)
+        rc = coll_send(g->all, i, data, bytes, &with_hidden, err);
     return rc;
 }
 
@@ -175,6 +178,11 @@ int group_hand_on(struct group *g, struct group_step *s, struct error *err)
         rc = to_others(g, g->packet + FIRST_BYTES, head.bytes - FIRST_BYTES, err);
     point(g, s);
     return rc;
+}
+
+void group_done(struct group *g)
+{
+    if (g->world) coll_wake(g->world);
 }
 
 int group_take(struct group *g, struct group_step *s, struct error *err)

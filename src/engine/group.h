@@ -38,6 +38,7 @@ int group_connect(struct group *g, struct device *d, struct error *err);
 void group_disconnect(struct group *g);
 /* Root: to all others. The copy that *s then points to is valid until the next call. */
 int group_hand_on(struct group *g, struct group_step *s, struct error *err);
+void group_done(struct group *g); /* root: it has executed the step, and may have had nothing to send on */
 /* The others: the next one, however long it takes (with ticks of the heartbeat). */
 int group_take(struct group *g, struct group_step *s, struct error *err);
 

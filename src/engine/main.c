@@ -234,7 +234,9 @@ static int lead(struct engine *e, const void *frame, size_t len, struct error *e
     if (!e->group.world) return execute(e, frame, len, err);
     if (e->group.sampler) s.n = execute_outcomes(e->execute, &s.outcomes);
     int rc = group_hand_on(&e->group, &s, err);
-    return rc < 0 ? rc : execute(e, s.frame, s.len, err);
+    if (rc == 0) rc = execute(e, s.frame, s.len, err);
+    group_done(&e->group);
+    return rc;
 }
 
 static int serve(struct engine *e, struct error *err)

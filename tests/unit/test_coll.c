@@ -604,6 +604,51 @@ static void test_relay_flood(void **state)
     crew_unmap(&c);
 }
 
+static void count_wake(void *wakes)
+{
+    ++*(u32 *)wakes;
+}
+
+/* What is sent lazily wakes nobody, and never waits for longer than whoever sent it does. */
+static void test_relay_lazy(void **state)
+{
+    (void)state;
+    static const struct coll_how lazy = {.lazy = true};
+    struct crew c = {.shape = crew_shape(2, 1, "01"), .wait_ns = 50 * NS_PER_MS};
+    struct error err = {0};
+    u8 data[100] = {0};
+    u32 wakes = 0;
+    crew_map(&c);
+    struct coll_spec spec = {.shape = c.shape,
+                             .memory = c.memory[0],
+                             .bytes = c.bytes[0],
+                             .wait_ns = NS_PER_MS,
+                             .wake_agent = count_wake,
+                             .arg = &wakes};
+    struct coll_world *w = coll_open(&spec, &err);
+    assert_non_null(w);
+    struct coll *all = coll_all(w);
+    coll_wake(w);
+    assert_int_equal(coll_send(all, 1, data, sizeof data, &lazy, &err), 0);
+    assert_int_equal(coll_send(all, 1, data, sizeof data, &lazy, &err), 0);
+    assert_int_equal(wakes, 0);
+    assert_int_equal(coll_send(all, 1, data, sizeof data, NULL, &err), 0); /* takes them along */
+    coll_wake(w);
+    assert_int_equal(wakes, 1);
+    assert_int_equal(coll_send(all, 1, data, sizeof data, &lazy, &err), 0);
+    coll_wake(w);
+    coll_wake(w);
+    assert_int_equal(wakes, 2);
+    for (u32 i = 4; i < LINK_SLOTS; i++)
+        assert_int_equal(coll_send(all, 1, data, sizeof data, &lazy, &err), 0);
+    assert_int_equal(wakes, 2);
+    assert_int_equal(coll_send(all, 1, data, sizeof data, &lazy, &err),
+                     ERR_PEER); /* the agent takes nothing */
+    assert_int_equal(wakes, 3);
+    coll_close(w);
+    crew_unmap(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -612,7 +657,7 @@ int main(void)
         cmocka_unit_test(test_sequences),     cmocka_unit_test(test_sequences_nodes),
         cmocka_unit_test(test_counters_wrap), cmocka_unit_test(test_patience),
         cmocka_unit_test(test_shapes),        cmocka_unit_test(test_relay_checks),
-        cmocka_unit_test(test_relay_flood),
+        cmocka_unit_test(test_relay_flood),   cmocka_unit_test(test_relay_lazy),
     };
     pool_fill();
     cmocka_set_message_output(CM_OUTPUT_TAP);
