@@ -63,6 +63,7 @@ static void measure(struct slots *s, u32 leader, int batches, const char *name)
 /* ---- all want them ----------------------------------------------------------------------------------------------*/
 struct wanted {
     struct slots *slots;
+    struct dwell dwell;
     bool answered;
     u32 n_quiet;
     u64 draws;
@@ -94,13 +95,17 @@ static void on_message(void *ctx, u32 from, u16 type, const void *body, size_t l
 
 enum { NAP_US = 50, SLEEP_US = 10000 }; /* a bell ends both */
 
-/* As an agent does that waits for something. */
+/* As an agent's main loop does: it dwells, and sleeps. */
 static void serve(struct wanted *w, int most_us)
 {
     struct error err = {0};
     int n = wire_poll(wire, on_message, w, &err);
+    u64 now = clock_ns();
+    need(n >= 0, &err);
+    if (n) dwell_worked(&w->dwell, now);
+    if (n || dwell_on(&w->dwell, now)) return;
     wire_sleep(wire, true);
-    if (n == 0) n = wire_poll(wire, on_message, w, &err);
+    n = wire_poll(wire, on_message, w, &err);
     need(n >= 0, &err);
     struct pollfd bell = {.fd = wire_fd(wire), .events = POLLIN};
     struct timespec t = {.tv_nsec = 1000L * (wire_busy(wire) ? NAP_US : most_us)};
@@ -180,6 +185,7 @@ int main(int argc, char **argv)
     wire = wire_init(&argc, &argv, &err);
     need(wire != NULL, &err);
     prctl(PR_SET_TIMERSLACK, NS_PER_US);
+    thread_slice(SLICE_SHORT_NS);
     if ((!all && wire_size(wire) != 2) || wire_n_nodes(wire) != 1 || n < 1 ||
         n > (all ? MAX_CYCLES : MAX_BATCHES))
         error_set(&err, ERR_INPUT, "slots",
