@@ -1,5 +1,6 @@
 """What jobs over GPUs must do, whatever the GPU: for t_cuda.py, over the emulation, and for tests/gpu/t_gpu.py."""
 import math
+import re
 
 from harness import *
 
@@ -81,10 +82,22 @@ def base_and_adapters(program, *options, ranks=1):
         together(len(keys), lambda i: ask(keys[i]))
 
 
-def killed_in_a_stream(program, after):
-    """A job whose engine is killed behind so many letters: the text of one that is not."""
-    with Job(*CUDA, program=program, ranks=1) as job:
-        wanted, old = text_of(job.post("/v1/completions", SEEDED)), job.engines()[0]
-        equal(streamed_until(job, SEEDED, after, old.kill), (wanted, True), f"text after a kill behind {after} letters")
-        check(not old.alive(), "the stream was shorter than expected")
+def killed_in_a_stream(program, after, *options, ranks=1):
+    """A replica whose last engine is killed behind so many letters: the text of one that is not."""
+    with Job(*CUDA, *options, program=program, ranks=ranks) as job:
+        wanted, old = text_of(job.post("/v1/completions", SEEDED)), job.engines()
+        equal(streamed_until(job, SEEDED, after, old[ranks - 1].kill), (wanted, True), f"text after a kill behind {after} letters")
+        check(not any(engine.alive() for engine in old.values()), "the stream was shorter than expected, or a part of the group outlived it")
         equal(text_of(job.post("/v1/completions", SEEDED)), wanted, "with the new engine")
+
+
+def answers_of_a_group(program, tp, pp, **env):
+    """A replica of several GPUs: the references' tokens, each engine with a GPU of its own, and an end in order. Returns the log."""
+    with Job(*CUDA, "-tp", str(tp), "-pp", str(pp), program=program, ranks=tp * pp, env=env) as job:
+        together(len(CHATS), lambda i: ask_chat(job, CHATS[i]))
+        log = job.log()
+        gpus = re.findall(r"f32 on cuda, (GPU-[0-9a-f-]+)", log)
+        equal((len(gpus), len(set(gpus))), (tp * pp, tp * pp), f"GPUs of {tp} x {pp} engines: {gpus}")
+        job.signal(signal.SIGINT)
+        equal(job.wait(), 0, job.output())
+        return log

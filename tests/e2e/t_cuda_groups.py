@@ -1,13 +1,9 @@
 #!/usr/bin/env python3
 """Replicas of several GPUs, over the emulation of CUDA and NCCL (tests/cudasim): the references' tokens; however an engine ends, the group
 starts anew, and the text goes on as if nothing had happened."""
-import re
-
-from harness import *
+from harness_cuda import *
 
 SIM = os.path.join(BUILD, "sim/mpiserve")
-CHATS = [c for c in expected_chats() if c["min_gap"] >= 0.1 and len(c["ids"]) < 30][:6]
-CUDA = ("--engine", "cuda", "--compute", "f32", "--max-model-len", "512", "--max-num-seqs", "8", "--max-num-batched-tokens", "256")
 STREAMED = {"prompt": "Once upon a time", "max_tokens": 60, "seed": 7, "temperature": 0.9, "top_p": 0.95, "top_k": 40,
             "presence_penalty": 0.5, "ignore_eos": True}
 
@@ -18,13 +14,9 @@ def group(tp, pp, *options, **env):
 
 def groups_of_gpus():
     for tp, pp in ((2, 1), (1, 2), (2, 2)):
-        with group(tp, pp) as job:
-            together(len(CHATS), lambda i: ask_chat(job, CHATS[i]))
-            log = job.log()
-            for n in range(4):
-                equal(log.count(f"f32 on cuda, GPU-63756461-7369-6d2d-6465-766963652d3{n}"), int(n < tp * pp), f"engines with GPU {n}")
-            job.signal(signal.SIGINT)
-            equal(job.wait(), 0, job.output())
+        log = answers_of_a_group(SIM, tp, pp, CUDASIM_DEVICES="4")
+        for n in range(4):
+            equal(log.count(f"f32 on cuda, GPU-63756461-7369-6d2d-6465-766963652d3{n}"), int(n < tp * pp), f"engines with GPU {n}")
 
 
 def all_new(job, old):

@@ -7,13 +7,13 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 from harness_cuda import *  # noqa: E402
 
 
-def devices(*arguments):
+def found(*arguments):
     done = subprocess.run([PROGRAM, "devices", "--json", *arguments], capture_output=True, text=True, timeout=60)
-    return json.loads(done.stdout)["devices"] if done.returncode == 0 else []
+    return json.loads(done.stdout) if done.returncode == 0 else {"devices": [], "nccl": 0}
 
 
 def free_bytes():
-    return devices(GPUS[0]["uuid"])[0]["free_bytes"]
+    return found(GPUS[0]["uuid"])["devices"][0]["free_bytes"]
 
 
 def answers_are_the_references():
@@ -38,6 +38,32 @@ def adapters():
 def an_engine_that_is_killed():
     for after in (0, 80, 160):  # of 238 letters
         killed_in_a_stream(PROGRAM, after)
+
+
+def groups_need(gpus):
+    if len(GPUS) < gpus:
+        raise Skip(f"fewer than {gpus} GPUs")
+    if not NCCL:
+        raise Skip("no NCCL")
+
+
+def groups_of_two_gpus():
+    groups_need(2)
+    for tp, pp in ((2, 1), (1, 2)):
+        answers_of_a_group(PROGRAM, tp, pp)
+    base_and_adapters(PROGRAM, "-tp", "2", ranks=2)
+
+
+def groups_of_four_gpus():
+    groups_need(4)
+    for tp, pp in ((4, 1), (2, 2)):
+        answers_of_a_group(PROGRAM, tp, pp)
+
+
+def an_engine_of_a_group_that_is_killed():
+    groups_need(2)
+    for options in (("-tp", "2"), ("-pp", "2")):
+        killed_in_a_stream(PROGRAM, 80, *options, ranks=2)
 
 
 def nothing_is_left_on_the_gpu():
@@ -82,8 +108,10 @@ def figures():
             bench(folder, "--load-format", "dummy", "--max-num-batched-tokens", "2048")
 
 
-GPUS = devices()
+FOUND = found()
+GPUS, NCCL = FOUND["devices"], FOUND["nccl"]
 if not GPUS:
     print("1..0 # SKIP no GPU")
     sys.exit(0)
-run(answers_are_the_references, numbers_and_draws, vectors, adapters, an_engine_that_is_killed, nothing_is_left_on_the_gpu, figures)
+run(answers_are_the_references, numbers_and_draws, vectors, adapters, an_engine_that_is_killed, groups_of_two_gpus, groups_of_four_gpus,
+    an_engine_of_a_group_that_is_killed, nothing_is_left_on_the_gpu, figures)
