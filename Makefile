@@ -130,7 +130,7 @@ run: $(PROGRAM)
 
 tests: $(PROGRAM) $(SIM_PROGRAM) $(UNIT) $(HELPERS) $(BENCHES)
 check: tests
-	@BUILD=$(BUILD) PROGRAM=$(PROGRAM) SANITIZE=$(SANITIZE) $(RUN_ENV) tests/tools/run-tests $(TESTS)
+	@env -u CUDA_VISIBLE_DEVICES BUILD=$(BUILD) PROGRAM=$(PROGRAM) SANITIZE=$(SANITIZE) $(RUN_ENV) tests/tools/run-tests $(TESTS)
 # The same with Open MPI 5: MPI_HOME names it; without, PyPI's is installed into build/openmpi5.
 MPI5       = $(abspath $(or $(MPI_HOME),build/openmpi5))
 MPI5_TESTS = $(addprefix build-mpi5/tests/mpi/,wire slots wakes components) $(wildcard tests/e2e/t_*.py)

@@ -13,16 +13,16 @@
 enum { OUTPUT_MAX = 1 << 16 };
 
 /* ---- asking ----------------------------------------------------------------------------------------------------*/
-static bool near(const struct cpuset *cpus, const char *bus)
+bool gpus_near(const char *sysfs, const char *bus, const struct cpuset *cpus)
 {
-    char path[128], lower[32];
+    char path[PATH_LEN + 64], lower[32];
     struct buf text = {0};
     struct cpuset local;
     size_t n = 0;
     for (; bus[n] && n + 1 < sizeof lower; n++)
         lower[n] = bus[n] >= 'A' && bus[n] <= 'F' ? bus[n] + 32 : bus[n];
     lower[n] = 0;
-    snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/local_cpulist", lower);
+    snprintf(path, sizeof path, "%s/bus/pci/devices/%s/local_cpulist", sysfs, lower);
     bool known = file_read(path, 1 << 14, &text, NULL) == 0 && cpuset_parse(&local, text.data, NULL) == 0;
     buf_release(&text);
     return known && cpuset_meets(&local, cpus);
@@ -47,7 +47,7 @@ static int read_devices(const char *text, size_t len, const struct cpuset *cpus,
         snprintf(g->uuid, sizeof g->uuid, "%s", text_of(d, "uuid"));
         g->total = (u64)json_int(json_get(d, "total_bytes"), 0);
         g->free = (u64)json_int(json_get(d, "free_bytes"), 0);
-        g->near = near(cpus, text_of(d, "bus"));
+        g->near = gpus_near("/sys", text_of(d, "bus"), cpus);
     }
     json_drop(root);
     return 0;

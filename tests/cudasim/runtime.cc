@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <deque>
 #include <mutex>
+#include <sstream>
+#include <string>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <unordered_map>
@@ -202,20 +204,65 @@ size_t cudasim_allocated(void)
     return m.bytes;
 }
 
-/* As many as CUDASIM_DEVICES says, or one. */
+/* ---- which devices there are, and which of them this process sees */
+namespace
+{
+const char first_uuid[] = "cudasim-device-0";
+
+std::string uuid_of(int device)
+{
+    std::string text = "GPU-";
+    for (size_t i = 0; i < 16; i++) {
+        char digits[12];
+        snprintf(digits, sizeof digits, "%02x", first_uuid[i] + (i == 15 ? device : 0));
+        text += (i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "") + std::string(digits);
+    }
+    return text;
+}
+
+/* One of n: a number, or the beginning of a UUID that no other begins with. -1: none. */
+int named(const std::string &word, int n)
+{
+    int found = -1;
+    char *end;
+    if (word.compare(0, 4, "GPU-")) {
+        long number = strtol(word.c_str(), &end, 10);
+        return !word.empty() && !*end && number >= 0 && number < n ? (int)number : -1;
+    }
+    for (int i = 0; i < n; i++)
+        if (!uuid_of(i).compare(0, word.size(), word)) found = found < 0 ? i : n;
+    return found < n ? found : -1;
+}
+
+/* As many as CUDASIM_DEVICES says, or one; of these what CUDA_VISIBLE_DEVICES names, in its order. Its first word that names none ends it. */
+std::vector<int> visible()
+{
+    const char *said = getenv("CUDASIM_DEVICES"), *list = getenv("CUDA_VISIBLE_DEVICES");
+    int n = said ? atoi(said) : 1;
+    std::vector<int> devices;
+    for (int i = 0; !list && i < n; i++) devices.push_back(i);
+    std::istringstream words(list ? list : "");
+    for (std::string word; std::getline(words, word, ',') && named(word, n) >= 0;)
+        devices.push_back(named(word, n));
+    return devices;
+}
+} // namespace
+
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    const char *said = getenv("CUDASIM_DEVICES");
-    *count = said ? atoi(said) : 1;
+    *count = (int)visible().size();
     return *count ? called() : cudaErrorNoDevice;
 }
 
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int ordinal)
 {
     if (cudaError_t e = called()) return e;
+    const std::vector<int> devices = visible();
+    if (ordinal < 0 || (size_t)ordinal >= devices.size()) return m.last = cudaErrorInvalidDevice;
+    int device = devices[(size_t)ordinal];
     memset((void *)prop, 0, sizeof *prop);
     snprintf(prop->name, sizeof prop->name, "cudasim");
-    memcpy(prop->uuid.bytes, "cudasim-device-0", 16);
+    memcpy(prop->uuid.bytes, first_uuid, 16);
     prop->uuid.bytes[15] = (char)(prop->uuid.bytes[15] + device);
     prop->pciBusID = device;
     prop->totalGlobalMem = total_memory;
@@ -225,8 +272,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
     return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int)
+cudaError_t cudaSetDevice(int ordinal)
 {
+    if (ordinal < 0 || (size_t)ordinal >= visible().size()) return m.last = cudaErrorInvalidDevice;
     return called();
 }
 

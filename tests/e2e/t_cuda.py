@@ -19,6 +19,13 @@ def a_gpu_for_each_engine():
         check(f"f32 on cuda, {gpu(0)}" in log and f"f32 on cuda, {gpu(1)}" in log and gpu(2) not in log, log)
 
 
+def a_gpu_for_each_engine_of_those_that_are_visible():
+    with Job(*CUDA, program=SIM, ranks=2, env={"CUDASIM_DEVICES": "4", "CUDA_VISIBLE_DEVICES": f"3,{gpu(1)},7,0"}) as job:
+        ask_chat(job, CHATS[0])
+        used = re.findall(r"f32 on cuda, (GPU-[0-9a-f-]+)", job.log())
+        equal(sorted(used), [gpu(1), gpu(3)])
+
+
 def numbers_and_draws():
     draws_of_a_cpu(SIM)
     other_numbers(SIM)
@@ -81,6 +88,19 @@ def what_is_missing_is_said():
         check(text in said, said)
 
 
+def what_is_visible():
+    """As CUDA's guide says of CUDA_VISIBLE_DEVICES: numbers and UUIDs, in its order; what is neither ends the list."""
+    def seen(value):
+        env = {**os.environ, "CUDASIM_DEVICES": "4", **({} if value is None else {"CUDA_VISIBLE_DEVICES": value})}
+        done = subprocess.run([SIM, "devices", "--json"], capture_output=True, text=True, env=env)
+        equal(done.returncode, 0 if done.stdout else 1, done.stderr)
+        return [d["uuid"] for d in json.loads(done.stdout)["devices"]] if done.stdout else []
+    for value, numbers in (
+            (None, (0, 1, 2, 3)), ("2,0", (2, 0)), ("3", (3,)), ("1,4,0", (1,)), ("1,-1,0", (1,)), ("0,x,1", (0,)), ("1x", ()), ("", ()), ("-1", ()),
+            (gpu(2), (2,)), (f"{gpu(2)},0,{gpu(1)}", (2, 0, 1)), (f"0,{gpu(5)},1", (0,)), (f"1,{gpu(3)[:-1]},2", (1,))):
+        equal(seen(value), [gpu(n) for n in numbers], f"CUDA_VISIBLE_DEVICES={value}")
+
+
 def devices_are_listed():
     def listed(**env):
         done = subprocess.run([SIM, "devices"], capture_output=True, text=True, env={**os.environ, "CUDASIM_DEVICES": "2", **env})
@@ -130,5 +150,6 @@ def a_build_without_cuda_says_so():
     check(code == 1 and "--engine cuda: this build has no CUDA: make CUDA=1" in err, err)
 
 
-run(a_gpu_for_each_engine, numbers_and_draws, vectors, adapters, an_engine_that_is_killed, an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said,
-    devices_are_listed, a_plan_says_what_a_gpu_needs, a_build_without_cuda_says_so)
+run(a_gpu_for_each_engine, a_gpu_for_each_engine_of_those_that_are_visible, numbers_and_draws, vectors, adapters, an_engine_that_is_killed,
+    an_error_of_cuda_ends_the_engine_and_no_answer, what_is_missing_is_said, what_is_visible, devices_are_listed, a_plan_says_what_a_gpu_needs,
+    a_build_without_cuda_says_so)

@@ -1,11 +1,5 @@
-/* Who gets which GPU: none twice, near ones first, whatever each rank may see. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
-#include <stdio.h>
-#include <string.h>
+/* Who gets which GPU: none twice, near ones first, whatever each rank may see; and which are near, from files as the kernel's. */
+#include "folder.h"
 
 #include "agent/gpus.h"
 
@@ -46,9 +40,67 @@ static void test_deal(void **state)
     check((const char *const[]){"B", "AB"}, "ba");
 }
 
+/* ---- nearness --------------------------------------------------------------------------------------------------*/
+static const char *const levels[] = {"bus", "bus/pci", "bus/pci/devices", "bus/pci/devices/0000:3b:00.0",
+                                     "bus/pci/devices/0000:af:00.0"};
+
+static int levels_make(void **state)
+{
+    if (folder_make(state)) return -1;
+    for (size_t i = 0; i < COUNT_OF(levels); i++) {
+        char path[PATH_LEN];
+        snprintf(path, sizeof path, "%s/%s", folder, levels[i]);
+        if (mkdir(path, 0700)) return -1;
+    }
+    return 0;
+}
+
+static int levels_drop(void **state)
+{
+    (void)state;
+    for (size_t i = COUNT_OF(levels); i-- > 0;) {
+        char path[PATH_LEN];
+        snprintf(path, sizeof path, "%s/%s/local_cpulist", folder, levels[i]);
+        unlink(path);
+        snprintf(path, sizeof path, "%s/%s", folder, levels[i]);
+        if (rmdir(path)) return -1;
+    }
+    return rmdir(folder);
+}
+
+static bool near_to(const char *bus, const char *cpus)
+{
+    struct cpuset set;
+    assert_int_equal(cpuset_parse(&set, cpus, NULL), 0);
+    return gpus_near(folder, bus, &set);
+}
+
+static void test_near(void **state)
+{
+    (void)state;
+    put("bus/pci/devices/0000:3b:00.0/local_cpulist", "0-31,64-95\n", 11);
+    put("bus/pci/devices/0000:af:00.0/local_cpulist", "32-63,96-127\n", 13);
+    static const struct {
+        const char *bus, *cpus;
+        bool near;
+    } cases[] = {
+        {"0000:3b:00.0", "0-3", true},    {"0000:3b:00.0", "95", true},
+        {"0000:3b:00.0", "32-63", false}, {"0000:3b:00.0", "31-32", true}, /* some are enough */
+        {"0000:3B:00.0", "0", true},      {"0000:AF:00.0", "40", true}, /* the kernel writes small letters */
+        {"0000:af:00.0", "0-31", false},  {"0000:af:00.0", "127", true},
+        {"0000:00:00.0", "0-127", false}, {"", "0-127", false}, /* of these it says nothing */
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++)
+        if (near_to(cases[i].bus, cases[i].cpus) != cases[i].near)
+            fail_msg("%s: %s", cases[i].bus, cases[i].cpus);
+    put("bus/pci/devices/0000:3b:00.0/local_cpulist", "\n", 1); /* a bus of no domain, on some machines */
+    assert_false(near_to("0000:3b:00.0", "0-127"));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_deal)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_deal),
+                                       cmocka_unit_test_setup_teardown(test_near, levels_make, levels_drop)};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("gpus", tests, NULL, NULL);
 }
