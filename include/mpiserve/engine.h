@@ -76,7 +76,8 @@ struct engine_needs {          /* of this one engine */
  * neither of tp and KV heads divides the other, and where there are fewer layers than stages. Parts of a
  * replica share the block numbers: all its engines get the same n_blocks, the least that one of them has room for. */
 int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct error *err);
-/* Bytes for KV on a device: of its memory may be used up to that share, and not more than is free. */
+/* Bytes for KV on a device. All but that share of its memory stays unplanned, of what is free, whoever has the rest already: for NCCL,
+ * what CUDA loads when it is first used, and lists of the sampler that grow. So total x share where nothing is in use. */
 struct engine_device {
     u64 total, free;
     double share;

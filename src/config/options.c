@@ -126,8 +126,9 @@ const struct option option_table[] = {
              "full length, at most a share of the memory (on a GPU: what --gpu-memory-utilization leaves)."},
     {"gpu-memory-utilization", "", OPTION_SHARE, GROUP_SCHEDULER, 0, AT(gpu_memory_utilization), 10, 1000,
      "0.9",
-     .help = "With --engine cuda: the share of a GPU's memory that its engine may use for weights, work and "
-             "KV cache; not more than is free there at the start."},
+     .help =
+         "With --engine cuda: the share of a GPU's memory that its engine may use for weights, work and "
+         "KV cache. The rest of it stays free for NCCL and CUDA, also where others use a part of the GPU."},
     {"scheduling-policy", "", OPTION_CHOICE, GROUP_SCHEDULER, 0, AT(scheduling_policy),
      .words = "fcfs priority", .standard = "fcfs",
      .help = "Who is next, in the queue and in a replica. fcfs: who came first; priority: the lowest "

@@ -194,16 +194,18 @@ int engine_plan(const struct engine_ask *ask, struct engine_needs *out, struct e
 int engine_device_room(const struct engine_needs *needs, const struct engine_device *d, u64 *out,
                        struct error *err)
 {
-    u64 may = MIN_OF((u64)((double)d->total * d->share), d->free),
-        taken = needs->weights_bytes + needs->work_bytes, left = may > taken ? may - taken : 0;
+    u64 unplanned = d->total - (u64)((double)d->total * d->share),
+        may = d->free > unplanned ? d->free - unplanned : 0, taken = needs->weights_bytes + needs->work_bytes,
+        left = may > taken ? may - taken : 0;
     *out = d->asked ? d->asked : left;
     if (!left)
         return error_set(
             err, ERR_MEMORY, "--gpu-memory-utilization",
-            "%.2f of the GPU's %llu bytes, of which %llu are free, is %llu: weights (%llu) and work "
-            "(%llu) do not fit",
-            d->share, (unsigned long long)d->total, (unsigned long long)d->free, (unsigned long long)may,
-            (unsigned long long)needs->weights_bytes, (unsigned long long)needs->work_bytes);
+            "%.2f of the GPU's %llu bytes leaves %llu unplanned, and %llu are free: weights (%llu) and work "
+            "(%llu) do not fit into %llu. Raise it, take a GPU that others use less, or several (-tp)",
+            d->share, (unsigned long long)d->total, (unsigned long long)unplanned,
+            (unsigned long long)d->free, (unsigned long long)needs->weights_bytes,
+            (unsigned long long)needs->work_bytes, (unsigned long long)may);
     if (d->asked > left)
         return error_set(err, ERR_INPUT, "--kv-cache-memory-bytes",
                          "%llu are more than the GPU has left: %llu", (unsigned long long)d->asked,

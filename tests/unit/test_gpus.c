@@ -1,7 +1,9 @@
-/* Who gets which GPU: none twice, near ones first, whatever each rank may see; and which are near, from files as the kernel's. */
+/* Who gets which GPU: none twice, near ones first, whatever each rank may see; and which are near, from files as the kernel's;
+ * and what of one's memory an engine plans. */
 #include "folder.h"
 
 #include "agent/gpus.h"
+#include "mpiserve/engine.h"
 
 /* "AbC": devices A, b and C, of which A and C are near. */
 static struct gpu_view view(const char *letters)
@@ -97,9 +99,47 @@ static void test_near(void **state)
     assert_false(near_to("0000:3b:00.0", "0-127"));
 }
 
+/* ---- memory ----------------------------------------------------------------------------------------------------*/
+/* Weights and work take 300 of 1000. */
+static void test_room(void **state)
+{
+    static const struct {
+        u64 free;
+        double share;
+        u64 asked;
+        int rc;
+        u64 room;
+    } cases[] = {
+        {1000, 0.9, 0, 0, 600}, /* nobody else is there */
+        {950, 0.9, 0, 0, 550},  /* CUDA's own */
+        {500, 0.9, 0, 0, 100},  /* others have half: 100 stay free all the same */
+        {401, 0.9, 0, 0, 1},           {400, 0.9, 0, ERR_MEMORY, 0}, {100, 0.9, 0, ERR_MEMORY, 0},
+        {99, 0.9, 0, ERR_MEMORY, 0}, /* less than what is to stay free */
+        {0, 0.9, 0, ERR_MEMORY, 0},    {500, 1.0, 0, 0, 200},        {900, 0.5, 0, 0, 100},
+        {500, 0.5, 0, ERR_MEMORY, 0},  {500, 0.9, 100, 0, 100},      {500, 0.9, 40, 0, 40},
+        {500, 0.9, 101, ERR_INPUT, 0}, {400, 0.9, 1, ERR_MEMORY, 0},
+    };
+    const struct engine_needs needs = {.device = true, .weights_bytes = 200, .work_bytes = 100};
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        const struct engine_device d = {1000, cases[i].free, cases[i].share, cases[i].asked};
+        struct error err;
+        u64 room;
+        assert_int_equal(engine_device_room(&needs, &d, &room, &err), cases[i].rc);
+        if (!cases[i].rc) assert_int_equal(room, cases[i].room);
+        if (cases[i].rc == ERR_INPUT)
+            assert_string_equal(err.message, "101 are more than the GPU has left: 100");
+        if (cases[i].free == 99)
+            assert_string_equal(err.message,
+                                "0.90 of the GPU's 1000 bytes leaves 100 unplanned, and 99 are free: weights "
+                                "(200) and work (100) do not fit into 0. Raise it, take a GPU that others "
+                                "use less, or several (-tp)");
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_deal),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_deal), cmocka_unit_test(test_room),
                                        cmocka_unit_test_setup_teardown(test_near, levels_make, levels_drop)};
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("gpus", tests, NULL, NULL);
