@@ -33,6 +33,7 @@ static inline struct device *cuda_open_number(u32 n)
     struct error err = {0};
     crew_need(n < 8, NULL);
     setenv("CUDASIM_DEVICES", "8", 1);
+    unsetenv("CUDA_VISIBLE_DEVICES"); /* names the machine's own */
     uuid[sizeof uuid - 2] = (char)('0' + n);
     struct device *d = device_open(uuid, &err);
     crew_need(d != NULL, &err);
