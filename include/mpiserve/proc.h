@@ -44,7 +44,7 @@ enum proc_event { PROC_EVENT_NONE, PROC_EVENT_READY, PROC_EVENT_DIED };
 enum proc_cause {
     PROC_SIGNAL, /* by a signal that was not this agent's */
     PROC_EXIT,   /* by itself */
-    PROC_HANG,   /* killed: a limit was passed */
+    PROC_HANG,   /* killed: a limit was passed; with blame: of a step's answer */
     PROC_KILLED, /* killed: proc_kill */
 };
 struct proc_verdict {
@@ -54,7 +54,8 @@ struct proc_verdict {
     int pid;
     bool blame; /* by what it was computing, perhaps: the steps in flight are suspect (batch_engine_lost) */
     bool memory_trusted; /* killed from outside: what it wrote to KV is what it meant to write */
-    char text[640];      /* "engine of rank 3 (pid 71, generation 2) ...", for log and /health */
+    u64 silent_ns;  /* killed by its agent: its heartbeat's age when the agent last looked before; else 0 */
+    char text[640]; /* "engine of rank 3 (pid 71, generation 2) ...", for log and /health */
 };
 
 struct proc;

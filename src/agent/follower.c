@@ -31,10 +31,11 @@ static void tell(struct follower *f, struct msg_group_state m)
     agent_send(f->agent, f->seat->shape.rank[0], MSG_GROUP_STATE, &m, sizeof m, NULL, 0);
 }
 
-static void tell_gone(struct follower *f, bool blame, const char *why)
+static void tell_gone(struct follower *f, const struct proc_verdict *v)
 {
-    struct msg_group_state m = {.event = GROUP_GONE, .blame = blame};
-    snprintf(m.text, sizeof m.text, "%s", why);
+    struct msg_group_state m = {
+        .event = GROUP_GONE, .pid = v->pid, .blame = v->blame, .silent_ns = v->silent_ns};
+    snprintf(m.text, sizeof m.text, "%s", v->text);
     tell(f, m);
 }
 
@@ -48,10 +49,12 @@ void follower_start(struct follower *f, u32 from, const struct msg_group_start *
     if (err.code) agent_die(f->agent, "message GROUP_START", &err);
     f->gen = m->gen;
     if (seat_group_memory(s, m->pid, m->fd, &err) || seat_start(s, m->gen, clock_ns(), &err)) {
-        char text[600], why[640];
-        snprintf(why, sizeof why, "engine of rank %u: %s", s->boot.rank, error_text(&err, text, sizeof text));
+        char text[600];
+        struct proc_verdict v = {.gen = m->gen};
+        snprintf(v.text, sizeof v.text, "engine of rank %u: %s", s->boot.rank,
+                 error_text(&err, text, sizeof text));
         seat_gone(s);
-        tell_gone(f, false, why);
+        tell_gone(f, &v);
         return;
     }
     if (m->pid < 0)
@@ -92,7 +95,7 @@ int follower_turn(struct follower *f, u64 now)
     case PROC_EVENT_READY: tell(f, (struct msg_group_state){.event = GROUP_UP}); return n + 1;
     case PROC_EVENT_DIED:
         seat_gone(s);
-        tell_gone(f, died.blame, died.text);
+        tell_gone(f, &died);
         return n + 1;
     case PROC_EVENT_NONE: break;
     }

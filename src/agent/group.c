@@ -69,7 +69,7 @@ static void start_group(struct leader *l, u64 now)
     struct error err;
     struct seat *s = l->seat;
     l->gen++;
-    l->own_up = l->failing = false;
+    l->own_up = l->failing = l->unanswered = false;
     if ((s->n > 1 && seat_group_memory(s, -1, -1, &err)) || seat_start(s, l->gen, now, &err)) {
         did_not_start(l, now, &err);
         return;
@@ -107,8 +107,46 @@ static void fail(struct leader *l, const struct proc_verdict *v)
     supervise_lost(l, v);
 }
 
+/* ---- who hangs -----------------------------------------------------------------------------------------------*/
+/* An engine that waits for others or for work gives a sign of life every 500 ms at least. */
+enum { SILENT_MS = 750 };
+
+static void was_silent(struct leader *l, u32 engine, i32 pid, u64 silent_ns)
+{
+    if (l->unanswered && silent_ns > l->hung.silent_ns) l->hung = (struct hung){engine, pid, silent_ns};
+}
+
+/* The leader's own engine only takes steps: that one is not answered does not mean that it is the one that hangs. */
+static void not_answered(struct leader *l, struct proc_verdict *own)
+{
+    l->unanswered = true;
+    l->hung = (struct hung){0};
+    was_silent(l, 0, own->pid, own->silent_ns);
+    snprintf(own->text, sizeof own->text,
+             "the engines of replica %d are ended: a step was not answered within %.1f s", l->replica,
+             l->agent->config.step_timeout_s);
+}
+
+static void name_the_hung(struct leader *l)
+{
+    const struct hung *h = &l->hung;
+    struct proc_verdict *v = &l->first;
+    if (h->silent_ns >= SILENT_MS * NS_PER_MS)
+        snprintf(v->text, sizeof v->text,
+                 "engine of rank %u (pid %d, generation %u) hung: no heartbeat for %.1f s",
+                 member_rank(l, h->engine), h->pid, l->gen, (double)h->silent_ns / NS_PER_S);
+    else
+        snprintf(
+            v->text, sizeof v->text,
+            "replica %d: a step was not answered, and all its engines had a heartbeat: none is known to hang",
+            l->replica);
+    log_warning("%s", v->text);
+    leader_engine_changed(l, REPLICA_RESTARTING, v->text);
+}
+
 static void after_the_end(struct leader *l, u64 now)
 {
+    if (l->unanswered) name_the_hung(l);
     l->failing = false;
     seat_gone(l->seat);
     l->start_ns = restart_died(&l->restart, now);
@@ -140,6 +178,7 @@ void leader_group_state(struct leader *l, u32 from, const struct msg_group_state
     case GROUP_UP: l->members[m->engine] = MEMBER_UP; break;
     case GROUP_GONE:
         l->members[m->engine] = MEMBER_GONE;
+        was_silent(l, m->engine, m->pid, m->silent_ns);
         snprintf(v.text, sizeof v.text, "%.*s", (int)sizeof m->text - 1, m->text);
         fail(l, &v);
         break;
@@ -157,7 +196,10 @@ static int watch_own(struct leader *l, u64 now)
     struct proc_verdict died;
     switch (proc_poll(l->seat->proc, now, oldest_step_ns(l), &died)) {
     case PROC_EVENT_READY: l->own_up = true; return 1;
-    case PROC_EVENT_DIED: fail(l, &died); return 1;
+    case PROC_EVENT_DIED:
+        if (l->seat->n > 1 && !l->failing && died.cause == PROC_HANG && died.blame) not_answered(l, &died);
+        fail(l, &died);
+        return 1;
     case PROC_EVENT_NONE: break;
     }
     return 0;

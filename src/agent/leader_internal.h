@@ -16,6 +16,11 @@ struct held { /* a slot in use */
 };
 /* Another engine of the replica, as its agent says. WAITS: for its node's memory. */
 enum member_state { MEMBER_GONE, MEMBER_WAITS, MEMBER_STARTING, MEMBER_UP };
+struct hung { /* the one that was silent longest of those that are ended */
+    u32 engine;
+    i32 pid;
+    u64 silent_ns;
+};
 struct leader {
     struct agent *agent;
     i32 replica;
@@ -34,6 +39,8 @@ struct leader {
     bool own_up, running;      /* running: all are up, steps flow */
     bool failing;              /* one has ended: the others follow */
     struct proc_verdict first; /* how it did */
+    bool unanswered;           /* it is a step that was not answered: who hangs is known when all are gone */
+    struct hung hung;
     struct restart restart;
     u64 start_ns; /* not before */
     enum replica_state state;

@@ -66,9 +66,10 @@ enum group_event { GROUP_HAS_MEMORY, GROUP_UP, GROUP_GONE };
 struct msg_group_state {
     u32 gen, engine; /* index in the replica */
     u32 event;       /* enum group_event */
-    i32 pid, fd;     /* HAS_MEMORY: of the memory */
-    u32 blame;       /* GONE: see proc_verdict */
-    char text[640];  /* GONE: why */
+    i32 pid, fd;     /* HAS_MEMORY: of the memory. GONE: pid of the engine */
+    u32 blame;       /* GONE: see proc_verdict, as for the next two */
+    u64 silent_ns;
+    char text[640];
 };
 struct msg_relay {
     u32 gen, from, to; /* engine indices */

@@ -144,6 +144,8 @@ static int make_proc(struct seat *s, struct error *err)
     struct agent *a = s->agent;
     const struct engine_boot *b = &s->boot;
     u64 step_ns = (u64)(a->config.step_timeout_s * (double)NS_PER_S);
+    /* whether a step is out is known to the leader: it comes first, and names who hangs */
+    u64 idle_ns = s->index ? 2 * step_ns : 0;
     size_t ring =
         2 * engine_ring_size(b->max_rows, b->max_step_tokens, b->max_model_len, b->max_logprobs,
                              a->needs.hidden, b->block_size); /* a step takes at most a quarter of it */
@@ -153,7 +155,7 @@ static int make_proc(struct seat *s, struct error *err)
                              .weights_fd = s->weights_fd,
                              .kv_fd = s->kv_fd,
                              .ring_size = ring,
-                             .limits = {.step_ns = step_ns, .idle_ns = s->index ? step_ns : 0}};
+                             .limits = {.step_ns = step_ns, .idle_ns = idle_ns}};
     if (!(s->proc = proc_new(&spec, err))) return err->code;
     s->channel = proc_channel(s->proc);
     return 0;

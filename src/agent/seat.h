@@ -3,7 +3,10 @@
  * A replica of several engines (a group) lives and dies as one. The rank of its engine 0 leads (group.c); the others
  * follow (follower.c). For each generation the leader says START, with the memory that the engines of a node share, new each time;
  * when every engine is up, steps flow (step.h). When one ends, all are killed, and only when every agent has said that its
- * engine is gone does the next generation start: two generations never live at the same time. */
+ * engine is gone does the next generation start: two generations never live at the same time.
+ *
+ * Who hangs? Engines that wait for another inside a step name it (coll.h). When nobody does, since the last stage is the one that is waited
+ * for by the leader alone, a step is not answered in time; then each agent tells, as its engine goes, how long that had been silent. */
 #ifndef MPISERVE_AGENT_SEAT_H
 #define MPISERVE_AGENT_SEAT_H
 

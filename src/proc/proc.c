@@ -28,6 +28,7 @@ struct proc {
     /* of a kill by this agent */
     enum proc_cause cause;
     bool blame;
+    u64 silent_ns;
     char why[256];
 };
 
@@ -88,9 +89,17 @@ int proc_start(struct proc *p, u32 gen, u64 now_ns, struct error *err)
     return 0;
 }
 
+static u64 age(const struct proc *p, u64 now_ns, u64 since_ns)
+{
+    since_ns = MAX_OF(since_ns, p->floor_ns);
+    return now_ns > since_ns ? now_ns - since_ns : 0;
+}
+
+/* Silence up to the last look: since then this process may have stood still, and its engine with it. */
 static void kill_now(struct proc *p, enum proc_cause cause, bool blame, const char *why)
 {
     if (p->state != PROC_STARTING && p->state != PROC_READY) return;
+    p->silent_ns = age(p, p->polled_ns, atomic_load(&channel_head(p->channel)->heartbeat_ns));
     kill(p->pid, SIGKILL); /* not yet reaped, so the number is still its */
     p->state = PROC_DYING;
     p->cause = cause;
@@ -118,12 +127,6 @@ const char *proc_hung(const struct proc_vital *v, const struct proc_limits *limi
     case ENGINE_FAILED: return v->heartbeat_age > limits->start_ns ? "it failed and did not end" : NULL;
     }
     return "its state is no state";
-}
-
-static u64 age(const struct proc *p, u64 now_ns, u64 since_ns)
-{
-    since_ns = MAX_OF(since_ns, p->floor_ns);
-    return now_ns > since_ns ? now_ns - since_ns : 0;
 }
 
 static void watch(struct proc *p, u64 now_ns, u64 oldest_step_ns)
@@ -167,6 +170,7 @@ static void judge(struct proc *p, const siginfo_t *info, struct proc_verdict *ou
         out->cause = p->cause;
         out->blame = p->blame;
         out->memory_trusted = p->cause == PROC_KILLED && !p->blame;
+        out->silent_ns = p->silent_ns;
         snprintf(to, size, "was killed by its agent: %s", p->why);
     } else if (by_signal) {
         out->cause = PROC_SIGNAL;

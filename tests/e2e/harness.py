@@ -16,6 +16,7 @@ import glob
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -430,6 +431,12 @@ def streamed_until(job, body, after, act):
             act()
     check(acted, f"the text had only {len(text)} letters")
     return text, stream.done
+
+
+def hung_in(log):
+    """Ranks of which a job's log says that their engine hangs: what their agent saw, or what those say that wait for them."""
+    silent = re.findall(r"engine of rank (\d+) \([^)]*\) (?:hung|was killed by its agent: (?!another engine))", log)
+    return {int(rank) for rank in silent + re.findall(r"\(rank (\d+)\) has not come", log)}
 
 
 def refused_field(job, body, param, *words, path, status=400):

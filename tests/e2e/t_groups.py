@@ -83,6 +83,34 @@ def a_stopped_engine_is_named():
         check(re.search(r"engine 1 \(rank 1\) has not come within 1\.8 s", job.log()), job.log())
 
 
+def the_last_stage_hangs():
+    """Nobody but the leader waits for it, and the leader's own engine is healthy: no rank but that one is said to hang."""
+    for pp in (2, 4):
+        with Job(*F32, "-pp", str(pp), "--step-timeout", "3", ranks=pp) as job:
+            wanted = text_of(job.post("/v1/completions", SEEDED))
+            for victim in (pp - 1, 0):
+                seen = len(job.log())
+                end_one(job, victim, lambda p: p.kill(signal.SIGSTOP), wanted, len(wanted) // 4)
+                equal(hung_in(job.log()[seen:]), {victim}, job.log()[seen:])
+
+
+def a_job_that_stood_still():
+    """Agents and engines, longer than a step may take: nobody hangs, nobody is ended."""
+    with Job(*F32, "-pp", "2", "--step-timeout", "2", ranks=2) as job:
+        wanted, old = text_of(job.post("/v1/completions", SEEDED)), job.engines()
+        all_of_it = [*job.agents().values(), *old.values()]
+
+        def stand_still():
+            for p in all_of_it:
+                p.kill(signal.SIGSTOP)
+            time.sleep(3)
+            for p in all_of_it:
+                p.kill(signal.SIGCONT)
+        equal(streamed_until(job, SEEDED, len(wanted) // 4, stand_still), (wanted, True))
+        equal(hung_in(job.log()), set(), job.log())
+        check(all(p.alive() for p in old.values()), job.log())
+
+
 def one_replica_of_two_is_hurt():
     with Job(*F32, "-tp", "2", ranks=4) as job:
         wanted, old = text_of(job.post("/v1/completions", SEEDED)), job.engines()
@@ -130,5 +158,6 @@ def without_maths():
 
 
 run(shapes_give_the_references_tokens, any_engine_of_a_tensor_group_killed, any_engine_of_a_pipeline_killed,
-    any_engine_of_both_killed, a_stopped_engine_is_named, one_replica_of_two_is_hurt, a_rank_of_a_group_dies,
+    any_engine_of_both_killed, a_stopped_engine_is_named, the_last_stage_hangs, a_job_that_stood_still,
+    one_replica_of_two_is_hurt, a_rank_of_a_group_dies,
     a_drain_finishes_what_runs, numbers_that_do_not_fit, without_maths)

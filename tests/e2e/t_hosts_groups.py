@@ -37,6 +37,16 @@ def two_stages_on_two_hosts():
         end(job)
 
 
+def the_far_stage_hangs():
+    """The agent of its own host saw that it fell silent, and the leader on the other host says so."""
+    with Lab(2) as lab, HostsJob(lab, *F32, "-pp", "2", "--step-timeout", "3", ranks=2) as job:
+        wanted, old, seen = text_of(job.post("/v1/completions", SEEDED)), job.all_engines(), len(job.log())
+        equal(streamed_until(job, SEEDED, len(wanted) // 4, lambda: old[1].kill(signal.SIGSTOP)), (wanted, True))
+        until(lambda: not any(p.alive() for p in old.values()), 10 * SLOW, "the old engines are gone")
+        until(lambda: len(job.all_engines()) == 2 and job.healthy(), 10 * SLOW, "all engines are back")
+        equal(hung_in(job.log()[seen:]), {1}, job.log()[seen:])
+
+
 def tensor_parts_in_each_stage():
     with Lab(2) as lab, HostsJob(lab, *F32, "-tp", "2", "-pp", "2", ranks=4) as job:
         equal(places(job), [("node0", 0, 0, 0), ("node0", 0, 0, 1), ("node1", 0, 1, 0), ("node1", 0, 1, 1)])
@@ -64,4 +74,4 @@ def three_hosts_and_none_on_the_head():
         end(job)
 
 
-run(two_stages_on_two_hosts, tensor_parts_in_each_stage, whole_replicas_first, three_hosts_and_none_on_the_head)
+run(two_stages_on_two_hosts, the_far_stage_hangs, tensor_parts_in_each_stage, whole_replicas_first, three_hosts_and_none_on_the_head)

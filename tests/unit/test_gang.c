@@ -19,8 +19,10 @@ enum { ENGINES = 4, QUEUE = 64, STEPS = 4000, RUNS = 200 };
 struct proc {
     enum proc_state state;
     u32 gen, starts;
-    bool comes_up, ends; /* what proc_poll finds next */
-    u64 oldest_step_ns;  /* as asked for last */
+    bool comes_up, ends;   /* what proc_poll finds next */
+    u64 oldest_step_ns;    /* as asked for last */
+    enum proc_cause cause; /* of its end */
+    u64 silent_ns;
 };
 struct mail {
     enum message_type type;
@@ -32,6 +34,7 @@ static struct seat seats[ENGINES];
 static struct leader leader;
 static struct mail mails[ENGINES][ENGINES][QUEUE]; /* from, to */
 static u32 n_mails[ENGINES][ENGINES], n_ended_all, n_results, starts_fail;
+static bool blamed; /* what the engines computed when they were lost */
 static u64 rng;
 
 static u32 roll(u32 n)
@@ -60,7 +63,12 @@ enum proc_event proc_poll(struct proc *p, u64 now_ns, u64 oldest_step_ns, struct
     if (p->state == PROC_NONE) return PROC_EVENT_NONE;
     if (p->ends) {
         p->state = PROC_NONE;
-        *died = (struct proc_verdict){.gen = p->gen, .text = "it ended"};
+        *died = (struct proc_verdict){.cause = p->cause,
+                                      .gen = p->gen,
+                                      .pid = 70 + (int)(p - procs),
+                                      .blame = p->cause == PROC_HANG,
+                                      .silent_ns = p->silent_ns,
+                                      .text = "it ended"};
         return PROC_EVENT_DIED;
     }
     if (p->state != PROC_STARTING || !p->comes_up) return PROC_EVENT_NONE;
@@ -164,7 +172,8 @@ void batch_engine_ready(struct batch *b, u32 gen)
 }
 void batch_engine_lost(struct batch *b, bool blame)
 {
-    (void)b, (void)blame;
+    (void)b;
+    blamed = blame;
 }
 void batch_end_all(struct batch *b, enum finish how)
 {
@@ -332,6 +341,76 @@ static void test_age_of_a_step(void **state)
     assert_int_equal(procs[0].oldest_step_ns, 0);
 }
 
+/* All is up, then engine `first` ends; the others go in order. silent: ms that each had been. */
+static void end_group(u32 first, enum proc_cause cause, const u64 *silent)
+{
+    settle(NS_PER_S);
+    for (u32 i = 0; i < ENGINES; i++) procs[i].silent_ns = silent[i] * NS_PER_MS;
+    procs[first].cause = cause;
+    procs[first].ends = true;
+    turn(first, 300 * NS_PER_S);
+    if (first) deliver(first, 0);
+    assert_true(leader.failing && leader.state == REPLICA_RESTARTING);
+    assert_int_equal(blamed, cause == PROC_HANG);
+}
+
+static void others_end(void)
+{
+    turn(0, 300 * NS_PER_S);
+    for (u32 i = 0; i < ENGINES; i++) {
+        while (n_mails[0][i]) deliver(0, i);
+        procs[i].ends |= procs[i].state == PROC_DYING;
+        turn(i, 300 * NS_PER_S);
+        while (n_mails[i][0]) deliver(i, 0);
+    }
+    turn(0, 300 * NS_PER_S);
+    assert_true(!leader.failing && leader.state == REPLICA_RESTARTING);
+}
+
+/* A step is not answered: the leader's engine is named only if it is the one that was silent. */
+static void test_who_hangs(void **state)
+{
+    static const u64 silent[][ENGINES] = {
+        {500, 250, 240, 6100}, {500, 0, 6100, 6000}, {6000, 250, 0, 250}, {500, 7000, 6900, 250}};
+    static const u32 hangs[] = {3, 2, 0, 1};
+    for (u32 i = 0; i < COUNT_OF(hangs); i++) {
+        char who[64];
+        if (i) world_open(state);
+        end_group(0, PROC_HANG, silent[i]);
+        assert_non_null(strstr(leader.trouble, "a step was not answered"));
+        assert_null(strstr(leader.trouble, "engine of rank"));
+        others_end();
+        snprintf(who, sizeof who, "engine of rank %u (pid %u, generation 1) hung", hangs[i], 70 + hangs[i]);
+        assert_non_null(strstr(leader.trouble, who));
+        settle(301 * NS_PER_S);
+        if (i + 1 < COUNT_OF(hangs)) world_close(state);
+    }
+}
+
+/* All had a heartbeat, as after a host that stood still: none is accused. */
+static void test_nobody_hangs(void **state)
+{
+    static const u64 silent[ENGINES] = {500, 250, 0, 520};
+    (void)state;
+    end_group(0, PROC_HANG, silent);
+    others_end();
+    assert_non_null(strstr(leader.trouble, "none is known to hang"));
+    assert_null(strstr(leader.trouble, "rank"));
+}
+
+/* Who ends by itself is the cause, however silent another was. */
+static void test_silence_is_no_cause(void **state)
+{
+    static const u64 silent[ENGINES] = {500, 9000, 250, 250};
+    for (u32 first = 0; first < ENGINES; first += 2) {
+        if (first) world_open(state);
+        end_group(first, PROC_EXIT, silent);
+        others_end();
+        assert_string_equal(leader.trouble, "it ended");
+        if (first == 0) world_close(state);
+    }
+}
+
 /* Results without end do not keep their agent from its messages. */
 static void test_results_without_end(void **state)
 {
@@ -378,6 +457,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_never_starts, world_open, world_close),
         cmocka_unit_test_setup_teardown(test_first_failure_is_told, world_open, world_close),
         cmocka_unit_test_setup_teardown(test_age_of_a_step, world_open, world_close),
+        cmocka_unit_test_setup_teardown(test_who_hangs, world_open, world_close),
+        cmocka_unit_test_setup_teardown(test_nobody_hangs, world_open, world_close),
+        cmocka_unit_test_setup_teardown(test_silence_is_no_cause, world_open, world_close),
         cmocka_unit_test_setup_teardown(test_results_without_end, world_open, world_close),
         cmocka_unit_test(test_room_for_steps),
     };

@@ -183,7 +183,7 @@ static void killed_and_replayed(void **state)
     assert_int_equal(kill(proc_pid(a.proc), SIGKILL), 0);
     assert_int_equal(turn_until_event(&a, &died), PROC_EVENT_DIED);
     assert_true(died.cause == PROC_SIGNAL && died.code == SIGKILL && died.gen == 1 && !died.blame &&
-                died.memory_trusted);
+                died.memory_trusted && died.silent_ns == 0);
     assert_non_null(strstr(died.text, "engine of rank 3"));
     assert_int_equal(proc_state(a.proc), PROC_NONE);
     assert_int_equal(proc_pidfd(a.proc), -1);
@@ -405,7 +405,7 @@ static void stopped_engine(void **state)
     }
     kill(proc_pid(a.proc), SIGSTOP);
     assert_int_equal(turn_until_event(&a, &died), PROC_EVENT_DIED);
-    assert_true(died.cause == PROC_HANG && !died.blame);
+    assert_true(died.cause == PROC_HANG && !died.blame && died.silent_ns > a.spec.limits.idle_ns);
     assert_non_null(strstr(died.text, "no heartbeat"));
     /* this process was stopped itself, with its engine: nobody is to blame */
     site_start(&a);
@@ -417,8 +417,16 @@ static void stopped_engine(void **state)
     proc_kill(a.proc, false, "enough");
     assert_int_equal(proc_state(a.proc), PROC_DYING);
     assert_int_equal(turn_until_event(&a, &died), PROC_EVENT_DIED);
-    assert_true(died.cause == PROC_KILLED && died.memory_trusted);
+    assert_true(died.cause == PROC_KILLED && died.memory_trusted && died.silent_ns < NS_PER_S);
     assert_non_null(strstr(died.text, "enough"));
+    /* and when it is killed before this process has looked again */
+    site_start(&a);
+    nap(20);
+    kill(proc_pid(a.proc), SIGSTOP);
+    nap(1500);
+    proc_kill(a.proc, false, "enough");
+    assert_int_equal(turn_until_event(&a, &died), PROC_EVENT_DIED);
+    assert_true(died.silent_ns < NS_PER_S);
     site_release(&a);
 }
 
