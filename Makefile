@@ -46,7 +46,7 @@ HELPERS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/mpi/*.c tests/e2e/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 TEST_OBJECTS := $(UNIT:=.o) $(HELPERS:=.o) $(BENCHES:=.o)
 
-# Fuzzers: clang with its sanitizers, in a folder of their own. FUZZ_SECONDS is for each; as many at a time as there are cores.
+# Fuzzers: clang with its sanitizers, in a folder of their own. FUZZ_SECONDS is for each; one more at a time than there are cores.
 FUZZERS  := $(patsubst %.c,build-fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 20
 
@@ -149,7 +149,7 @@ fuzz:
 	@tests/tools/deps fuzz
 	@$(MAKE) --no-print-directory CC=clang BUILD=build-fuzz SANITIZE=address,undefined,fuzzer-no-link SOURCES='$(FUZZED)' \
 	    CFLAGS="-g -fno-sanitize-recover=undefined" fuzzers
-	@prove --timer --comments -j "$$(nproc)" --exec 'tests/fuzz/run $(FUZZ_SECONDS)' $(FUZZERS)
+	@prove --timer --comments -j "$$(($$(nproc) + 1))" --exec 'tests/fuzz/run $(FUZZ_SECONDS)' $(FUZZERS)
 fuzzers: $(FUZZERS)
 $(FUZZERS): build-fuzz/%: build-fuzz/%.o $(LIBRARY)
 	$(call say,LD  $@)

@@ -26,7 +26,7 @@ struct proc {
 };
 struct mail {
     enum message_type type;
-    u8 body[sizeof(struct msg_group_state)];
+    _Alignas(u64) u8 body[sizeof(struct msg_group_state)]; /* as wire.h has them */
 };
 static struct proc procs[ENGINES];
 static struct agent agents[ENGINES];
