@@ -3,8 +3,7 @@
 #ifndef MPISERVE_TESTS_DOUBLED_H
 #define MPISERVE_TESTS_DOUBLED_H
 
-#include "made.h"
-#include "reference.h"
+#include "remade.h"
 
 struct doubled {
     struct made to;
@@ -59,9 +58,9 @@ static inline void doubled_columns(struct made *m, const u16 *from, u64 unit, u6
         }
 }
 
-static inline void doubled_tensor(struct doubled *d, const char *name, const struct json *entry,
-                                  const char *data)
+static inline void doubled_tensor(void *model, const char *name, const struct json *entry, const char *data)
 {
+    struct doubled *d = model;
     struct made *m = &d->to;
     const struct json *shape = json_get(entry, "shape"), *range = json_get(entry, "data_offsets");
     i64 begin = json_int(json_item(range, 0), -1), end = json_int(json_item(range, 1), -1);
@@ -110,25 +109,10 @@ static inline void doubled_config(struct doubled *d)
 /* ref, with the doubled model's folder. made_drop(&d->to) removes it. */
 static inline void doubled_make(struct doubled *d, struct reference *ref)
 {
-    struct error err = {0};
-    struct buf file = {0};
-    char path[PATH_LEN + 32];
-    u64 len;
     d->from = reference_config(ref);
     made_start(&d->to);
     doubled_config(d);
-    snprintf(path, sizeof path, "%s/model.safetensors", ref->dir);
-    runner_need(!file_read(path, 1 << 24, &file, &err), &err);
-    memcpy(&len, file.data, sizeof len);
-    struct json *header = json_read(file.data + sizeof len, len, &err);
-    runner_need(header != NULL, &err);
-    for (void *it = json_first(header); it; it = json_next(header, it))
-        if (strcmp(json_key(it), "__metadata__"))
-            doubled_tensor(d, json_key(it), json_value(it), file.data + sizeof len + len);
-    made_finish(&d->to);
-    json_drop(header);
-    buf_release(&file);
-    snprintf(ref->dir, sizeof ref->dir, "%s", d->to.dir);
+    remade(&d->to, ref, doubled_tensor, d);
 }
 
 #endif

@@ -7,9 +7,8 @@
 #include <cmocka.h>
 
 #include "cuda_runner.h"
-#include "engine/execute.h"
 #include "reference.h"
-#include "stepper.h"
+#include "stepper_run.h"
 
 enum { NUMERICS = 77, ROW_BLOCKS = 16, MOST_LOGPROBS = 5 };
 
@@ -67,12 +66,7 @@ static int tear_down(void **state)
 
 static const void *step(struct fixture *f, u32 kind)
 {
-    size_t len, out_len;
-    void *frame = stepper_seal(&f->s, kind, &len);
-    const void *out = execute_step(f->x, frame, len, &out_len);
-    free(frame);
-    if (out) assert_int_equal(results_view(&f->out, out, out_len, NULL), 0);
-    return out;
+    return stepper_run(&f->s, kind, f->x, &f->out);
 }
 
 static void add_prompt(struct fixture *f, u32 row, const struct sampling *p, const i32 *ids, u32 prompt_len,

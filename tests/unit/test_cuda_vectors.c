@@ -8,8 +8,7 @@
 
 #include "cuda_crew.h"
 #include "cuda_runner.h"
-#include "engine/execute.h"
-#include "stepper.h"
+#include "stepper_run.h"
 #include "vector_reference.h"
 
 enum { MOST_TOKENS = 700, NUMERICS = 77, ROW_BLOCKS = 20 };
@@ -117,12 +116,7 @@ static void fixture_stop(struct fixture *f)
 
 static const void *run(struct fixture *f, u32 kind)
 {
-    size_t len, out_len;
-    void *frame = stepper_seal(&f->s, kind, &len);
-    const void *out = execute_step(f->x, frame, len, &out_len);
-    free(frame);
-    if (out) assert_int_equal(results_view(&f->out, out, out_len, NULL), 0);
-    return out;
+    return stepper_run(&f->s, kind, f->x, &f->out);
 }
 
 static void begin(struct fixture *f, u32 row, u32 text)

@@ -7,11 +7,10 @@
 #include <cmocka.h>
 
 #include "crew.h"
-#include "engine/execute.h"
 #include "engine/layout.h"
 #include "mpiserve/engine.h"
 #include "runner.h"
-#include "stepper.h"
+#include "stepper_run.h"
 #include "vector_reference.h"
 
 enum { HIDDEN = 32, MOST_TOKENS = 700, NUMERICS = 77 };
@@ -270,11 +269,7 @@ static struct execute *start(struct fixture *f, u32 gen)
 
 static bool run(struct execute *x, u32 kind)
 {
-    size_t len, out_len;
-    void *frame = stepper_seal(&steps, kind, &len);
-    const void *results = execute_step(x, frame, len, &out_len);
-    assert_int_equal(results_view(&out, results, out_len, NULL), 0);
-    free(frame);
+    assert_non_null(stepper_run(&steps, kind, x, &out));
     if (out.head->failed) steps.id--;
     return !out.head->failed;
 }

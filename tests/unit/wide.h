@@ -3,8 +3,7 @@
 #ifndef MPISERVE_TESTS_WIDE_H
 #define MPISERVE_TESTS_WIDE_H
 
-#include "made.h"
-#include "reference.h"
+#include "remade.h"
 
 struct wide {
     struct made to;
@@ -45,8 +44,9 @@ static inline void wide_copy(struct made *m, const struct wide_tensor *t, const 
                    from + (i * t->n[1] + k) * t->n[2], t->n[2] * sizeof *from);
 }
 
-static inline void wide_tensor(struct wide *w, const char *name, const struct json *entry, const char *data)
+static inline void wide_tensor(void *model, const char *name, const struct json *entry, const char *data)
 {
+    struct wide *w = model;
     struct made *m = &w->to;
     struct wide_tensor t = wide_shape(w, name, json_get(entry, "shape"));
     size_t from = m->data.len, axes = json_len(json_get(entry, "shape"));
@@ -80,25 +80,10 @@ static inline void wide_config(struct wide *w, const char *dir)
 /* ref, with the wide model's folder. made_drop(&w->to) removes it. */
 static inline void wide_make(struct wide *w, struct reference *ref, u32 from, u32 columns)
 {
-    struct error err = {0};
-    struct buf file = {0};
-    char path[PATH_LEN + 32];
-    u64 len;
     *w = (struct wide){.from = from, .columns = columns};
     made_start(&w->to);
     wide_config(w, ref->dir);
-    snprintf(path, sizeof path, "%s/model.safetensors", ref->dir);
-    runner_need(!file_read(path, 1 << 24, &file, &err), &err);
-    memcpy(&len, file.data, sizeof len);
-    struct json *header = json_read(file.data + sizeof len, len, &err);
-    runner_need(header != NULL, &err);
-    for (void *it = json_first(header); it; it = json_next(header, it))
-        if (strcmp(json_key(it), "__metadata__"))
-            wide_tensor(w, json_key(it), json_value(it), file.data + sizeof len + len);
-    made_finish(&w->to);
-    json_drop(header);
-    buf_release(&file);
-    snprintf(ref->dir, sizeof ref->dir, "%s", w->to.dir);
+    remade(&w->to, ref, wide_tensor, w);
 }
 
 #endif
