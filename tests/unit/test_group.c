@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -496,13 +497,34 @@ static void test_stages_apart(void **state)
     channel_free(c);
 }
 
+/* A step waits for what the first stage makes of it, to go to another node with one wake-up; without rows it makes nothing. */
+static void test_nothing_to_send_on(void **state)
+{
+    (void)state;
+    struct replica *r = replica_start((struct start){.tp = 1, .pp = 2, .nodes = "01"});
+    struct channel *c = r->parts[0].channel;
+    struct pollfd bell = {.fd = channel_fd(c, FD_TO_AGENT), .events = POLLIN};
+    assert_true(channel_agent_prepare_sleep(c));
+    send(r, STEP_FORWARD);
+    assert_int_equal(poll(&bell, 1, 10000), 1);
+    channel_agent_woke(c);
+    assert_true(receive(r));
+    assert_int_equal(r->out.head->n, 0);
+    replica_end(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_node),    cmocka_unit_test(test_nodes),
-        cmocka_unit_test(test_null),        cmocka_unit_test(test_dead_row),
-        cmocka_unit_test(test_dead_engine), cmocka_unit_test(test_stalled_engine),
-        cmocka_unit_test(test_idle),        cmocka_unit_test(test_stages_apart),
+        cmocka_unit_test(test_one_node),
+        cmocka_unit_test(test_nodes),
+        cmocka_unit_test(test_null),
+        cmocka_unit_test(test_dead_row),
+        cmocka_unit_test(test_dead_engine),
+        cmocka_unit_test(test_stalled_engine),
+        cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_stages_apart),
+        cmocka_unit_test(test_nothing_to_send_on),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("group", tests, model_open_all, NULL);
